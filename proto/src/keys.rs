@@ -1,0 +1,101 @@
+//! Bucket keys, below the root. Every key holds its writer; a key belongs to one write attempt.
+
+use crate::crc::crc32c;
+use crate::ids::{LaneId, Nonce, PartitionId, SessionId, TopicId, Writer};
+
+pub const CLUSTER: &str = "CLUSTER";
+pub const META_LOG: &str = "meta/log";
+pub const META_SNAPSHOT: &str = "meta/snap";
+pub const META_BOUNDARY: &str = "meta/gc";
+pub const DATA: &str = "d";
+pub const PARTITIONS: &str = "p";
+pub const PROBE: &str = "probe";
+
+pub fn meta_slot(slot: u64) -> String {
+    format!("{META_LOG}/{slot:020}")
+}
+
+pub fn meta_snapshot(slot: u64, term: u64, nonce: Nonce) -> String {
+    format!("{META_SNAPSHOT}/{slot:020}-{term:08x}-{nonce}")
+}
+
+pub fn meta_boundary(slot: u64) -> String {
+    format!("{META_BOUNDARY}/{slot:020}")
+}
+
+/// Slot number at the end of a `meta/log` or `meta/gc` key, or at the start of a snapshot's name.
+pub fn meta_slot_of(key: &str) -> Option<u64> {
+    let name = key.rsplit('/').next()?;
+    name.get(..20)?.parse().ok()
+}
+
+fn writer_name(writer: Writer) -> String {
+    match writer.as_job() {
+        Some(job) => format!("j{job:015x}"),
+        None => session_name(SessionId::from_u64(writer.0)),
+    }
+}
+
+fn session_name(session: SessionId) -> String {
+    format!("{:08x}-{:08x}", session.broker, session.epoch)
+}
+
+/// One of 256 prefixes, so that request rates spread.
+fn spread(text: &str) -> String {
+    format!("{:02x}", crc32c(text.as_bytes()) & 0xff)
+}
+
+/// Folder of an object lane; slots and fence of one lane stand together so that a LIST shows them.
+pub fn lane_prefix(lane: LaneId) -> String {
+    let name = format!("{}/{:04x}", session_name(lane.session), lane.lane);
+    format!("{DATA}/{}/{name}", spread(&name))
+}
+
+/// L0 slot, or the FENCE in its place.
+pub fn lane_slot(lane: LaneId, slot: u64) -> String {
+    format!("{}/{slot:016x}", lane_prefix(lane))
+}
+
+pub fn lane_slot_of(key: &str) -> Option<u64> {
+    let name = key.rsplit('/').next()?;
+    if name.len() != 16 {
+        return None;
+    }
+    u64::from_str_radix(name, 16).ok()
+}
+
+/// Folder of a writer's L1 objects: no lane number, so it never meets a lane's folder.
+pub fn shared_prefix(writer: Writer) -> String {
+    let name = writer_name(writer);
+    format!("{DATA}/{}/{name}/shared", spread(&name))
+}
+
+pub fn shared(writer: Writer, seq: u64, nonce: Nonce) -> String {
+    format!("{}/{seq:016x}-{nonce}", shared_prefix(writer))
+}
+
+/// Folder of a topic's L2 objects under one of its partitions.
+pub fn partition_prefix(id: PartitionId) -> String {
+    let name = format!("{}/{:08x}", id.topic, id.partition);
+    format!("{PARTITIONS}/{:04x}/{name}", crc32c(name.as_bytes()) & 0xffff)
+}
+
+pub fn single(
+    id: PartitionId,
+    base: u64,
+    epoch: u32,
+    writer: Writer,
+    seq: u64,
+    nonce: Nonce,
+) -> String {
+    format!(
+        "{}/{base:020}-{epoch:08x}-{}.{seq:016x}-{nonce}",
+        partition_prefix(id),
+        writer_name(writer)
+    )
+}
+
+/// A topic id in a key.
+pub fn topic_of(text: &str) -> Option<TopicId> {
+    text.parse().ok()
+}

@@ -1,0 +1,5 @@
+//! Kafka record batch v2: the one form of data on every wire, disk and object.
+
+pub mod batch;
+
+pub use batch::{BatchHeader, HEADER_BYTES, PREFIX_BYTES, StoredBatch};

@@ -1,0 +1,223 @@
+//! Files of the operating system; each call runs on a blocking thread.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::disk::{AlignedBuf, DirEntry, Disk, DiskLock, File, OpenMode};
+
+/// See the module.
+#[derive(Default)]
+pub struct RealDisk {}
+
+pub struct RealFile {
+    file: Arc<fs::File>,
+}
+
+/// Runs a blocking call to its end, even if the caller goes away.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(out) => out,
+        Err(error) => Err(io::Error::other(format!("disk thread ended: {error}"))),
+    }
+}
+
+fn open(path: &Path, mode: OpenMode) -> io::Result<fs::File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(mode.write).create(mode.create);
+    if mode.direct {
+        let mut direct = options.clone();
+        direct.custom_flags(rustix::fs::OFlags::DIRECT.bits() as i32);
+        match direct.open(path) {
+            // EINVAL: this file system has no O_DIRECT (tmpfs).
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            opened => return opened,
+        }
+    }
+    options.open(path)
+}
+
+#[async_trait]
+impl Disk for RealDisk {
+    async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let path = path.to_owned();
+        let file = blocking(move || open(&path, mode)).await?;
+        Ok(Arc::new(RealFile { file: Arc::new(file) }))
+    }
+
+    async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || fs::create_dir_all(path)).await
+    }
+
+    async fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let dir = dir.to_owned();
+        blocking(move || {
+            let mut entries = Vec::new();
+            for entry in fs::read_dir(dir)? {
+                let entry = entry?;
+                let meta = match entry.metadata() {
+                    Ok(meta) => meta,
+                    // Removed since the folder was read.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error),
+                };
+                entries.push(DirEntry {
+                    name: entry.file_name().to_string_lossy().into_owned(),
+                    is_dir: meta.is_dir(),
+                    len: meta.len(),
+                });
+            }
+            entries.sort_by(|a, b| a.name.cmp(&b.name));
+            Ok(entries)
+        })
+        .await
+    }
+
+    async fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || fs::remove_file(path)).await
+    }
+
+    async fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || fs::remove_dir_all(path)).await
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to): (PathBuf, PathBuf) = (from.to_owned(), to.to_owned());
+        blocking(move || fs::rename(from, to)).await
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = dir.to_owned();
+        blocking(move || fs::File::open(dir)?.sync_all()).await
+    }
+
+    async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let path = path.to_owned();
+        blocking(move || {
+            let stat = rustix::fs::statvfs(&path)?;
+            Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        })
+        .await
+    }
+
+    async fn try_lock(&self, path: &Path) -> io::Result<Option<DiskLock>> {
+        let path = path.to_owned();
+        blocking(move || {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path)?;
+            match file.try_lock() {
+                Ok(()) => Ok(Some(DiskLock::new(file))),
+                Err(fs::TryLockError::WouldBlock) => Ok(None),
+                Err(fs::TryLockError::Error(error)) => Err(error),
+            }
+        })
+        .await
+    }
+}
+
+fn write_parts(file: &fs::File, mut pos: u64, parts: &[Bytes]) -> io::Result<()> {
+    /// Most pieces of one call (the kernel's limit is 1024).
+    const PIECES: usize = 512;
+    let mut parts = parts.iter().filter(|part| !part.is_empty()).peekable();
+    let mut offset = 0;
+    while parts.peek().is_some() {
+        let mut slices = Vec::with_capacity(PIECES);
+        for (number, part) in parts.clone().take(PIECES).enumerate() {
+            let from = if number == 0 { offset } else { 0 };
+            slices.push(io::IoSlice::new(&part[from..]));
+        }
+        let mut written = match rustix::io::pwritev(file, &slices, pos) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => written,
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        pos += written as u64;
+        while let Some(part) = parts.peek() {
+            let left = part.len() - offset;
+            if written < left {
+                offset += written;
+                break;
+            }
+            written -= left;
+            offset = 0;
+            parts.next();
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl File for RealFile {
+    async fn write_at(&self, pos: u64, parts: Vec<Bytes>) -> io::Result<()> {
+        let file = self.file.clone();
+        blocking(move || write_parts(&file, pos, &parts)).await
+    }
+
+    async fn write_aligned(
+        &self,
+        pos: u64,
+        buf: AlignedBuf,
+        sync: bool,
+    ) -> io::Result<AlignedBuf> {
+        assert!(buf.len().is_multiple_of(4096) && pos.is_multiple_of(4096), "aligned write");
+        let file = self.file.clone();
+        blocking(move || {
+            file.write_all_at(&buf, pos)?;
+            if sync {
+                file.sync_data()?;
+            }
+            Ok(buf)
+        })
+        .await
+    }
+
+    async fn read_at(&self, pos: u64, len: usize) -> io::Result<Bytes> {
+        let file = self.file.clone();
+        blocking(move || {
+            // O_DIRECT wants an aligned buffer; for ordinary files it does no harm.
+            let mut buf = vec![0; len + 4096];
+            let start = buf.as_ptr().align_offset(4096);
+            let mut filled = 0;
+            while filled < len {
+                match file.read_at(&mut buf[start + filled..start + len], pos + filled as u64) {
+                    Ok(0) => break,
+                    Ok(read) => filled += read,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(Bytes::from(buf).slice(start..start + filled))
+        })
+        .await
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        let file = self.file.clone();
+        blocking(move || file.sync_data()).await
+    }
+
+    async fn len(&self) -> io::Result<u64> {
+        let file = self.file.clone();
+        blocking(move || Ok(file.metadata()?.len())).await
+    }
+
+    async fn set_len(&self, len: u64) -> io::Result<()> {
+        let file = self.file.clone();
+        blocking(move || file.set_len(len)).await
+    }
+}

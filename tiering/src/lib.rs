@@ -1,0 +1,8 @@
+//! Everything that touches the bucket.
+//!
+//! Owns: the conditional store and its probe, MetaLog storage and fold, the lane contract and the
+//! object lane, upload, remote index, remote read and cache, garbage collection.
+//! Does not own: sockets, the local disk's WAL and hot segments, who leads what (`levee-broker`).
+
+pub mod store;
+pub mod metalog;
