@@ -1,1 +1,1 @@
-
+//! Links between clusters. Nothing is built yet: replication has an issue of its own.

@@ -1,1 +1,1 @@
-
+//! The load generator. Not built yet.

@@ -10,7 +10,9 @@ pub mod footer;
 pub mod producers;
 pub mod writer;
 
-pub use footer::{BatchEntry, Footer, Index, Range, RangeKind, SparseEntry, TRAILER_BYTES, Trailer};
+pub use footer::{
+    BatchEntry, Footer, Index, Range, RangeKind, SparseEntry, TRAILER_BYTES, Trailer,
+};
 pub use producers::{ProducerBatch, ProducerEntry, ProducerSnapshot};
 pub use writer::ObjectWriter;
 

@@ -57,13 +57,13 @@ impl DiskLock {
 }
 
 #[async_trait]
+#[allow(clippy::len_without_is_empty)]
 pub trait File: Send + Sync {
     /// Writes all parts in turn from `pos` on. Not durable before `sync`.
     async fn write_at(&self, pos: u64, parts: Vec<Bytes>) -> io::Result<()>;
     /// Writes an aligned buffer (its filled part must be a multiple of 4096 bytes) and, with
     /// `sync`, makes all written before durable. Gives the buffer back for reuse.
-    async fn write_aligned(&self, pos: u64, buf: AlignedBuf, sync: bool)
-    -> io::Result<AlignedBuf>;
+    async fn write_aligned(&self, pos: u64, buf: AlignedBuf, sync: bool) -> io::Result<AlignedBuf>;
     /// Up to `len` bytes; fewer only at the end of the file.
     async fn read_at(&self, pos: u64, len: usize) -> io::Result<Bytes>;
     /// fdatasync. After an error nothing written before may be believed durable, ever.

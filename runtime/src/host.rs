@@ -80,7 +80,11 @@ impl Host {
         self.world.sleep(for_).await;
     }
 
-    pub async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    pub async fn timeout<F: Future>(
+        &self,
+        limit: Duration,
+        future: F,
+    ) -> Result<F::Output, Elapsed> {
         let sleep = self.world.sleep(limit);
         tokio::pin!(future);
         tokio::select! {

@@ -1,1 +1,1 @@
-
+//! Test parts and end-to-end tests.

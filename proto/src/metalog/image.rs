@@ -36,6 +36,8 @@ wire_struct! {
         config: BTreeMap<String, String>,
         features: Vec<FeatureLevel>,
         next_producer_id: u64,
+        /// Slots that hold a Claim: they are never deleted (I21).
+        claims: Vec<u64>,
     }
 
     /// The process that won the newest term and has not resigned.
@@ -99,6 +101,8 @@ wire_struct! {
         start: u64,
         /// Where the epoch ended, once its hand-off is durable.
         handed_off: Option<u64>,
+        /// Where the next epoch starts, once an operator gave up what the lane's disk held.
+        loss_accepted: Option<u64>,
     }
 
     pub struct EpochStart {

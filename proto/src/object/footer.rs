@@ -376,8 +376,7 @@ fn decode_sparse_entries(
             pos: r.u32()?,
             crc: r.u32()?,
         };
-        let after_last =
-            out.last().is_none_or(|l| l.base_offset < e.base_offset && l.pos < e.pos);
+        let after_last = out.last().is_none_or(|l| l.base_offset < e.base_offset && l.pos < e.pos);
         if !after_last || u64::from(e.pos) > len {
             return Err(r.error(format!("block of offset {} at {}", e.base_offset, e.pos)));
         }

@@ -56,7 +56,9 @@ impl BatchHeader {
             return Err(FormatError::new(
                 WHAT,
                 16,
-                format!("magic {magic}; only record batch v2 is accepted, send with a client newer than Kafka 0.11"),
+                format!(
+                    "magic {magic}; only record batch v2 is accepted, send with a client newer than Kafka 0.11"
+                ),
             ));
         }
         let length = i32_at(8);
@@ -150,7 +152,10 @@ pub fn check(bytes: &[u8]) -> Result<BatchHeader, FormatError> {
         return Err(FormatError::new(
             WHAT,
             17,
-            format!("crc {:08x}, bytes give {crc:08x} (base offset {})", header.crc, header.base_offset),
+            format!(
+                "crc {:08x}, bytes give {crc:08x} (base offset {})",
+                header.crc, header.base_offset
+            ),
         ));
     }
     Ok(header)

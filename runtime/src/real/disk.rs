@@ -15,7 +15,7 @@ use crate::disk::{AlignedBuf, DirEntry, Disk, DiskLock, File, OpenMode};
 #[derive(Default)]
 pub struct RealDisk {}
 
-pub struct RealFile {
+struct RealFile {
     file: Arc<fs::File>,
 }
 
@@ -168,12 +168,7 @@ impl File for RealFile {
         blocking(move || write_parts(&file, pos, &parts)).await
     }
 
-    async fn write_aligned(
-        &self,
-        pos: u64,
-        buf: AlignedBuf,
-        sync: bool,
-    ) -> io::Result<AlignedBuf> {
+    async fn write_aligned(&self, pos: u64, buf: AlignedBuf, sync: bool) -> io::Result<AlignedBuf> {
         assert!(buf.len().is_multiple_of(4096) && pos.is_multiple_of(4096), "aligned write");
         let file = self.file.clone();
         blocking(move || {

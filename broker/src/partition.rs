@@ -1,0 +1,4 @@
+//! One partition log on its leader.
+
+pub mod ladder;
+pub mod producers;

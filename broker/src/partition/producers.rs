@@ -1,0 +1,189 @@
+//! What a partition knows of its idempotent producers (I15).
+//!
+//! Owns: telling a new batch from a duplicate, from one out of order and from a fenced producer's.
+//! Rebuilt in recovery by folding the same batches in the same order.
+//! Source: KIP-98 (idempotent producer), KIP-360 (unknown producer), Kafka keeps 5 batches.
+
+use std::collections::BTreeMap;
+
+use levee_proto::limits::PRODUCER_BATCHES;
+use levee_proto::object::{ProducerBatch, ProducerEntry, ProducerSnapshot};
+use levee_proto::record::BatchHeader;
+use levee_proto::record::batch::sequence_add;
+
+/// What to do with a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Append it.
+    New,
+    /// It is there already, at this place.
+    Duplicate { base_offset: u64, end_offset: u64 },
+    /// Sequence is neither the next one nor a known one.
+    OutOfOrder { expected: i32, got: i32 },
+    /// Older than the batches that are remembered.
+    ForgottenDuplicate { got: i32 },
+    /// A newer epoch of this producer was seen.
+    Fenced { epoch: i16, got: i16 },
+}
+
+/// All producers of one partition.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Producers {
+    by_id: BTreeMap<i64, ProducerEntry>,
+}
+
+impl Producers {
+    pub fn from_snapshot(snapshot: ProducerSnapshot) -> Self {
+        Self { by_id: snapshot.producers.into_iter().map(|p| (p.producer_id, p)).collect() }
+    }
+
+    pub fn snapshot(&self) -> ProducerSnapshot {
+        ProducerSnapshot { producers: self.by_id.values().cloned().collect() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Judges a batch that has not been appended; changes nothing.
+    pub fn judge(&self, batch: &BatchHeader) -> Verdict {
+        if !batch.is_idempotent() {
+            return Verdict::New;
+        }
+        let Some(known) = self.by_id.get(&batch.producer_id) else {
+            // KIP-360: a producer nobody remembers may go on wherever it is.
+            return Verdict::New;
+        };
+        let (epoch, got) = (known.producer_epoch, batch.producer_epoch);
+        if got < epoch {
+            return Verdict::Fenced { epoch, got };
+        }
+        if got > epoch {
+            return match batch.base_sequence {
+                0 => Verdict::New,
+                got => Verdict::OutOfOrder { expected: 0, got },
+            };
+        }
+        let same = |b: &&ProducerBatch| {
+            b.base_sequence == batch.base_sequence && b.last_sequence == batch.last_sequence()
+        };
+        if let Some(found) = known.batches.iter().find(same) {
+            let end_offset = found.base_offset + u64::from(found.last_offset_delta) + 1;
+            return Verdict::Duplicate { base_offset: found.base_offset, end_offset };
+        }
+        let Some(last) = known.batches.last() else { return Verdict::New };
+        let expected = sequence_add(last.last_sequence, 1);
+        let got = batch.base_sequence;
+        if got == expected {
+            return Verdict::New;
+        }
+        // Distance behind, on the circle of 2^31 sequences: less than half of it is the past.
+        let behind = (i64::from(expected) - i64::from(got)).rem_euclid(1 << 31);
+        if behind < 1 << 30 && known.batches.len() == PRODUCER_BATCHES {
+            return Verdict::ForgottenDuplicate { got };
+        }
+        Verdict::OutOfOrder { expected, got }
+    }
+
+    /// Folds an appended batch in; `batch` carries its final offset.
+    pub fn appended(&mut self, batch: &BatchHeader) {
+        if !batch.is_idempotent() || batch.is_control() {
+            return;
+        }
+        let entry = self.by_id.entry(batch.producer_id).or_insert_with(|| ProducerEntry {
+            producer_id: batch.producer_id,
+            producer_epoch: batch.producer_epoch,
+            coordinator_epoch: -1,
+            last_timestamp: batch.max_timestamp,
+            open_txn_start: None,
+            batches: Vec::new(),
+        });
+        if entry.producer_epoch != batch.producer_epoch {
+            entry.producer_epoch = batch.producer_epoch;
+            entry.batches.clear();
+        }
+        if entry.batches.len() == PRODUCER_BATCHES {
+            entry.batches.remove(0);
+        }
+        entry.last_timestamp = entry.last_timestamp.max(batch.max_timestamp);
+        entry.batches.push(ProducerBatch {
+            base_offset: batch.base_offset,
+            last_offset_delta: batch.last_offset_delta,
+            base_sequence: batch.base_sequence,
+            last_sequence: batch.last_sequence(),
+            max_timestamp: batch.max_timestamp,
+        });
+    }
+
+    /// Forgets producers whose newest record is older than `before_ms` (log time, never a clock).
+    pub fn expire(&mut self, before_ms: i64) {
+        self.by_id.retain(|_, p| p.last_timestamp >= before_ms || p.open_txn_start.is_some());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(epoch: i16, sequence: i32, records: u32, offset: u64) -> BatchHeader {
+        BatchHeader {
+            base_offset: offset,
+            bytes: 61,
+            leader_epoch: 0,
+            crc: 0,
+            attributes: 0,
+            last_offset_delta: records - 1,
+            base_timestamp: 0,
+            max_timestamp: 7,
+            producer_id: 9,
+            producer_epoch: epoch,
+            base_sequence: sequence,
+            record_count: records,
+        }
+    }
+
+    #[test]
+    fn the_last_five_batches_are_duplicates_and_older_ones_are_refused() {
+        let mut producers = Producers::default();
+        for n in 0..7 {
+            let b = batch(0, n * 10, 10, n as u64 * 10);
+            assert_eq!(producers.judge(&b), Verdict::New);
+            producers.appended(&b);
+        }
+        let duplicate = Verdict::Duplicate { base_offset: 20, end_offset: 30 };
+        assert_eq!(producers.judge(&batch(0, 20, 10, 0)), duplicate);
+        let forgotten = Verdict::ForgottenDuplicate { got: 10 };
+        assert_eq!(producers.judge(&batch(0, 10, 10, 0)), forgotten);
+        let gap = Verdict::OutOfOrder { expected: 70, got: 80 };
+        assert_eq!(producers.judge(&batch(0, 80, 10, 0)), gap);
+    }
+
+    #[test]
+    fn a_newer_epoch_starts_at_zero_and_fences_the_older_one() {
+        let mut producers = Producers::default();
+        producers.appended(&batch(3, 0, 1, 0));
+        let skips = Verdict::OutOfOrder { expected: 0, got: 5 };
+        assert_eq!(producers.judge(&batch(4, 5, 1, 1)), skips);
+        producers.appended(&batch(4, 0, 1, 1));
+        assert_eq!(producers.judge(&batch(3, 1, 1, 2)), Verdict::Fenced { epoch: 4, got: 3 });
+    }
+
+    #[test]
+    fn sequences_wrap_to_zero() {
+        let mut producers = Producers::default();
+        producers.appended(&batch(0, i32::MAX - 1, 2, 0));
+        assert_eq!(producers.judge(&batch(0, 0, 1, 2)), Verdict::New);
+    }
+
+    #[test]
+    fn a_snapshot_gives_the_same_verdicts() {
+        let mut producers = Producers::default();
+        producers.appended(&batch(0, 0, 3, 5));
+        let again = Producers::from_snapshot(producers.snapshot());
+        assert_eq!(again, producers);
+    }
+}
