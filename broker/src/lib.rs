@@ -4,4 +4,6 @@
 //! listeners, settings, metrics. Does not own: byte formats (`levee-proto`), the bucket
 //! (`levee-tiering`), local files (`levee-hot-log`).
 
+pub mod config;
+pub mod error;
 pub mod partition;

@@ -1,0 +1,50 @@
+//! Settings of a broker and of topics: typed, checked once, documented in one table.
+//!
+//! Owns: which settings there are, their bounds, where they come from and what must hold between
+//! them. Does not own: reading files or the environment (the command line hands in their text),
+//! and storing a topic's settings (the MetaLog).
+
+mod bucket_url;
+mod checks;
+mod choices;
+mod error;
+mod explain;
+mod file;
+mod setting;
+mod sources;
+mod suggest;
+mod table;
+#[cfg(test)]
+mod tests;
+mod topic;
+mod values;
+
+pub use bucket_url::BucketUrl;
+pub use choices::{CleanupPolicy, LagPolicy, LocalFlush};
+pub use error::ConfigError;
+pub use explain::explain;
+pub use setting::{Fallback, Kind, Scope, Setting, show_bytes, show_ms};
+pub use sources::{Flag, Loaded, Mode, Sources};
+pub use table::{BROKER_SETTINGS, BrokerConfig, TOPIC_SETTINGS, TopicConfig};
+pub use topic::TopicEntry;
+pub use values::Origin;
+
+/// Hot segments take no more than this by themselves.
+const HOT_BYTES_AUTO: u64 = 10 << 30;
+
+impl BrokerConfig {
+    /// Disk for hot segments. `available`: bytes that are free plus those that hot segments hold
+    /// already, so that a restart finds the same budget.
+    pub fn hot_budget(&self, available: u64) -> u64 {
+        self.hot_bytes.unwrap_or(HOT_BYTES_AUTO.min(available / 2))
+    }
+
+    /// Settings that somebody chose, as `name=value`, without secrets: for the start's log line.
+    pub fn chosen(&self) -> Vec<String> {
+        let chosen = self.values.iter().filter(|held| held.origin != Origin::Default);
+        let show = |held: &values::Held| {
+            format!("{}={}", held.setting.broker_name(), held.setting.show(&held.value))
+        };
+        chosen.map(show).collect()
+    }
+}

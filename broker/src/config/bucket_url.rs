@@ -1,0 +1,104 @@
+//! The address of the bucket, which may carry credentials and therefore is never printed whole.
+
+use std::fmt;
+use std::path::Path;
+
+use super::setting::Problem;
+
+/// `scheme://...`. Which schemes and query keys there are is the store's business
+/// (`levee_tiering::store`).
+#[derive(Clone, PartialEq, Eq)]
+pub struct BucketUrl(String);
+
+/// Query keys that hold no secret; the values of all others are hidden.
+const SHOWN: [&str; 9] = [
+    "endpoint",
+    "region",
+    "prefix",
+    "allow_http",
+    "path_style",
+    "virtual_hosted_style",
+    "account",
+    "container",
+    "project",
+];
+
+impl BucketUrl {
+    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
+        let is_scheme = |s: &str| {
+            s.starts_with(|c: char| c.is_ascii_lowercase())
+                && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+        };
+        match text.split_once("://") {
+            Some((scheme, _)) if is_scheme(scheme) => Ok(Self(text.to_owned())),
+            _ => Err(Problem {
+                problem: "is not a URL".into(),
+                remedy: "write s3://BUCKET/PREFIX, gs://.., az://.., file:///DIR or memory://"
+                    .into(),
+            }),
+        }
+    }
+
+    /// The URL of a folder.
+    pub fn folder(dir: &Path) -> Self {
+        let mut url = String::from("file://");
+        for &byte in dir.as_os_str().as_encoded_bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
+                    url.push(char::from(byte));
+                }
+                other => url.push_str(&format!("%{other:02X}")),
+            }
+        }
+        Self(url)
+    }
+
+    /// With secrets: only for opening the store.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// A folder or memory: a round trip costs next to nothing.
+    pub fn is_near(&self) -> bool {
+        let scheme = self.0.split_once("://").map_or("", |(scheme, _)| scheme);
+        matches!(scheme, "file" | "memory" | "opendal+memory")
+    }
+}
+
+impl fmt::Display for BucketUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, rest) = self.0.split_once("://").unwrap_or(("", &self.0));
+        let (place, query) = match rest.split_once('?') {
+            Some((place, query)) => (place, Some(query)),
+            None => (rest, None),
+        };
+        let host = place.split('/').next().unwrap_or_default();
+        let place = match host.rsplit_once('@') {
+            Some((user, _)) => format!("***{}", &place[user.len()..]),
+            None => place.to_owned(),
+        };
+        write!(f, "{scheme}://{place}")?;
+        for (number, pair) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
+            f.write_str(if number == 0 { "?" } else { "&" })?;
+            match pair.split_once('=') {
+                Some((key, value)) if SHOWN.contains(&key) && !hides_user(value) => {
+                    write!(f, "{key}={value}")?;
+                }
+                Some((key, _)) => write!(f, "{key}=***")?,
+                None => f.write_str("***")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An endpoint may be a URL with a user and password of its own.
+fn hides_user(value: &str) -> bool {
+    value.contains('@') || value.to_ascii_lowercase().contains("%40")
+}
+
+impl fmt::Debug for BucketUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,21 @@
+//! The settings that are one of some words, as types.
+
+/// `local.flush`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalFlush {
+    Always,
+    Interval,
+}
+
+/// `upload.lag.policy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LagPolicy {
+    Block,
+    Shed,
+}
+
+/// `cleanup.policy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CleanupPolicy {
+    Delete,
+}

@@ -1,0 +1,219 @@
+//! Every setting there is: its type, name, bounds, default and doc, once.
+//!
+//! Owns: the table, and the two structs that are made from its rows. Everything else (parsing,
+//! checks, `levee config explain`, the listing of a topic's settings) follows from the rows.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use levee_proto::limits;
+use levee_proto::metalog::DurabilityClass;
+
+use super::bucket_url::BucketUrl;
+use super::choices::{CleanupPolicy, LagPolicy, LocalFlush};
+use super::setting::{GIB, KIB, Kind, MIB, Scope, Setting, TIB};
+use super::values::Values;
+
+/// Makes a struct of typed settings and the table they come from.
+macro_rules! settings {
+    ($(#[$about:meta])* $config:ident, $table:ident, $scope:expr;
+     $($field:ident: $type:ty = $setting:expr, $doc:literal;)*) => {
+        pub static $table: &[Setting] = &[$($setting.documented($scope, $doc)),*];
+
+        $(#[$about])*
+        #[derive(Debug, Clone)]
+        pub struct $config {
+            $(#[doc = $doc] pub $field: $type,)*
+            pub(super) values: Values,
+        }
+
+        impl $config {
+            pub(super) fn typed(values: Values) -> Self {
+                Self { $($field: values.typed($setting.name),)* values }
+            }
+        }
+    };
+}
+
+const BATCH_MAX: u64 = limits::BATCH_BYTES_MAX as u64;
+const RANGE_MAX: u64 = limits::RANGE_BYTES_MAX;
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+/// Longest time that can be asked for, where none is too long: a hundred years.
+const CENTURY: u64 = 36_500 * DAY;
+
+/// Largest size that can be asked for, where none is too large: an exbibyte.
+const SIZE_MAX: u64 = 1 << 60;
+
+const ADDR: Kind = Kind::Addr;
+
+settings! {
+    /// The checked settings of one broker. Fields may be changed in tests; `sources` makes them
+    /// for everybody else.
+    BrokerConfig, BROKER_SETTINGS, Scope::Broker;
+
+    // Who and where.
+    data_dir: PathBuf = Setting::of_kind("data.dir", Kind::Path, "/var/lib/levee")
+        .dev("./levee-data"),
+        "Folder of everything local: WAL, hot segments, footer cache. One broker per folder.";
+    bucket_url: BucketUrl = Setting::of_kind("bucket.url", Kind::Url, "")
+        .derived("none; with `levee dev` the folder `bucket` in data.dir"),
+        "The bucket: what is true. Credentials come from the usual environment variables or \
+         from query keys of the URL.";
+    broker_id: u32 = Setting::int("broker.id", 1, i32::MAX as u64, "1"),
+        "Identity of this broker. A second process with the same id takes over from the first.";
+    zone: String = Setting::of_kind("zone", Kind::Text, ""),
+        "Failure zone of this broker.";
+    grpc_listen: SocketAddr = Setting::of_kind("grpc.listen", ADDR, "127.0.0.1:9644"),
+        "Where clients connect (gRPC).";
+    http_listen: SocketAddr = Setting::of_kind("http.listen", ADDR, "127.0.0.1:9645"),
+        "Where /metrics, /healthz and /readyz are.";
+    kafka_listen: Option<SocketAddr> = Setting::of_kind("kafka.listen", ADDR, "none")
+        .or_absent("none"),
+        "Where Kafka clients connect. Accepted, and not used before the release that speaks Kafka.";
+
+    // Requests.
+    default_partitions: u32 = Setting::int(
+        "default.partitions", 1, limits::PARTITIONS_PER_TOPIC_MAX as u64, "1"),
+        "Partitions of a topic that is created without a number.";
+    max_batch_bytes: u64 = Setting::bytes("max.batch.bytes", 64 * KIB, BATCH_MAX, "16MiB"),
+        "Largest record batch that any topic may accept, as it arrives (compressed).";
+    request_timeout: Duration = Setting::duration(
+        "request.timeout", SECOND, 10 * MINUTE, "30s"),
+        "When a request that names no time of its own is answered at the latest.";
+    shutdown_timeout: Duration = Setting::duration(
+        "shutdown.timeout", SECOND, HOUR, "25s"),
+        "How long a stop waits for what is under way before it stops anyway.";
+
+    // Local WAL.
+    wal_file_bytes: u64 = Setting::bytes("wal.file.bytes", 4 * MIB, 4 * GIB, "64MiB"),
+        "Size of one file of the local WAL; a multiple of 4KiB. Files are recycled.";
+    wal_queue_bytes: u64 = Setting::bytes("wal.queue.bytes", MIB, 4 * GIB, "64MiB"),
+        "Bytes that may wait for the local WAL; more appends wait.";
+    wal_flush_interval: Duration = Setting::duration(
+        "wal.flush.interval", 1, 10 * SECOND, "50ms"),
+        "Longest time between write and sync for topics with local.flush=interval.";
+
+    // Object lane: the WAL in the bucket.
+    object_lane_linger: Duration = Setting::duration("object.lane.linger", 1, SECOND, "")
+        .derived("100ms; 5ms where the bucket is a folder or memory"),
+        "How long entries gather before they become a slot in the bucket. Shorter acks sooner \
+         and costs more requests.";
+    object_lane_slot_bytes: u64 = Setting::bytes(
+        "object.lane.slot.bytes", 64 * KIB, BATCH_MAX, "4MiB"),
+        "A slot is written before its linger is over once it holds this much.";
+    object_lane_inflight: u32 = Setting::int("object.lane.inflight", 1, 64, "8"),
+        "Slots that are written side by side.";
+    object_lane_queue_bytes: u64 = Setting::bytes(
+        "object.lane.queue.bytes", MIB, 4 * GIB, "64MiB"),
+        "Bytes that may wait for the object lane, those under way included; more appends wait.";
+
+    // Memory and disk.
+    tail_bytes: u64 = Setting::bytes("tail.bytes", MIB, TIB, "128MiB"),
+        "Memory for the newest batches of all partitions together.";
+    hot_bytes: Option<u64> = Setting::bytes("hot.bytes", 16 * MIB, 1024 * TIB, "auto")
+        .or_absent("auto"),
+        "Disk for hot segments of all partitions together. auto: 10GiB, or half of what is free \
+         if that is less.";
+    hot_segment_bytes: u64 = Setting::bytes(
+        "hot.segment.bytes", MIB, RANGE_MAX, "64MiB"),
+        "Size of one hot segment file, for topics that do not say (segment.bytes).";
+    disk_reserve_bytes: u64 = Setting::bytes("disk.reserve.bytes", 0, TIB, "512MiB"),
+        "Appends are refused while less than this is free on the disk of data.dir.";
+
+    // Offload.
+    tier_interval: Duration = Setting::duration("tier.interval", 100, DAY, "10s"),
+        "Longest time that durable records wait before they are cut for upload.";
+    tier_bytes: u64 = Setting::bytes("tier.bytes", MIB, 64 * GIB, "128MiB"),
+        "Durable bytes that are not in tiered objects yet and start a cut before tier.interval.";
+    tier_l2_bytes: u64 = Setting::bytes("tier.l2.bytes", MIB, RANGE_MAX, "64MiB"),
+        "A partition with at least this much in a cut gets an object of its own (L2).";
+    tier_object_bytes: u64 = Setting::bytes(
+        "tier.object.bytes", MIB, limits::OBJECT_BYTES_MAX / 2, "128MiB"),
+        "Size of a tiered object at which the next one begins.";
+    upload_deadline: Duration = Setting::duration(
+        "upload.deadline", SECOND, HOUR, "120s"),
+        "An upload that takes longer is given up and made again as a new object.";
+    upload_progress_timeout: Duration = Setting::duration(
+        "upload.progress.timeout", SECOND, HOUR, "30s"),
+        "An upload that moves no byte for this long is given up.";
+    upload_verify_data: bool = Setting::of_kind("upload.verify.data", Kind::Bool, "false"),
+        "Read every uploaded object back in full before it is referenced; else its length, \
+         footer and checksums.";
+
+    // Reads from the bucket.
+    cache_bytes: u64 = Setting::bytes("cache.bytes", MIB, TIB, "64MiB"),
+        "Memory for what was read from the bucket.";
+    cache_chunk_bytes: u64 = Setting::bytes("cache.chunk.bytes", 64 * KIB, 16 * MIB, "1MiB"),
+        "Unit of reading from the bucket and of its cache.";
+    readahead_bytes: u64 = Setting::bytes("readahead.bytes", 64 * KIB, 64 * GIB, "16MiB"),
+        "Bytes that all readers together may fetch ahead of their requests.";
+    footer_cache_bytes: u64 = Setting::bytes("footer.cache.bytes", MIB, TIB, "256MiB"),
+        "Disk for footers of tiered objects, so that a restart need not fetch them.";
+
+    // Metadata, retention, garbage.
+    meta_retain: Duration = Setting::duration("meta.retain", MINUTE, 365 * DAY, "24h"),
+        "How long slots of the MetaLog are kept after a snapshot covers them.";
+    meta_snapshot_interval: Duration = Setting::duration(
+        "meta.snapshot.interval", SECOND, DAY, "10m"),
+        "Longest time between two snapshots of the metadata.";
+    meta_snapshot_bytes: u64 = Setting::bytes(
+        "meta.snapshot.bytes", 64 * KIB, GIB, "64MiB"),
+        "Bytes of MetaLog after which a snapshot is written before meta.snapshot.interval.";
+    gc_grace: Duration = Setting::duration("gc.grace", SECOND, 30 * DAY, "15m"),
+        "How long an object stays after nothing refers to it. Keep above 6m where several \
+         brokers read: a reader may hold an old plan that long.";
+    retention_check_interval: Duration = Setting::duration(
+        "retention.check.interval", 100, DAY, "30s"),
+        "How often retention is applied.";
+    delete_delay: Duration = Setting::duration("delete.delay", 0, CENTURY, "24h"),
+        "How long the data of a deleted topic stays, against human error.";
+}
+
+settings! {
+    /// The checked settings of one topic.
+    TopicConfig, TOPIC_SETTINGS, Scope::Topic;
+
+    durability_class: DurabilityClass = Setting::choice(
+        "durability.class", &["object", "local"],
+        &[("replicated", "it needs peers, which come with clusters of several brokers")])
+        .dev("local"),
+        "What an ack promises. object: the record is in the bucket and survives every disk. \
+         local: it is synced on the broker's disk and goes with that disk until it is tiered.";
+    local_flush: LocalFlush = Setting::choice("local.flush", &["always", "interval"], &[]),
+        "With durability.class=local. always: synced before the ack. interval: acked when \
+         written, synced within wal.flush.interval; a power loss can take what came in between.";
+    retention_ms: Option<Duration> = Setting::duration(
+        "retention.ms", 1, CENTURY, "604800000").or_absent("-1"),
+        "Records older than this are deleted. -1: never.";
+    retention_bytes: Option<u64> = Setting::bytes(
+        "retention.bytes", 1, SIZE_MAX, "-1").or_absent("-1"),
+        "Oldest records of a partition are deleted above this size. -1: never.";
+    local_retention_ms: Option<Duration> = Setting::duration(
+        "local.retention.ms", 1, CENTURY, "-1").or_absent("-1"),
+        "Hot copies older than this are dropped once they are in the bucket. -1: only when \
+         hot.bytes needs the room.";
+    local_retention_bytes: Option<u64> = Setting::bytes(
+        "local.retention.bytes", 1, SIZE_MAX, "-1").or_absent("-1"),
+        "Hot copies of a partition above this size are dropped, oldest first, once they are in \
+         the bucket. -1: only when hot.bytes needs the room.";
+    segment_bytes: u64 = Setting::bytes("segment.bytes", MIB, RANGE_MAX, "")
+        .derived("hot.segment.bytes of the broker"),
+        "Size of one hot segment file.";
+    max_message_bytes: u64 = Setting::bytes("max.message.bytes", KIB, BATCH_MAX, "")
+        .derived("max.batch.bytes of the broker"),
+        "Largest record batch that is accepted, as it arrives (compressed).";
+    upload_lag_max_bytes: Option<u64> = Setting::bytes(
+        "upload.lag.max.bytes", MIB, 1024 * TIB, "4GiB").or_absent("-1"),
+        "Bytes of the topic on one broker that may be acknowledged and not in the bucket yet; \
+         above it upload.lag.policy holds. -1: as much as the disk takes.";
+    upload_lag_policy: LagPolicy = Setting::choice("upload.lag.policy", &["block", "shed"], &[]),
+        "Above upload.lag.max.bytes. block: appends wait, up to their timeout. shed: they are \
+         refused at once, retriable.";
+    cleanup_policy: CleanupPolicy = Setting::choice(
+        "cleanup.policy", &["delete"], &[("compact", "key compaction is not built yet")]),
+        "What retention does with old records.";
+}
