@@ -1,1 +1,330 @@
-//! The conditional store.
+//! The conditional store: the bucket as Levee needs it.
+//!
+//! Owns: create-once with an answer that can be trusted, reads that never come back short,
+//! deadlines, retries, metrics. Does not own: what is written where (`levee_proto::keys`).
+//!
+//! - `create` is tried once per call and resolved by reading the nonce back: a 412, 409, 5xx or
+//!   timeout is never taken for an answer (durability: store rules 1-4).
+//! - Nothing is ever replaced, so no other conditional operation is needed of a store.
+//! - The transport retries nothing. Reads, lists and deletes are retried here until a deadline.
+
+mod error;
+pub mod open;
+pub mod probe;
+mod transfer;
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use levee_proto::head::{HEAD_BYTES, Head};
+use levee_proto::ids::Nonce;
+use levee_runtime::{Backoff, Host};
+use object_store::path::Path;
+use object_store::{
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
+
+pub use error::{Kind, Op, StoreError};
+pub use transfer::{MULTIPART_ABOVE, Progress};
+
+/// How long one request may take, and how long an operation is retried.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// One request. Default 30 s.
+    pub request: Duration,
+    /// A read, list or delete with its retries. Default 30 s.
+    pub operation: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { request: Duration::from_secs(30), operation: Duration::from_secs(30) }
+    }
+}
+
+/// A bucket root. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<dyn ObjectStore>,
+    prefix: Path,
+    host: Host,
+    name: Arc<str>,
+    deadlines: Deadlines,
+}
+
+/// What came of a create.
+#[derive(Debug)]
+pub enum Created {
+    /// The object there is ours.
+    Won,
+    /// Another object was there first.
+    Lost(Lost),
+    /// No answer: it may be there now, later, or never.
+    Unknown(StoreError),
+}
+
+/// The object that was there first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lost {
+    pub key: String,
+    /// Its head, or why it has none.
+    pub found: Result<Head, String>,
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.found {
+            Ok(head) => write!(f, "{}: a {:?} of {}", self.key, head.kind, head.writer),
+            Err(why) => write!(f, "{}: {why}", self.key),
+        }
+    }
+}
+
+/// An object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Below the root.
+    pub key: String,
+    pub bytes: u64,
+    /// As the store says; for age only.
+    pub modified_ms: i64,
+}
+
+impl Store {
+    /// Over any object store; `name` is what people read in messages.
+    pub fn over(inner: Arc<dyn ObjectStore>, prefix: &str, host: Host, name: &str) -> Self {
+        let prefix = Path::from(prefix);
+        Self { inner, prefix, host, name: name.into(), deadlines: Deadlines::default() }
+    }
+
+    pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.deadlines = deadlines;
+        self
+    }
+
+    /// The bucket's URL without secrets.
+    pub fn describe(&self) -> &str {
+        &self.name
+    }
+
+    fn path(&self, key: &str) -> Path {
+        self.prefix.parts().chain(Path::from(key).parts()).collect()
+    }
+
+    /// Puts an object where none is: one request, resolved by `nonce`, which the head must carry.
+    pub async fn create(&self, key: &str, body: Vec<Bytes>, nonce: Nonce) -> Created {
+        let path = self.path(key);
+        let payload = PutPayload::from_iter(body);
+        let bytes = payload.content_length() as u64;
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let put = self.inner.put_opts(&path, payload, options);
+        let sent = self.once(Op::Create, key, put).await;
+        let error = match sent {
+            Ok(_) => {
+                metrics::counter!("levee_store_bytes_total", "op" => "create").increment(bytes);
+                return Created::Won;
+            }
+            Err(error) => error,
+        };
+        self.resolve(key, nonce, error).await
+    }
+
+    /// Whose object is there after a create without a clear yes.
+    async fn resolve(&self, key: &str, nonce: Nonce, error: StoreError) -> Created {
+        let head = 0..HEAD_BYTES as u64;
+        let found = match self.get_range_once(key, head).await {
+            Ok(Some(found)) => found,
+            // Nothing is there, or nobody can tell.
+            Ok(None) => return Created::Unknown(error),
+            Err(_) => return Created::Unknown(error),
+        };
+        match Head::decode(&found) {
+            Ok(head) if head.nonce == nonce => Created::Won,
+            Ok(head) => Created::Lost(Lost { key: key.into(), found: Ok(head) }),
+            Err(why) => Created::Lost(Lost { key: key.into(), found: Err(why.to_string()) }),
+        }
+    }
+
+    /// As `create`, with the same bytes to the same key for as long as it takes. The caller gives
+    /// up by dropping the future; `on_unknown` hears of every try without an answer.
+    pub async fn create_known(
+        &self,
+        key: &str,
+        body: Vec<Bytes>,
+        nonce: Nonce,
+        mut on_unknown: impl FnMut(&StoreError) + Send,
+    ) -> Result<(), Lost> {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+        loop {
+            match self.create(key, body.clone(), nonce).await {
+                Created::Won => return Ok(()),
+                Created::Lost(lost) => return Err(lost),
+                Created::Unknown(error) => on_unknown(&error),
+            }
+            backoff.wait(&self.host).await;
+        }
+    }
+
+    /// The whole object, or `None` where there is none.
+    pub async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        self.retried(Op::Get, key, || async {
+            let path = self.path(key);
+            let got = async {
+                let result = self.inner.get(&path).await?;
+                let wanted = result.meta.size;
+                Ok((wanted, result.bytes().await?))
+            };
+            match self.once(Op::Get, key, got).await {
+                Ok((wanted, bytes)) => self.whole(Op::Get, key, bytes, wanted).map(Some),
+                Err(error) if error.kind == Kind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// Exactly these bytes of an object, or `None` where there is none.
+    pub async fn get_range(
+        &self,
+        key: &str,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.retried(Op::GetRange, key, || self.get_range_once(key, range.clone())).await
+    }
+
+    async fn get_range_once(
+        &self,
+        key: &str,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let path = self.path(key);
+        let wanted = range.end - range.start;
+        let got = async {
+            let range = Some(GetRange::Bounded(range));
+            let options = GetOptions { range, ..GetOptions::default() };
+            self.inner.get_opts(&path, options).await?.bytes().await
+        };
+        match self.once(Op::GetRange, key, got).await {
+            Ok(bytes) => self.whole(Op::GetRange, key, bytes, wanted).map(Some),
+            Err(error) if error.kind == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A short body is a failure of the transport, never data.
+    fn whole(&self, op: Op, key: &str, bytes: Bytes, wanted: u64) -> Result<Bytes, StoreError> {
+        if bytes.len() as u64 != wanted {
+            let why = format!("{} of {wanted} bytes came", bytes.len());
+            return Err(StoreError::new(op, key, Kind::Unavailable, why));
+        }
+        metrics::counter!("levee_store_bytes_total", "op" => op.name()).increment(wanted);
+        Ok(bytes)
+    }
+
+    /// Size of an object, or `None` where there is none.
+    pub async fn len(&self, key: &str) -> Result<Option<u64>, StoreError> {
+        self.retried(Op::Head, key, || async {
+            let path = self.path(key);
+            match self.once(Op::Head, key, self.inner.head(&path)).await {
+                Ok(meta) => Ok(Some(meta.size)),
+                Err(error) if error.kind == Kind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// All objects below a folder, after a key if one is named, sorted by key.
+    pub async fn list(&self, folder: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
+        let root = self.prefix.parts().count();
+        let mut listed: Vec<Listed> = self
+            .retried(Op::List, folder, || async {
+                let folder_path = self.path(folder);
+                let found = match after {
+                    Some(after) => {
+                        self.inner.list_with_offset(Some(&folder_path), &self.path(after))
+                    }
+                    None => self.inner.list(Some(&folder_path)),
+                };
+                let found = found.map_ok(|meta| Listed {
+                    key: meta.location.parts().skip(root).collect::<Path>().to_string(),
+                    bytes: meta.size,
+                    modified_ms: meta.last_modified.timestamp_millis(),
+                });
+                self.once(Op::List, folder, found.try_collect()).await
+            })
+            .await?;
+        listed.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(listed)
+    }
+
+    /// Removes an object; a missing one is fine.
+    pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.retried(Op::Delete, key, || async {
+            let path = self.path(key);
+            match self.once(Op::Delete, key, self.inner.delete(&path)).await {
+                Err(error) if error.kind != Kind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// One request under its deadline, counted.
+    async fn once<T>(
+        &self,
+        op: Op,
+        key: &str,
+        request: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, StoreError> {
+        let started = self.host.now();
+        let answer = match self.host.timeout(self.deadlines.request, request).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(StoreError::of(op, key, &error)),
+            Err(_) => {
+                let why = format!("no answer within {:?}", self.deadlines.request);
+                Err(StoreError::new(op, key, Kind::Timeout, why))
+            }
+        };
+        let outcome = answer.as_ref().map_or_else(|e| e.kind.name(), |_| "ok");
+        metrics::counter!("levee_store_requests_total", "op" => op.name(), "outcome" => outcome)
+            .increment(1);
+        metrics::histogram!("levee_store_request_seconds", "op" => op.name())
+            .record(self.host.now().since(started).as_secs_f64());
+        answer
+    }
+
+    /// Repeats a harmless operation until it answers, fails for good, or its time is over.
+    async fn retried<T, F: Future<Output = Result<T, StoreError>>>(
+        &self,
+        op: Op,
+        key: &str,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, StoreError> {
+        let started = self.host.now();
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+        loop {
+            let error = match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(error) if !error.is_retriable() => return Err(error),
+                Err(error) => error,
+            };
+            let delay = backoff.next_delay(&self.host);
+            if self.host.now().since(started) + delay >= self.deadlines.operation {
+                return Err(error);
+            }
+            tracing::debug!(op = op.name(), key, %error, "trying again");
+            self.host.sleep(delay).await;
+        }
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.name)
+    }
+}

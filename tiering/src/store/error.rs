@@ -1,0 +1,131 @@
+//! What a store answered instead of doing it.
+
+use thiserror::Error;
+
+/// The operations of a store, as metrics name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    Create,
+    Upload,
+    Get,
+    GetRange,
+    Head,
+    List,
+    Delete,
+}
+
+impl Op {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Upload => "upload",
+            Self::Get => "get",
+            Self::GetRange => "get_range",
+            Self::Head => "head",
+            Self::List => "list",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// What the caller can do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It may work later: connection, 5xx, a short body.
+    Unavailable,
+    /// 429, 503: it works later, slower.
+    Throttled,
+    Timeout,
+    /// Nothing there. Not an error for reads.
+    NotFound,
+    /// Something is there already.
+    Exists,
+    /// Credentials or permissions.
+    Denied,
+    /// The request can never work: a wrong URL, an operation the store does not have.
+    Invalid,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Throttled => "throttled",
+            Self::Timeout => "timeout",
+            Self::NotFound => "not_found",
+            Self::Exists => "exists",
+            Self::Denied => "denied",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// One failed operation.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("bucket {}: {key:?}: {message}{}", op.name(), remedy(*kind))]
+pub struct StoreError {
+    pub op: Op,
+    pub key: String,
+    pub kind: Kind,
+    pub message: String,
+}
+
+fn remedy(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Denied => "; check the credentials and that they may read, write, list and delete",
+        Kind::Throttled => "; the store limits the request rate",
+        Kind::Invalid => "; check the bucket URL",
+        Kind::Unavailable | Kind::Timeout | Kind::NotFound | Kind::Exists => "",
+    }
+}
+
+impl StoreError {
+    pub fn new(op: Op, key: &str, kind: Kind, message: impl Into<String>) -> Self {
+        Self { op, key: key.into(), kind, message: message.into() }
+    }
+
+    /// The same operation may work later, unchanged.
+    pub fn is_retriable(&self) -> bool {
+        matches!(self.kind, Kind::Unavailable | Kind::Throttled | Kind::Timeout)
+    }
+
+    pub(super) fn of(op: Op, key: &str, error: &object_store::Error) -> Self {
+        use object_store::Error as E;
+        let text = chain(error);
+        let kind = match error {
+            E::NotFound { .. } => Kind::NotFound,
+            E::AlreadyExists { .. } | E::Precondition { .. } | E::NotModified { .. } => {
+                Kind::Exists
+            }
+            E::PermissionDenied { .. } | E::Unauthenticated { .. } => Kind::Denied,
+            E::NotSupported { .. }
+            | E::NotImplemented { .. }
+            | E::InvalidPath { .. }
+            | E::UnknownConfigurationKey { .. } => Kind::Invalid,
+            // The crate gives no status: only its text tells throttling from other trouble.
+            _ if text.contains("SlowDown") || text.contains("429") || text.contains("503") => {
+                Kind::Throttled
+            }
+            _ if text.contains("Permission denied") || text.contains("Read-only file system") => {
+                Kind::Denied
+            }
+            _ => Kind::Unavailable,
+        };
+        Self::new(op, key, kind, text)
+    }
+}
+
+/// An error with its causes, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
