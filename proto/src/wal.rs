@@ -24,7 +24,7 @@ const WHAT: &str = "wal group";
 /// ```text
 ///  0 magic 4 | 4 version 2 | 6 lane 2 | 8 session 8 | 16 file seq 8 | 24 group seq 8 |
 /// 32 synced seq 8 | 40 prev crc 4 | 44 entries 4 | 48 data len 4 | 52 body crc 4 |
-/// 56 reserved 4 | 60 crc of bytes 0..60
+/// 56 salt 4 | 60 crc of bytes 0..60
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupHead {
@@ -41,6 +41,8 @@ pub struct GroupHead {
     pub data_len: u32,
     /// Of index and data.
     pub body_crc: u32,
+    /// Random, the same in all groups of a lane: no record can hold bytes that look like its group.
+    pub salt: u32,
 }
 
 /// One entry of a group.
@@ -69,6 +71,7 @@ impl GroupHead {
         out[44..48].copy_from_slice(&self.entries.to_le_bytes());
         out[48..52].copy_from_slice(&self.data_len.to_le_bytes());
         out[52..56].copy_from_slice(&self.body_crc.to_le_bytes());
+        out[56..60].copy_from_slice(&self.salt.to_le_bytes());
         let crc = crc32c(&out[..60]);
         out[60..64].copy_from_slice(&crc.to_le_bytes());
         out
@@ -98,8 +101,8 @@ impl GroupHead {
             entries: r.u32()?,
             data_len: r.u32()?,
             body_crc: r.u32()?,
+            salt: r.u32()?,
         };
-        r.u32()?;
         if r.u32()? != crc32c(&raw[..60]) {
             return Err(FormatError::new(WHAT, 60, "crc mismatch"));
         }

@@ -6,3 +6,5 @@
 
 pub mod store;
 pub mod metalog;
+pub mod object_lane;
+pub mod fence;

@@ -10,7 +10,8 @@
 //! The contract, held by every implementation and checked by one suite (`suite`):
 //! - `append` MUST NOT wait. The order of `append` calls is the order of entries in the lane.
 //! - Completion MUST come in that order, for successes and failures alike, and exactly once per
-//!   entry: `EntryOwner::durable` or `EntryOwner::failed`.
+//!   entry that was taken: `EntryOwner::durable` or `EntryOwner::failed`, from the lane's own task
+//!   and under none of its locks, because owners append while they hold theirs.
 //! - `durable` MUST NOT be called before the entry and all entries before it are durable as the
 //!   lane's kind promises, and never after the lane ended (I5).
 //! - No decision about completion may read a clock.
@@ -30,6 +31,8 @@ use levee_proto::ids::{LaneId, PartitionId};
 use levee_proto::metalog::LaneKind;
 use levee_proto::record::StoredBatch;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+
+pub use crate::book::Book;
 
 /// One thing to make durable for one partition.
 pub struct Entry {
@@ -139,8 +142,8 @@ pub trait Wal: Send + Sync {
     fn kind(&self) -> LaneKind;
     /// Waits for room of `bytes`; refuses at once while stalled or ended.
     async fn reserve(&self, bytes: usize) -> Result<Reservation, Refused>;
-    /// Takes an entry. On an ended lane the entry fails at once.
-    fn append(&self, entry: Entry);
+    /// Takes an entry, or says why the lane ended; then nothing was taken and nobody is called.
+    fn append(&self, entry: Entry) -> Result<(), LaneEnd>;
     fn state(&self) -> watch::Receiver<LaneState>;
     /// First position that holds an entry which is not covered: the trim to propose.
     fn covered(&self) -> u64;

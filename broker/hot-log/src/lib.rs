@@ -4,3 +4,8 @@
 //! Does not own: the network, the bucket, partitions and their offsets.
 
 pub mod lane;
+pub mod book;
+pub mod local;
+pub mod segment;
+
+pub use local::{LocalConfig, LocalLane};

@@ -1,0 +1,237 @@
+//! Hot segments: one partition's newest batches in files on this disk, for reads and uploads.
+//!
+//! A copy, never a promise: what made the records durable is their lane. So appends are large and
+//! unsynced, and a start throws all files away.
+//!
+//! Owns: files of whole batches, and where offsets stand in them. Does not own: what may be
+//! dropped (the partition's ladder).
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use levee_proto::FormatError;
+use levee_proto::limits::SPARSE_INDEX_STRIDE;
+use levee_proto::record::{BatchHeader, StoredBatch, batch};
+use levee_runtime::{File, Host, OpenMode};
+use parking_lot::Mutex;
+use thiserror::Error;
+
+#[derive(Debug, Clone, Error)]
+pub enum SegmentError {
+    #[error("hot segment {path}: {error}")]
+    Io { path: PathBuf, error: Arc<io::Error> },
+    /// The copy on this disk is damaged; the bucket or the lane has the truth (I17).
+    #[error("hot segment {path} at byte {pos}: {error}")]
+    Corrupt { path: PathBuf, pos: u64, error: FormatError },
+    /// Dropped since it was located.
+    #[error("offset {0} is in no hot segment any more")]
+    Gone(u64),
+}
+
+/// All hot segments of one partition. Files are made with the first append.
+pub struct HotSegments {
+    host: Host,
+    dir: PathBuf,
+    segment_bytes: u64,
+    inner: Mutex<VecDeque<Segment>>,
+}
+
+#[derive(Clone)]
+struct Segment {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    base: u64,
+    end: u64,
+    bytes: u64,
+    /// One entry for about 64 KiB.
+    index: Arc<Vec<Entry>>,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    offset: u64,
+    pos: u64,
+    /// Largest timestamp of this block.
+    max_timestamp: i64,
+}
+
+impl Segment {
+    fn seek(&self, offset: u64) -> u64 {
+        let after = self.index.partition_point(|e| e.offset <= offset);
+        after.checked_sub(1).map_or(0, |at| self.index[at].pos)
+    }
+}
+
+impl HotSegments {
+    /// `segment_bytes`: size at which a file is sealed and the next one begins.
+    pub fn new(host: Host, dir: PathBuf, segment_bytes: u64) -> Self {
+        Self { host, dir, segment_bytes, inner: Mutex::default() }
+    }
+
+    /// First offset here; nothing where there is none.
+    pub fn start(&self) -> Option<u64> {
+        self.inner.lock().front().map(|s| s.base)
+    }
+
+    /// Exclusive.
+    pub fn end(&self) -> Option<u64> {
+        self.inner.lock().back().map(|s| s.end)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.inner.lock().iter().map(|s| s.bytes).sum()
+    }
+
+    /// Adds batches behind the last one. One caller at a time; a failure adds nothing.
+    pub async fn append(&self, batches: &[StoredBatch]) -> Result<(), SegmentError> {
+        let Some(first) = batches.first() else { return Ok(()) };
+        let base = first.header.base_offset;
+        let last = self.inner.lock().back().cloned();
+        let fits = |s: &Segment| s.end == base && s.bytes < self.segment_bytes;
+        let (segment, is_new) = match last.filter(fits) {
+            Some(segment) => (segment, false),
+            None => (self.create(base).await?, true),
+        };
+        let parts = batches.iter().flat_map(StoredBatch::shared_parts).collect();
+        let written = segment.file.write_at(segment.bytes, parts).await;
+        written.map_err(|error| io_error(&segment.path, error))?;
+        self.add(segment, is_new, batches);
+        Ok(())
+    }
+
+    fn add(&self, segment: Segment, is_new: bool, batches: &[StoredBatch]) {
+        let mut inner = self.inner.lock();
+        if is_new {
+            inner.push_back(segment);
+        }
+        let segment = inner.back_mut().expect("appends go behind the last segment");
+        let index = Arc::make_mut(&mut segment.index);
+        for batch in batches {
+            let header = &batch.header;
+            match index.last_mut() {
+                Some(last) if segment.bytes - last.pos < SPARSE_INDEX_STRIDE as u64 => {
+                    last.max_timestamp = last.max_timestamp.max(header.max_timestamp);
+                }
+                _ => index.push(Entry {
+                    offset: header.base_offset,
+                    pos: segment.bytes,
+                    max_timestamp: header.max_timestamp,
+                }),
+            }
+            segment.bytes += batch.len() as u64;
+            segment.end = header.end_offset();
+        }
+    }
+
+    async fn create(&self, base: u64) -> Result<Segment, SegmentError> {
+        let path = self.dir.join(format!("{base:020}.seg"));
+        let disk = self.host.disk();
+        disk.create_dir_all(&self.dir).await.map_err(|e| io_error(&path, e))?;
+        let mode = OpenMode { create: true, write: true, direct: false };
+        let file = disk.open(&path, mode).await.map_err(|e| io_error(&path, e))?;
+        file.set_len(0).await.map_err(|e| io_error(&path, e))?;
+        Ok(Segment { path, file, base, end: base, bytes: 0, index: Arc::default() })
+    }
+
+    fn holding(&self, offset: u64) -> Option<Segment> {
+        let inner = self.inner.lock();
+        let at = inner.partition_point(|s| s.end <= offset);
+        inner.get(at).filter(|s| s.base <= offset).cloned()
+    }
+
+    /// Whole checked batches, the first one holding `offset`; up to `max_bytes`, at least one.
+    pub async fn read(&self, offset: u64, max_bytes: usize) -> Result<Bytes, SegmentError> {
+        let segment = self.holding(offset).ok_or(SegmentError::Gone(offset))?;
+        let mut pos = segment.seek(offset);
+        let mut wanted = max_bytes.saturating_add(SPARSE_INDEX_STRIDE);
+        loop {
+            let len = wanted.min((segment.bytes - pos) as usize);
+            let read = segment.file.read_at(pos, len).await;
+            let bytes = read.map_err(|error| io_error(&segment.path, error))?;
+            let corrupt = |error| SegmentError::Corrupt { path: segment.path.clone(), pos, error };
+            match whole_batches(&bytes, offset, max_bytes).map_err(corrupt)? {
+                Cut::Batches(range) => return Ok(bytes.slice(range)),
+                // The batch that holds the offset is larger than what was read.
+                Cut::Needs { from, bytes } if pos + ((from + bytes) as u64) <= segment.bytes => {
+                    pos += from as u64;
+                    wanted = bytes;
+                }
+                Cut::Needs { from, bytes } => {
+                    let why = format!("a batch of {bytes} bytes reaches past the end");
+                    return Err(corrupt(FormatError::new("hot segment", from, why)));
+                }
+            }
+        }
+    }
+
+    /// Offset of a block that holds the first record at or after `timestamp`.
+    pub fn find_time(&self, timestamp: i64) -> Option<u64> {
+        let inner = self.inner.lock();
+        let blocks = inner.iter().flat_map(|s| s.index.iter());
+        blocks.into_iter().find(|e| e.max_timestamp >= timestamp).map(|e| e.offset)
+    }
+
+    /// Removes segments that end at or below `to`. Returns the bytes freed.
+    pub async fn drop_below(&self, to: u64) -> u64 {
+        let mut dropped = Vec::new();
+        {
+            let mut inner = self.inner.lock();
+            while inner.front().is_some_and(|s| s.end <= to) {
+                dropped.extend(inner.pop_front());
+            }
+        }
+        let mut freed = 0;
+        for segment in dropped {
+            freed += segment.bytes;
+            if let Err(error) = self.host.disk().remove_file(&segment.path).await {
+                tracing::warn!(path = %segment.path.display(), %error, "hot segment stays");
+            }
+        }
+        freed
+    }
+
+    /// Removes all of them.
+    pub async fn clear(&self) {
+        self.drop_below(u64::MAX).await;
+    }
+}
+
+fn io_error(path: &std::path::Path, error: io::Error) -> SegmentError {
+    SegmentError::Io { path: path.to_owned(), error: Arc::new(error) }
+}
+
+enum Cut {
+    Batches(std::ops::Range<usize>),
+    Needs { from: usize, bytes: usize },
+}
+
+/// Where the batches stand that a read of `offset` gives.
+fn whole_batches(bytes: &Bytes, offset: u64, max_bytes: usize) -> Result<Cut, FormatError> {
+    let mut at = 0;
+    let mut start = None;
+    while bytes.len() - at >= levee_proto::record::batch::HEADER_BYTES {
+        let header = BatchHeader::decode(&bytes[at..])?;
+        let len = header.bytes as usize;
+        if header.end_offset() <= offset {
+            at += len.min(bytes.len() - at);
+            continue;
+        }
+        let full = start.is_some_and(|start: usize| at + len - start > max_bytes);
+        if full || (start.is_some() && at + len > bytes.len()) {
+            break;
+        }
+        if at + len > bytes.len() {
+            return Ok(Cut::Needs { from: at, bytes: len });
+        }
+        batch::check(&bytes[at..at + len])?;
+        start.get_or_insert(at);
+        at += len;
+    }
+    match start {
+        Some(start) => Ok(Cut::Batches(start..at)),
+        None => Ok(Cut::Needs { from: at, bytes: bytes.len() - at + SPARSE_INDEX_STRIDE }),
+    }
+}
