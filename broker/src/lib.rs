@@ -6,4 +6,20 @@
 
 pub mod config;
 pub mod error;
+pub mod metrics;
+pub mod http;
 pub mod partition;
+pub mod cluster;
+pub mod tiers;
+pub mod limits;
+pub mod node;
+pub mod produce;
+pub mod fetch;
+pub mod offload;
+pub mod keeper;
+pub mod retention;
+pub mod collect;
+pub mod find_time;
+pub mod listener;
+pub mod server;
+pub mod topics;

@@ -1,4 +1,233 @@
-//! One partition log on its leader.
+//! One partition log on its leader: offsets, producers, tail, hot segments, acks.
+//!
+//! Owns: the order of a partition and everything that depends on it. Does not own: what makes it
+//! durable (its lane), what is in the bucket (`levee-tiering`), who leads it (the MetaLog).
+//!
+//! One short lock guards the state; it is never held while waiting. Lanes call back without any
+//! lock of theirs, so the order is always: partition lock, then lane queue.
 
+pub mod acks;
+pub mod append;
 pub mod ladder;
+pub mod local;
 pub mod producers;
+pub mod stage;
+pub mod tail;
+pub mod untiered;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use levee_hot_log::segment::HotSegments;
+use levee_proto::ids::{LaneId, PartitionId};
+use levee_proto::metalog::DurabilityClass;
+use levee_runtime::Host;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::config::TopicConfig;
+use crate::error::Error;
+use acks::Acks;
+use ladder::Ladder;
+use producers::Producers;
+use stage::Stage;
+use tail::Tail;
+use untiered::Untiered;
+
+pub use acks::{Appended, Outcome};
+pub use append::Ticket;
+pub use local::Local;
+pub use stage::Serving;
+
+/// Bytes of all tails of this broker.
+#[derive(Default)]
+pub struct TailBytes(AtomicU64);
+
+impl TailBytes {
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+    fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+    fn sub(&self, bytes: usize) {
+        self.0.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// See the module.
+pub struct Partition {
+    pub id: PartitionId,
+    pub topic: String,
+    host: Host,
+    inner: Mutex<Inner>,
+    config: Mutex<Arc<TopicConfig>>,
+    /// Ends that readers and movers wait for; sent on every change.
+    ends: watch::Sender<Ends>,
+    hot: HotSegments,
+    /// One task at a time moves tail to hot segments.
+    flushing: AtomicBool,
+    tails: Arc<TailBytes>,
+}
+
+/// What a long poll looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ends {
+    pub log_start: u64,
+    pub high_watermark: u64,
+    /// Grows with each change of stage.
+    pub stage: u64,
+}
+
+struct Inner {
+    ladder: Ladder,
+    stage: Stage,
+    producers: Producers,
+    tail: Tail,
+    untiered: Untiered,
+    acks: Acks,
+    /// The hand-off entry of the present epoch is durable.
+    hand_off_durable: bool,
+    changed_class: bool,
+}
+
+/// Where a partition stands, for people and metrics.
+#[derive(Debug, Clone)]
+pub struct Status {
+    pub ladder: Ladder,
+    pub state: &'static str,
+    pub reason: String,
+    pub leader_epoch: u32,
+    pub lane: Option<LaneId>,
+    /// Of the present grant.
+    pub class: Option<DurabilityClass>,
+    pub start: u64,
+    /// This session served the partition with another class before.
+    pub changed_class: bool,
+    pub lag_bytes: u64,
+    pub lag_ms: u64,
+    pub hot_bytes: u64,
+    pub producers: usize,
+}
+
+impl Partition {
+    /// A partition that waits for its grant.
+    pub fn new(
+        id: PartitionId,
+        topic: String,
+        host: Host,
+        config: Arc<TopicConfig>,
+        hot: HotSegments,
+        tails: Arc<TailBytes>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            topic,
+            host,
+            inner: Mutex::new(Inner {
+                ladder: Ladder::new(0, 0),
+                stage: Stage::waiting("its leader has not been chosen yet"),
+                producers: Producers::default(),
+                tail: Tail::default(),
+                untiered: Untiered::new(Producers::default()),
+                acks: Acks::default(),
+                hand_off_durable: false,
+                changed_class: false,
+            }),
+            config: Mutex::new(config),
+            ends: watch::Sender::new(Ends::default()),
+            hot,
+            flushing: AtomicBool::new(false),
+            tails,
+        })
+    }
+
+    pub fn config(&self) -> Arc<TopicConfig> {
+        self.config.lock().clone()
+    }
+
+    pub fn set_config(&self, config: Arc<TopicConfig>) {
+        *self.config.lock() = config;
+    }
+
+    /// Follows the ends of this partition.
+    pub fn ends(&self) -> watch::Receiver<Ends> {
+        self.ends.subscribe()
+    }
+
+    pub fn ladder(&self) -> Ladder {
+        self.inner.lock().ladder
+    }
+
+    pub fn status(&self) -> Status {
+        let inner = self.inner.lock();
+        let (state, reason) = inner.stage.describe();
+        Status {
+            ladder: inner.ladder,
+            state,
+            reason,
+            leader_epoch: inner.stage.leader_epoch(),
+            lane: inner.stage.lane(),
+            class: inner.stage.class(),
+            start: inner.stage.start(),
+            changed_class: inner.changed_class,
+            lag_bytes: inner.untiered.bytes(),
+            lag_ms: inner.untiered.age(self.host.now()).as_millis() as u64,
+            hot_bytes: self.hot.bytes() + inner.tail.bytes() as u64,
+            producers: inner.producers.len(),
+        }
+    }
+
+    pub fn state(&self) -> &'static str {
+        self.inner.lock().stage.describe().0
+    }
+
+    /// The next part for an upload and its leader epoch; nothing where all that is durable is
+    /// covered.
+    pub fn cut(&self, max_bytes: u64) -> Option<(u32, untiered::Cut)> {
+        let inner = self.inner.lock();
+        inner.untiered.cut(max_bytes, inner.ladder.durable_end())
+    }
+
+    /// Bytes that are not in the bucket, and how long the oldest of them waits.
+    pub fn lag(&self) -> (u64, std::time::Duration) {
+        let inner = self.inner.lock();
+        (inner.untiered.bytes(), inner.untiered.age(self.host.now()))
+    }
+
+    /// A reference that covers everything below `end` is committed and can be read.
+    pub fn tiered(&self, end: u64) {
+        let mut inner = self.inner.lock();
+        let end = end.min(inner.ladder.durable_end());
+        inner.ladder.tiered(end);
+        inner.untiered.release(end);
+    }
+
+    /// The deletion of everything below `start` is committed (I19).
+    pub fn delete_below(&self, start: u64) {
+        let mut inner = self.inner.lock();
+        let start = start.min(inner.ladder.durable_end());
+        inner.ladder.delete_below(start);
+        inner.untiered.release(start);
+        self.announce(&inner);
+    }
+
+    fn announce(&self, inner: &Inner) {
+        self.ends.send_if_modified(|old| {
+            let new = Ends {
+                log_start: inner.ladder.log_start(),
+                high_watermark: inner.ladder.high_watermark(),
+                stage: inner.stage.number(),
+            };
+            std::mem::replace(old, new) != new
+        });
+    }
+
+    /// Nothing that waits here will be acknowledged; the partition serves no appends any more.
+    pub fn end(&self, why: &Error) {
+        let mut inner = self.inner.lock();
+        inner.stage.end(why.clone());
+        inner.acks.fail(why);
+        self.announce(&inner);
+    }
+}

@@ -99,3 +99,54 @@ pub fn single(
 pub fn topic_of(text: &str) -> Option<TopicId> {
     text.parse().ok()
 }
+
+/// Writer and number of an L1 or L2 object; nothing for slots, fences and everything else.
+pub fn object_of(key: &str) -> Option<(Writer, u64)> {
+    let mut parts = key.split('/');
+    match parts.next()? {
+        DATA => {
+            let (_, writer, shared, name) =
+                (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+            let (seq, _nonce) = name.split_once('-')?;
+            let seq = u64::from_str_radix(seq, 16).ok()?;
+            (shared == "shared" && parts.next().is_none()).then_some((writer_of(writer)?, seq))
+        }
+        PARTITIONS => {
+            // base-epoch-writer.seq-nonce, and the writer of a session has a dash of its own.
+            let name = key.rsplit('/').next()?;
+            let (front, back) = name.split_once('.')?;
+            let writer = front.splitn(3, '-').nth(2)?;
+            let (seq, _nonce) = back.split_once('-')?;
+            Some((writer_of(writer)?, u64::from_str_radix(seq, 16).ok()?))
+        }
+        _ => None,
+    }
+}
+
+fn writer_of(name: &str) -> Option<Writer> {
+    if let Some(job) = name.strip_prefix('j') {
+        return u64::from_str_radix(job, 16).ok().map(Writer::job);
+    }
+    let (broker, epoch) = name.split_once('-')?;
+    let broker = u32::from_str_radix(broker, 16).ok()?;
+    let epoch = u32::from_str_radix(epoch, 16).ok()?;
+    Some(Writer::session(SessionId { broker, epoch }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_known_by_their_keys_and_slots_are_not() {
+        let session = SessionId { broker: 3, epoch: 9 };
+        let (id, nonce) = (PartitionId { topic: TopicId(7), partition: 2 }, Nonce(5));
+        for writer in [Writer::session(session), Writer::job(77)] {
+            assert_eq!(object_of(&shared(writer, 12, nonce)), Some((writer, 12)));
+            assert_eq!(object_of(&single(id, 100, 4, writer, 13, nonce)), Some((writer, 13)));
+        }
+        assert_eq!(object_of(&lane_slot(LaneId { session, lane: 0 }, 5)), None);
+        assert_eq!(object_of(CLUSTER), None);
+        assert_eq!(object_of("d/00/zz/shared/1-2"), None);
+    }
+}

@@ -8,3 +8,5 @@ pub mod store;
 pub mod metalog;
 pub mod object_lane;
 pub mod fence;
+pub mod upload;
+pub mod remote;

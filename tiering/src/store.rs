@@ -11,7 +11,7 @@
 mod error;
 pub mod open;
 pub mod probe;
-mod transfer;
+pub mod transfer;
 
 use std::future::Future;
 use std::ops::Range;

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use levee_proto::FormatError;
 use levee_proto::limits::SPARSE_INDEX_STRIDE;
-use levee_proto::record::{BatchHeader, StoredBatch, batch};
+use levee_proto::record::StoredBatch;
+use levee_proto::record::seek::{Seek, next_read, seek};
 use levee_runtime::{File, Host, OpenMode};
 use parking_lot::Mutex;
 use thiserror::Error;
@@ -79,6 +80,14 @@ impl HotSegments {
     /// Exclusive.
     pub fn end(&self) -> Option<u64> {
         self.inner.lock().back().map(|s| s.end)
+    }
+
+    /// End and largest timestamp of the oldest segment.
+    pub fn oldest(&self) -> Option<(u64, i64)> {
+        let inner = self.inner.lock();
+        let oldest = inner.front()?;
+        let newest = oldest.index.iter().map(|e| e.max_timestamp).max().unwrap_or(-1);
+        Some((oldest.end, newest))
     }
 
     pub fn bytes(&self) -> u64 {
@@ -146,22 +155,17 @@ impl HotSegments {
     pub async fn read(&self, offset: u64, max_bytes: usize) -> Result<Bytes, SegmentError> {
         let segment = self.holding(offset).ok_or(SegmentError::Gone(offset))?;
         let mut pos = segment.seek(offset);
-        let mut wanted = max_bytes.saturating_add(SPARSE_INDEX_STRIDE);
+        let mut len =
+            (max_bytes.saturating_add(SPARSE_INDEX_STRIDE) as u64).min(segment.bytes - pos);
         loop {
-            let len = wanted.min((segment.bytes - pos) as usize);
-            let read = segment.file.read_at(pos, len).await;
+            let read = segment.file.read_at(pos, len as usize).await;
             let bytes = read.map_err(|error| io_error(&segment.path, error))?;
             let corrupt = |error| SegmentError::Corrupt { path: segment.path.clone(), pos, error };
-            match whole_batches(&bytes, offset, max_bytes).map_err(corrupt)? {
-                Cut::Batches(range) => return Ok(bytes.slice(range)),
-                // The batch that holds the offset is larger than what was read.
-                Cut::Needs { from, bytes } if pos + ((from + bytes) as u64) <= segment.bytes => {
-                    pos += from as u64;
-                    wanted = bytes;
-                }
-                Cut::Needs { from, bytes } => {
-                    let why = format!("a batch of {bytes} bytes reaches past the end");
-                    return Err(corrupt(FormatError::new("hot segment", from, why)));
+            match seek(&bytes, offset, max_bytes).map_err(corrupt)? {
+                Seek::Batches(range) => return Ok(bytes.slice(range)),
+                Seek::Needs { from, bytes } => {
+                    (pos, len) =
+                        next_read((pos, len, segment.bytes), from, bytes).map_err(corrupt)?;
                 }
             }
         }
@@ -201,37 +205,4 @@ impl HotSegments {
 
 fn io_error(path: &std::path::Path, error: io::Error) -> SegmentError {
     SegmentError::Io { path: path.to_owned(), error: Arc::new(error) }
-}
-
-enum Cut {
-    Batches(std::ops::Range<usize>),
-    Needs { from: usize, bytes: usize },
-}
-
-/// Where the batches stand that a read of `offset` gives.
-fn whole_batches(bytes: &Bytes, offset: u64, max_bytes: usize) -> Result<Cut, FormatError> {
-    let mut at = 0;
-    let mut start = None;
-    while bytes.len() - at >= levee_proto::record::batch::HEADER_BYTES {
-        let header = BatchHeader::decode(&bytes[at..])?;
-        let len = header.bytes as usize;
-        if header.end_offset() <= offset {
-            at += len.min(bytes.len() - at);
-            continue;
-        }
-        let full = start.is_some_and(|start: usize| at + len - start > max_bytes);
-        if full || (start.is_some() && at + len > bytes.len()) {
-            break;
-        }
-        if at + len > bytes.len() {
-            return Ok(Cut::Needs { from: at, bytes: len });
-        }
-        batch::check(&bytes[at..at + len])?;
-        start.get_or_insert(at);
-        at += len;
-    }
-    match start {
-        Some(start) => Ok(Cut::Batches(start..at)),
-        None => Ok(Cut::Needs { from: at, bytes: bytes.len() - at + SPARSE_INDEX_STRIDE }),
-    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use levee_hot_log::lane::{Entry, EntryOwner, LaneEnd, LaneState, Payload, Refused, Wal};
-use levee_hot_log::local::recovery::{ScanError, scan};
+use levee_hot_log::local::recovery::{Group, ScanError, scan};
 use levee_hot_log::{LocalConfig, LocalLane};
 use levee_proto::crc::crc32c;
 use levee_proto::ids::{LaneId, PartitionId, SessionId, TopicId};
@@ -119,12 +119,16 @@ async fn read_back(
     floor: u64,
 ) -> Result<(BTreeMap<u64, Bytes>, u64), ScanError> {
     let mut found = BTreeMap::new();
-    let scanned = scan(host, dir, lane_id(), trim, floor, |(_, entries)| {
-        for (entry, bytes) in entries {
-            found.insert(entry.base, bytes);
+    let (groups, mut received) = tokio::sync::mpsc::channel::<Group>(1);
+    let collect = async {
+        while let Some((_, entries)) = received.recv().await {
+            for (entry, bytes) in entries {
+                found.insert(entry.base, bytes);
+            }
         }
-    })
-    .await?;
+    };
+    let (scanned, ()) = tokio::join!(scan(host, dir, lane_id(), trim, floor, groups), collect);
+    let scanned = scanned?;
     Ok((found, scanned.end))
 }
 

@@ -10,7 +10,7 @@ pub(super) fn flatten(name: &str, text: &str) -> Result<Vec<(String, String)>, C
         let at = error.span().map_or(text.len(), |span| span.start);
         let line = 1 + text.bytes().take(at).filter(|&byte| byte == b'\n').count();
         let why = format!("line {line}: {}", error.message());
-        ConfigError::new("", Origin::File(name.to_owned()), why, "correct the file (TOML)")
+        ConfigError::new("", Origin::File(name.into()), why, "correct the file (TOML)")
     })?;
     let mut out = Vec::new();
     flatten_into(name, "", table, &mut out)?;
@@ -33,7 +33,7 @@ fn flatten_into(
             other => {
                 let why = format!("is of type {}, which no setting has", other.type_str());
                 let remedy = "write text in quotes, a whole number, true or false";
-                return Err(ConfigError::new(&key, Origin::File(name.to_owned()), why, remedy));
+                return Err(ConfigError::new(&key, Origin::File(name.into()), why, remedy));
             }
         }
     }

@@ -50,8 +50,8 @@ pub struct Loaded {
 }
 
 /// Environment variables of ours that are not settings.
-const OTHER_ENV: [&str; 5] =
-    ["LEVEE_LOG", "LEVEE_BROKER", "LEVEE_LONG", "LEVEE_BLESS", "LEVEE_TEST_PARTS"];
+const OTHER_ENV: [&str; 6] =
+    ["LEVEE_CONFIG", "LEVEE_LOG", "LEVEE_BROKER", "LEVEE_LONG", "LEVEE_BLESS", "LEVEE_TEST_PARTS"];
 
 impl Sources {
     pub fn load(&self) -> Result<Loaded, ConfigError> {
@@ -59,7 +59,7 @@ impl Sources {
         let mut warnings = Vec::new();
         if let Some((name, text)) = &self.file {
             for (key, value) in super::file::flatten(name, text)? {
-                apply(&mut values, &key, &value, Origin::File(name.clone()))?;
+                apply(&mut values, &key, &value, Origin::File(name.as_str().into()))?;
             }
         }
         self.load_env(&mut values, &mut warnings)?;
@@ -98,7 +98,7 @@ impl Sources {
             match every_setting().find(|setting| setting.env_name() == *name) {
                 Some(_) if value.is_empty() => {}
                 Some(setting) => {
-                    put(values, setting, value, Origin::Env(name.clone()))?;
+                    put(values, setting, value, Origin::Env(name.as_str().into()))?;
                 }
                 None if OTHER_ENV.contains(&name.as_str()) => {}
                 None => {

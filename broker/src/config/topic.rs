@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::checks;
+use super::choices::LocalFlush;
 use super::error::ConfigError;
 use super::setting::Scope;
 use super::sources::put;
@@ -21,6 +22,11 @@ pub struct TopicEntry {
 }
 
 impl TopicConfig {
+    /// Whether acks may come before the sync of the local WAL.
+    pub fn lazy_sync(&self) -> bool {
+        self.local_flush == LocalFlush::Interval
+    }
+
     /// Checks what somebody wants to set, whole: names, values, and what must hold between them.
     pub fn resolve(
         set: &BTreeMap<String, String>,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use levee_proto::metalog::DurabilityClass;
@@ -16,8 +17,8 @@ use super::setting::{Setting, Value};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     Default,
-    File(String),
-    Env(String),
+    File(Arc<str>),
+    Env(Arc<str>),
     Set,
     Flag(&'static str),
     /// Set on the topic itself.

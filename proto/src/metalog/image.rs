@@ -92,6 +92,15 @@ wire_struct! {
         leader: Option<Leader>,
         /// Oldest first; those that end at or below log_start are dropped but the last.
         epochs: Vec<EpochStart>,
+        /// What an operator gave up; no record of these offsets ever comes back.
+        losses: Vec<LostRange>,
+    }
+
+    /// Offsets that were given up.
+    pub struct LostRange {
+        from: u64,
+        /// Exclusive.
+        to: u64,
     }
 
     /// The newest grant of a partition.

@@ -107,6 +107,24 @@ impl BatchEntry {
     pub fn end_offset(&self) -> u64 {
         self.base_offset + u64::from(self.last_offset_delta) + 1
     }
+
+    /// The header as far as producer state needs it; base time, epoch and crc are not known here.
+    pub fn header(&self) -> BatchHeader {
+        BatchHeader {
+            base_offset: self.base_offset,
+            bytes: self.len,
+            leader_epoch: 0,
+            crc: 0,
+            attributes: self.attributes,
+            last_offset_delta: self.last_offset_delta,
+            base_timestamp: self.max_timestamp,
+            max_timestamp: self.max_timestamp,
+            producer_id: self.producer_id,
+            producer_epoch: self.producer_epoch,
+            base_sequence: self.base_sequence,
+            record_count: self.records,
+        }
+    }
 }
 
 impl Range {

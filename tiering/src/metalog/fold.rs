@@ -5,7 +5,8 @@
 
 use levee_proto::ids::{LaneId, PartitionId, SessionId};
 use levee_proto::metalog::image::{
-    Controller, EpochStart, Lane, Leader, Partition, Session, SessionState, Topic, Unreferenced,
+    Controller, EpochStart, Lane, Leader, LostRange, Partition, Session, SessionState, Topic,
+    Unreferenced,
 };
 use levee_proto::metalog::*;
 use thiserror::Error;
@@ -239,6 +240,7 @@ impl MetaState {
         let leader = partition.leader.as_mut().ok_or("was never led")?;
         ensure(r.from <= r.to && r.to >= leader.start, || format!("{}..{}", r.from, r.to))?;
         leader.loss_accepted = Some(r.to);
+        partition.losses.push(LostRange { from: r.from, to: r.to });
         Ok(())
     }
 
@@ -381,7 +383,14 @@ impl MetaState {
     fn add_partitions(&mut self, topic: levee_proto::ids::TopicId, numbers: std::ops::Range<u32>) {
         for partition in numbers {
             let id = PartitionId { topic, partition };
-            let new = Partition { id, log_start: 0, l2_end: 0, leader: None, epochs: Vec::new() };
+            let new = Partition {
+                id,
+                log_start: 0,
+                l2_end: 0,
+                leader: None,
+                epochs: Vec::new(),
+                losses: Vec::new(),
+            };
             self.partitions.insert(id, new);
         }
     }
@@ -432,6 +441,7 @@ impl MetaState {
         partition.l2_end = partition.l2_end.max(r.log_start);
         let keep_from = partition.epochs.partition_point(|e| e.start <= r.log_start);
         partition.epochs.drain(..keep_from.saturating_sub(1));
+        partition.losses.retain(|lost| lost.to > r.log_start);
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ use levee_proto::record::batch;
 use levee_proto::wal::{GROUP_HEAD_BYTES, GroupEntry, GroupHead};
 use levee_runtime::{File, Host, OpenMode};
 use thiserror::Error;
+use tokio::sync::mpsc;
 
 use super::{FIRST_GROUP, lane_dir_name};
 
@@ -36,6 +37,8 @@ pub enum ScanError {
          {synced} was durable: this disk is corrupt or an old copy; nothing was cut off"
     )]
     Corrupt { path: PathBuf, lane: LaneId, group: u64, pos: u64, synced: u64, why: String },
+    #[error("nobody takes what is read")]
+    Stopped,
 }
 
 /// What was found.
@@ -63,7 +66,7 @@ struct Break {
     why: String,
 }
 
-/// Reads all groups from `trim` on, in order. `synced_floor` is the highest group that a heartbeat
+/// Sends all groups from `trim` on, in order. `synced_floor` is the highest group that a heartbeat
 /// in the MetaLog calls synced. The caller holds the exclusive lock of the data folder (I7).
 /// What is damaged below `trim` does not matter: references cover it.
 pub async fn scan(
@@ -72,7 +75,7 @@ pub async fn scan(
     lane: LaneId,
     trim: u64,
     synced_floor: u64,
-    mut each: impl FnMut(Group) + Send,
+    groups: mpsc::Sender<Group>,
 ) -> Result<Scan, ScanError> {
     let dir = wal_dir.join(lane_dir_name(lane));
     let trim = trim.max(FIRST_GROUP);
@@ -94,7 +97,7 @@ pub async fn scan(
             }
             if let (Some(link), false) = (&mut chain, ended) {
                 let file = Walk { lane, file_seq: first.file_seq, trim };
-                let walked = file.run(&mut reader, link, &mut each).await?;
+                let walked = file.run(&mut reader, link, &groups).await?;
                 pos = walked.pos;
                 synced = synced.max(walked.synced);
                 broken = Some(walked.broken);
@@ -210,7 +213,7 @@ impl Walk {
         &self,
         reader: &mut Window<'_>,
         link: &mut Link,
-        each: &mut (impl FnMut(Group) + Send),
+        groups: &mpsc::Sender<Group>,
     ) -> Result<Walked, ScanError> {
         let (mut pos, mut synced) = (0, 0);
         loop {
@@ -221,7 +224,10 @@ impl Walk {
                         pos += head.disk_bytes();
                         let salt = head.salt;
                         *link = Link { next: head.group_seq + 1, prev_crc: head.crc(), salt };
-                        entries.into_iter().for_each(|found| each((head.group_seq, found)));
+                        if let Some(entries) = entries {
+                            let sent = groups.send((head.group_seq, entries)).await;
+                            sent.map_err(|_| ScanError::Stopped)?;
+                        }
                         continue;
                     }
                     Err(error) => error.to_string(),

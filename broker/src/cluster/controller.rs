@@ -1,0 +1,296 @@
+//! The controller: the one writer of the MetaLog.
+//!
+//! Owns: one slot in flight, answers only after it is Won (I2), idle slots, snapshots, the garbage
+//! boundary. Does not own: what a request means (`decide`), bytes of the log (`levee-tiering`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use levee_proto::ids::SessionId;
+use levee_proto::metalog::{LaneTrim, Record, Resign, SessionBeat, SessionFencing, Slot};
+use levee_runtime::{Host, Mono};
+use levee_tiering::metalog::{MetaLog, MetaState};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::decide::{Given, decide};
+use super::message::{Answer, Beat, Committed, Envelope, Request};
+use crate::error::Error;
+
+/// An idle controller still writes a slot this often: its heartbeat.
+const IDLE_SLOT: Duration = Duration::from_secs(1);
+/// A session that was not heard of for so long is fenced.
+const SESSION_TTL: Duration = Duration::from_secs(6);
+/// Requests of one slot; more wait for the next.
+const REQUESTS_PER_SLOT: usize = 512;
+
+/// Settings of the controller.
+#[derive(Debug, Clone)]
+pub struct ControllerConfig {
+    pub broker: u32,
+    pub snapshot_interval: Duration,
+    pub snapshot_bytes: u64,
+    /// How long slots stay readable one by one.
+    pub retain: Duration,
+}
+
+/// A slot that is Won, on its way to every broker.
+pub type Push = (Slot, u32);
+
+/// Why the controller stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deposed {
+    /// Another process wrote the slot that was ours to write.
+    Lost(String),
+    /// It resigned on request.
+    Resigned,
+    /// Every broker of this process is gone.
+    Unwatched,
+}
+
+/// See the module.
+pub struct Controller {
+    host: Host,
+    log: MetaLog,
+    /// With the records of the slot in flight folded in.
+    state: MetaState,
+    config: ControllerConfig,
+    inbox: mpsc::Receiver<Envelope>,
+    pushes: mpsc::Sender<Push>,
+    /// Present while slots get no answer: what the store says.
+    trouble: watch::Sender<Option<String>>,
+    beats: BTreeMap<SessionId, (Mono, Beat)>,
+    started: Mono,
+    /// When the newest slot was sent.
+    sent: Mono,
+    snapshot_at: Mono,
+    bytes_since_snapshot: u64,
+}
+
+struct Pending {
+    reply: oneshot::Sender<Committed>,
+    answer: Answer,
+}
+
+impl Controller {
+    /// `state` is what `become_controller` returned.
+    pub fn new(
+        host: Host,
+        log: MetaLog,
+        state: MetaState,
+        config: ControllerConfig,
+        inbox: mpsc::Receiver<Envelope>,
+        pushes: mpsc::Sender<Push>,
+        trouble: watch::Sender<Option<String>>,
+    ) -> Self {
+        let now = host.now();
+        Self {
+            host,
+            log,
+            state,
+            config,
+            inbox,
+            pushes,
+            trouble,
+            beats: BTreeMap::new(),
+            started: now,
+            sent: now,
+            snapshot_at: now,
+            bytes_since_snapshot: 0,
+        }
+    }
+
+    /// Serves until deposed, or until `resign` is told.
+    pub async fn run(mut self, mut resign: oneshot::Receiver<()>) -> Deposed {
+        loop {
+            let idle = self.host.sleep(IDLE_SLOT.saturating_sub(self.host.now().since(self.sent)));
+            let first = tokio::select! {
+                biased;
+                _ = &mut resign => return self.resign().await,
+                first = self.inbox.recv() => match first {
+                    Some(first) => Some(first),
+                    None => return Deposed::Unwatched,
+                },
+                () = idle => None,
+            };
+            let (mut records, pending) = self.gather(first);
+            let idle = self.host.now().since(self.sent) >= IDLE_SLOT;
+            if records.is_empty() && !pending.is_empty() && !idle {
+                // Requests that change nothing are answered from what is committed.
+                self.answer(pending, self.state.head);
+                continue;
+            }
+            records.extend(self.housekeeping());
+            if let Err(deposed) = self.commit(records, pending).await {
+                return deposed;
+            }
+            self.maintain().await;
+        }
+    }
+
+    /// Decides requests one after the other, each on the state that the ones before it made.
+    fn gather(&mut self, first: Option<Envelope>) -> (Vec<Record>, Vec<Pending>) {
+        let (mut records, mut pending) = (Vec::new(), Vec::new());
+        let mut next = first;
+        let mut count = 0;
+        while let Some(Envelope { request, reply }) = next {
+            match self.admit(request) {
+                Ok((more, answer)) => {
+                    records.extend(more);
+                    pending.push(Pending { reply, answer });
+                }
+                // Nothing was written, so nothing has to be Won before it is said.
+                Err(refused) => drop(reply.send(Err(refused))),
+            }
+            count += 1;
+            next = if count < REQUESTS_PER_SLOT { self.inbox.try_recv().ok() } else { None };
+        }
+        (records, pending)
+    }
+
+    fn admit(&mut self, request: Request) -> Result<(Vec<Record>, Answer), Error> {
+        if let Request::Beat(beat) = request {
+            if !self.state.is_open(beat.session) {
+                return Err(Error::session_ended(format!("session {} is fenced", beat.session)));
+            }
+            self.beats.insert(beat.session, (self.host.now(), beat));
+            return Ok((Vec::new(), Answer::Done));
+        }
+        let given = Given { wall_ms: self.host.wall_ms(), random: self.host.random_u128() };
+        let (records, answer) = decide(&self.state, &request, &given)?;
+        self.fold(&records)?;
+        Ok((records, answer))
+    }
+
+    /// All records or none.
+    fn fold(&mut self, records: &[Record]) -> Result<(), Error> {
+        let slot = self.state.head + 1;
+        let refused =
+            |error: levee_tiering::metalog::FoldError| Error::invalid_argument(error.to_string());
+        if let [one] = records {
+            return self.state.apply(slot, one).map_err(refused);
+        }
+        let mut trial = self.state.clone();
+        for record in records {
+            trial.apply(slot, record).map_err(refused)?;
+        }
+        self.state = trial;
+        Ok(())
+    }
+
+    /// Beats, trims, and sessions that fell silent; each record on its own.
+    fn housekeeping(&mut self) -> Vec<Record> {
+        let now = self.host.now();
+        let mut wanted: Vec<Record> = Vec::new();
+        for (_, beat) in self.beats.values() {
+            wanted.push(
+                SessionBeat {
+                    session: beat.session,
+                    synced: beat.synced.clone(),
+                    upload_floor: beat.upload_floor,
+                }
+                .into(),
+            );
+            for (lane, trim) in &beat.covered {
+                let committed = self.state.lanes.get(lane).map_or(0, |l| l.trim);
+                if *trim > committed {
+                    wanted.push(LaneTrim { lane: *lane, trim: *trim }.into());
+                }
+            }
+        }
+        for session in self.state.sessions.values() {
+            let heard = self.beats.get(&session.id).map_or(self.started, |(at, _)| *at);
+            if self.state.is_open(session.id) && now.since(heard) > SESSION_TTL {
+                let reason = format!("silent for {:?}", now.since(heard));
+                let (session, rid) = (session.id, session.rid + 1);
+                wanted.push(SessionFencing { session, rid, reason }.into());
+            }
+        }
+        let slot = self.state.head + 1;
+        wanted.retain(|record| match self.state.apply(slot, record) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "left out of the slot");
+                false
+            }
+        });
+        wanted
+    }
+
+    /// Writes the slot and says what is in it only after it is Won.
+    async fn commit(&mut self, records: Vec<Record>, pending: Vec<Pending>) -> Result<(), Deposed> {
+        let slot = self.log.next_slot(&self.state, self.state.term, self.config.broker, records);
+        self.sent = self.host.now();
+        let trouble = &self.trouble;
+        let written = self
+            .log
+            .write(&slot, |error| {
+                trouble.send_if_modified(|old| {
+                    let first = old.is_none();
+                    if first {
+                        tracing::warn!(%error, slot = slot.slot, "metalog: the bucket gives no answer");
+                    }
+                    *old = Some(error.to_string());
+                    first
+                });
+            })
+            .await;
+        let crc = match written {
+            Ok(crc) => crc,
+            Err(lost) => {
+                let why = Error::session_ended(format!("another controller took over: {lost}"));
+                pending.into_iter().for_each(|p| drop(p.reply.send(Err(why.clone()))));
+                return Err(Deposed::Lost(lost.to_string()));
+            }
+        };
+        self.trouble.send_if_modified(|old| old.take().is_some());
+        self.state.head = slot.slot;
+        self.state.chain_crc = crc;
+        self.bytes_since_snapshot += slot.encode().0.len() as u64;
+        let number = slot.slot;
+        if self.pushes.send((slot, crc)).await.is_err() {
+            return Err(Deposed::Unwatched);
+        }
+        self.answer(pending, number);
+        Ok(())
+    }
+
+    fn answer(&self, pending: Vec<Pending>, slot: u64) {
+        for Pending { reply, answer } in pending {
+            let _ = reply.send(Ok((slot, answer)));
+        }
+    }
+
+    /// Snapshot and garbage boundary when they are due; a failure is tried again later.
+    async fn maintain(&mut self) {
+        let now = self.host.now();
+        let due = now.since(self.snapshot_at) >= self.config.snapshot_interval
+            || self.bytes_since_snapshot >= self.config.snapshot_bytes;
+        if !due {
+            return;
+        }
+        self.snapshot_at = now;
+        self.bytes_since_snapshot = 0;
+        if let Err(error) = self.log.write_snapshot(&self.state, self.config.broker).await {
+            tracing::warn!(%error, "metalog snapshot not written");
+            return;
+        }
+        let collected = self.log.collect(&self.state, self.config.retain, self.config.broker).await;
+        match collected {
+            Ok(0) => {}
+            Ok(slots) => tracing::debug!(slots, "metalog slots collected"),
+            Err(error) => tracing::warn!(%error, "metalog not collected"),
+        }
+    }
+
+    /// The last slot of this controller: anybody may claim at once.
+    async fn resign(mut self) -> Deposed {
+        let record: Record = Resign { term: self.state.term }.into();
+        if self.fold(std::slice::from_ref(&record)).is_ok()
+            && self.commit(vec![record], Vec::new()).await.is_ok()
+            && let Err(error) = self.log.write_snapshot(&self.state, self.config.broker).await
+        {
+            tracing::warn!(%error, "no snapshot at the end");
+        }
+        Deposed::Resigned
+    }
+}

@@ -1,0 +1,43 @@
+//! This broker's copy of the folded state, and waiting for it to move.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use levee_runtime::Host;
+use levee_tiering::metalog::{FoldError, MetaState};
+use parking_lot::{RwLock, RwLockReadGuard};
+use tokio::sync::watch;
+
+use super::controller::Push;
+
+/// Read by everybody, moved by one follower.
+pub struct View {
+    host: Host,
+    state: RwLock<MetaState>,
+    head: watch::Sender<u64>,
+}
+
+impl View {
+    pub fn new(host: Host, state: MetaState) -> Arc<Self> {
+        let head = watch::Sender::new(state.head);
+        Arc::new(Self { host, state: RwLock::new(state), head })
+    }
+
+    /// Short reads only: never hold it while waiting.
+    pub fn read(&self) -> RwLockReadGuard<'_, MetaState> {
+        self.state.read()
+    }
+
+    pub fn apply(&self, (slot, crc): &Push) -> Result<(), FoldError> {
+        self.state.write().apply_slot(slot, *crc)?;
+        self.head.send_replace(slot.slot);
+        Ok(())
+    }
+
+    /// Waits until slot `slot` is folded in; false after `limit`.
+    pub async fn reached(&self, slot: u64, limit: Duration) -> bool {
+        let mut head = self.head.subscribe();
+        let reached = head.wait_for(|head| *head >= slot);
+        matches!(self.host.timeout(limit, reached).await, Ok(Ok(_)))
+    }
+}

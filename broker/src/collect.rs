@@ -1,0 +1,234 @@
+//! Garbage collection: what nothing refers to any more leaves the bucket.
+//!
+//! ```text
+//! every range below log_start or in L2 -> Unref committed -> grace -> validated by a fresh slot -> DELETE -> Deleted
+//! ```
+//! Owns: that order (I13). FENCE objects and Claim slots are never deleted (I21). Unknown state
+//! means do nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt};
+use levee_proto::ids::{LaneId, PartitionId, SessionId, Writer};
+use levee_proto::keys;
+use levee_proto::metalog::image::SessionState;
+use levee_proto::metalog::{Deleted, LaneKind, LaneTrim, ObjectId, Record, SlotsDeleted, Unref};
+use levee_runtime::Mono;
+use levee_tiering::metalog::MetaState;
+use levee_tiering::remote::Source;
+
+use crate::cluster::message::Request;
+use crate::error::{Error, Result};
+use crate::node::Node;
+
+const EVERY: Duration = Duration::from_secs(10);
+/// The sweep lists the bucket: rarely.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// Deletes side by side.
+const SIDE_BY_SIDE: usize = 16;
+/// Objects of one round.
+const ROUND: usize = 1000;
+
+/// When this process first saw that something may go: the grace time counts from there, so that a
+/// restart waits again.
+#[derive(Default)]
+struct Seen {
+    objects: BTreeMap<ObjectId, Mono>,
+    slots: BTreeMap<LaneId, (u64, Mono)>,
+}
+
+/// Runs until the session ends.
+pub async fn run(node: Arc<Node>) {
+    let mut seen = Seen::default();
+    let mut swept = node.host.now();
+    while !node.is_ended() {
+        node.host.sleep(EVERY.min(node.config.gc_grace)).await;
+        if let Err(error) = round(&node, &mut seen).await {
+            tracing::warn!(%error, "garbage collection is tried again");
+        }
+        if node.host.now().since(swept) >= SWEEP_EVERY {
+            swept = node.host.now();
+            if let Err(error) = sweep(&node).await {
+                tracing::warn!(%error, "the sweep is tried again later");
+            }
+        }
+    }
+}
+
+async fn round(node: &Arc<Node>, seen: &mut Seen) -> Result<()> {
+    unreference(node).await?;
+    trim_closed_lanes(node).await?;
+    delete_objects(node, seen).await?;
+    delete_slots(node, seen).await
+}
+
+/// Whether nothing of a range is needed any more.
+fn is_over(state: &MetaState, partition: PartitionId, end: u64, single: bool) -> bool {
+    // A partition that is unknown belongs to a purged topic.
+    state
+        .partitions
+        .get(&partition)
+        .is_none_or(|p| end <= p.log_start || (!single && end <= p.l2_end))
+}
+
+async fn unreference(node: &Node) -> Result<()> {
+    let objects: Vec<ObjectId> = {
+        let state = node.view.read();
+        let over = |id: &ObjectId, level: u8| match node.tiers.index.held_by(Source::Object(*id)) {
+            Some(held) => held.iter().all(|(p, _, end)| is_over(&state, *p, *end, level == 2)),
+            // Not in the index: nothing is known of it.
+            None => false,
+        };
+        let all = state.objects.iter().filter(|(id, object)| over(id, object.level));
+        all.map(|(id, _)| *id).take(ROUND).collect()
+    };
+    if objects.is_empty() {
+        return Ok(());
+    }
+    node.commit(Request::Collect(vec![Unref { objects }.into()])).await.map(drop)
+}
+
+/// Slots of closed lanes whose data is deleted or in larger objects.
+async fn trim_closed_lanes(node: &Node) -> Result<()> {
+    let trims: Vec<Record> = {
+        let state = node.view.read();
+        let closed = state.lanes.values().filter(|lane| lane.kind == LaneKind::Object);
+        let trim = |lane: &levee_proto::metalog::image::Lane| {
+            let end = lane.end?;
+            let needed = node.tiers.index.slots(lane.id).into_iter().find(|slot| {
+                let held = node.tiers.index.held_by(Source::Slot(lane.id, *slot));
+                let covered = |(p, base, end): &(PartitionId, u64, u64)| {
+                    is_over(&state, *p, *end, false) || node.tiers.index.in_objects(*p, *base, *end)
+                };
+                !held.unwrap_or_default().iter().all(covered)
+            });
+            let trim = needed.unwrap_or(end).min(end);
+            (trim > lane.trim).then(|| LaneTrim { lane: lane.id, trim }.into())
+        };
+        closed.filter_map(trim).collect()
+    };
+    if trims.is_empty() {
+        return Ok(());
+    }
+    node.commit(Request::Collect(trims)).await.map(drop)
+}
+
+async fn delete_objects(node: &Arc<Node>, seen: &mut Seen) -> Result<()> {
+    let now = node.host.now();
+    let due: Vec<(ObjectId, String)> = {
+        let state = node.view.read();
+        seen.objects.retain(|id, _| state.unreferenced.contains_key(id));
+        let mut due = Vec::new();
+        for (id, gone) in &state.unreferenced {
+            let since = *seen.objects.entry(*id).or_insert(now);
+            if now.since(since) >= node.config.gc_grace && due.len() < ROUND {
+                due.push((*id, gone.object.key()));
+            }
+        }
+        due
+    };
+    if due.is_empty() {
+        return Ok(());
+    }
+    validate(node).await?;
+    let keys = due.iter().map(|(_, key)| key.clone()).collect();
+    delete(node, keys).await?;
+    let objects = due.into_iter().map(|(id, _)| id).collect();
+    node.commit(Request::Collect(vec![Deleted { objects }.into()])).await.map(drop)
+}
+
+async fn delete_slots(node: &Arc<Node>, seen: &mut Seen) -> Result<()> {
+    let now = node.host.now();
+    let mut due = Vec::new();
+    {
+        let state = node.view.read();
+        for lane in state.lanes.values().filter(|lane| lane.kind == LaneKind::Object) {
+            if lane.trim <= lane.deleted_below {
+                continue;
+            }
+            let (below, since) = seen.slots.entry(lane.id).or_insert((lane.trim, now));
+            if now.since(*since) >= node.config.gc_grace && *below > lane.deleted_below {
+                let to = (*below).min(lane.deleted_below + ROUND as u64);
+                due.push((lane.id, lane.deleted_below, to));
+            } else if *below <= lane.deleted_below {
+                (*below, *since) = (lane.trim, now);
+            }
+        }
+    }
+    if due.is_empty() {
+        return Ok(());
+    }
+    validate(node).await?;
+    for (lane, from, below) in due {
+        // Below the trim of a lane there is no fence: it stands at the first hole after it.
+        let slots = (from..below).map(|slot| keys::lane_slot(lane, slot)).collect();
+        delete(node, slots).await?;
+        let record = SlotsDeleted { lane, below };
+        node.commit(Request::Collect(vec![record.into()])).await?;
+    }
+    Ok(())
+}
+
+/// This broker's session and its controller are alive as of now: a slot was Won after the decision.
+async fn validate(node: &Node) -> Result<()> {
+    let nothing = Record::from(Deleted { objects: Vec::new() });
+    node.commit(Request::Collect(vec![nothing])).await.map(drop)
+}
+
+async fn delete(node: &Node, keys: Vec<String>) -> Result<()> {
+    let count = keys.len() as u64;
+    let deletes = keys.into_iter().map(|key| async move { node.store.delete(&key).await });
+    let mut done = stream::iter(deletes).buffer_unordered(SIDE_BY_SIDE);
+    while let Some(deleted) = done.next().await {
+        deleted.map_err(Error::store_unavailable)?;
+    }
+    metrics::counter!("levee_gc_deleted_objects_total").increment(count);
+    Ok(())
+}
+
+/// Deletes objects of sessions that ended, which nothing names: uploads that were never committed.
+/// Decided by the writer in the key, never by age (I14).
+pub async fn sweep(node: &Arc<Node>) -> Result<u64> {
+    let mut orphans = Vec::new();
+    for folder in [keys::DATA, keys::PARTITIONS] {
+        let listed = node.store.list(folder, None).await.map_err(Error::store_unavailable)?;
+        // The state must be newer than the listing: what it does not name then, was never named.
+        validate(node).await?;
+        let state = node.view.read();
+        for found in listed {
+            if let Some(id) = keys::object_of(&found.key)
+                && is_orphan(&state, id)
+            {
+                orphans.push(found.key);
+            }
+        }
+    }
+    let count = orphans.len() as u64;
+    delete(node, orphans).await?;
+    if count > 0 {
+        tracing::info!(objects = count, "swept what ended sessions left behind");
+    }
+    Ok(count)
+}
+
+fn is_orphan(state: &MetaState, (writer, seq): (Writer, u64)) -> bool {
+    let id = ObjectId { writer, seq };
+    if state.objects.contains_key(&id) || state.unreferenced.contains_key(&id) {
+        return false;
+    }
+    match writer.as_session() {
+        Some(session) => has_ended(state, session),
+        // A job that is not running can commit nothing any more.
+        None => writer.as_job().is_some_and(|job| !state.jobs.contains_key(&job)),
+    }
+}
+
+/// Closed, or forgotten after it closed: epochs only grow.
+fn has_ended(state: &MetaState, session: SessionId) -> bool {
+    match state.sessions.get(&session) {
+        Some(known) => known.state == SessionState::Closed,
+        None => state.newest_session(session.broker).is_some_and(|newest| newest.id > session),
+    }
+}

@@ -1,0 +1,181 @@
+//! Fetch: from an offset to whole batches, wherever they are.
+//!
+//! One locate per step: tail, hot segment, bucket, or wait at the end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use levee_hot_log::segment::SegmentError;
+use levee_proto::record::{BatchHeader, HEADER_BYTES};
+use levee_tiering::remote::RemoteError;
+
+use crate::error::{Error, Result};
+use crate::node::Node;
+use crate::partition::local::join;
+use crate::partition::{Local, Partition};
+
+/// Where bytes came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    Tail,
+    Hot,
+    Cached,
+    Remote,
+    Nowhere,
+}
+
+impl From {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tail => "tail",
+            Self::Hot => "hot",
+            Self::Cached => "cached",
+            Self::Remote => "remote",
+            Self::Nowhere => "none",
+        }
+    }
+}
+
+/// Whole batches; the first one may begin below the offset asked for.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    pub batches: Bytes,
+    pub next_offset: u64,
+    pub high_watermark: u64,
+    pub log_start: u64,
+    pub from: From,
+}
+
+/// What to read.
+#[derive(Debug, Clone)]
+pub struct Fetch {
+    pub offset: u64,
+    pub max_bytes: usize,
+    /// Wait for so much, up to `wait`.
+    pub min_bytes: usize,
+    pub wait: Duration,
+}
+
+/// How often a place may change under a read before that is an error.
+const TRIES: usize = 4;
+
+impl Node {
+    /// Reads, and waits at the end of the log for up to `wait`.
+    pub async fn fetch(&self, partition: &Partition, fetch: &Fetch) -> Result<Fetched> {
+        let started = self.host.now();
+        let mut ends = partition.ends();
+        loop {
+            ends.borrow_and_update();
+            let found = self.fetch_now(partition, fetch.offset, fetch.max_bytes).await;
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    count("none", error.code.as_str_name(), 0);
+                    return Err(error);
+                }
+            };
+            let left = fetch.wait.saturating_sub(self.host.now().since(started));
+            let enough = found.batches.len() >= fetch.min_bytes.max(1);
+            // Only at the end of the log there is more to wait for.
+            let at_end = found.next_offset >= found.high_watermark;
+            if enough || !at_end || left.is_zero() {
+                count(found.from.name(), "ok", found.batches.len());
+                return Ok(found);
+            }
+            // Whatever changed, the loop looks again; so it does after the time is over.
+            let _ = self.host.timeout(left, ends.changed()).await;
+        }
+    }
+
+    async fn fetch_now(&self, partition: &Partition, offset: u64, max: usize) -> Result<Fetched> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let ladder = partition.ladder();
+            let place = partition.locate(offset, max);
+            let answer = |batches: Bytes, next_offset, from| Fetched {
+                batches,
+                next_offset,
+                high_watermark: ladder.high_watermark(),
+                log_start: ladder.log_start(),
+                from,
+            };
+            match place {
+                Local::AtEnd => return Ok(answer(Bytes::new(), offset, From::Nowhere)),
+                Local::OutOfRange { log_start, high_watermark } => {
+                    return Err(Error::offset_out_of_range(offset, log_start, high_watermark));
+                }
+                Local::Tail(batches) => {
+                    let next = batches.last().map_or(offset, |b| b.header.end_offset());
+                    return Ok(answer(join(&batches), next, From::Tail));
+                }
+                Local::Hot => match partition.read_hot(offset, max).await {
+                    Ok(bytes) => {
+                        let next = end_of(&bytes).max(offset);
+                        return Ok(answer(bytes, next, From::Hot));
+                    }
+                    Err(SegmentError::Gone(_)) => {}
+                    // The bucket may have a good copy (I17).
+                    Err(error) if offset < ladder.tiered_end() => {
+                        tracing::warn!(%error, "hot copy is damaged, reading the bucket");
+                        if let Some(found) = self.fetch_remote(partition, offset, max).await? {
+                            return Ok(answer(found.0, found.1, found.2));
+                        }
+                        last = Some(Error::corrupt_data(error));
+                    }
+                    Err(error) => return Err(Error::corrupt_data(error)),
+                },
+                Local::Remote => match self.fetch_remote(partition, offset, max).await {
+                    Ok(Some((bytes, next, from))) => return Ok(answer(bytes, next, from)),
+                    // Offsets that were never used: go on behind them.
+                    Ok(None) => {
+                        return Ok(answer(Bytes::new(), ladder.local_start(), From::Nowhere));
+                    }
+                    Err(error) => last = Some(error),
+                },
+            }
+        }
+        Err(last
+            .unwrap_or_else(|| Error::internal(format!("offset {offset} moves under the read"))))
+    }
+
+    async fn fetch_remote(
+        &self,
+        partition: &Partition,
+        offset: u64,
+        max: usize,
+    ) -> Result<Option<(Bytes, u64, From)>> {
+        match self.tiers.reader.read(partition.id, offset, max).await {
+            Ok(Some(read)) => {
+                let from = if read.cached { From::Cached } else { From::Remote };
+                let next = end_of(&read.batches).max(offset);
+                Ok(Some((read.batches, next, from)))
+            }
+            Ok(None) => Ok(None),
+            Err(RemoteError::Store(error)) => Err(Error::store_unavailable(error)),
+            Err(RemoteError::Footer(error)) => Err(error.into()),
+            Err(error @ (RemoteError::Missing(_) | RemoteError::Corrupt { .. })) => {
+                Err(Error::corrupt_data(error))
+            }
+        }
+    }
+}
+
+/// Offset after the last batch of checked whole batches.
+fn end_of(batches: &[u8]) -> u64 {
+    let (mut at, mut end) = (0, 0);
+    while batches.len() - at >= HEADER_BYTES {
+        let Ok(header) = BatchHeader::decode(&batches[at..]) else { break };
+        end = header.end_offset();
+        at += header.bytes as usize;
+        if at > batches.len() {
+            break;
+        }
+    }
+    end
+}
+
+fn count(source: &'static str, outcome: &'static str, bytes: usize) {
+    metrics::counter!("levee_read_requests_total", "source" => source, "outcome" => outcome)
+        .increment(1);
+    metrics::counter!("levee_read_bytes_total", "source" => source).increment(bytes as u64);
+}

@@ -1,0 +1,141 @@
+//! The keeper of memory and disk: ten times a second it measures, moves tails to hot segments,
+//! drops hot copies that are in the bucket, and says what is at its bound.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use levee_hot_log::lane::LaneState;
+use levee_proto::ids::TopicId;
+
+use crate::limits::Pressure;
+use crate::node::{Lanes, Node};
+use crate::partition::Partition;
+
+const EVERY: Duration = Duration::from_millis(100);
+/// Bytes of one write to a hot segment.
+const MOVE_BYTES: usize = 4 << 20;
+/// Free space is asked for every so many rounds.
+const DISK_ROUNDS: u64 = 10;
+
+/// Runs until the session ends.
+pub async fn run(node: Arc<Node>) {
+    let mut round = 0;
+    let mut free = None;
+    while !node.is_ended() {
+        let partitions = node.all_partitions();
+        if round % DISK_ROUNDS == 0 {
+            free = node.host.disk().free_bytes(&node.config.data_dir).await.ok();
+            count(&node, &partitions);
+        }
+        move_tails(&node, &partitions).await;
+        make_room(&node, &partitions, free).await;
+        node.limits.set(pressure(&node, &partitions, free));
+        round += 1;
+        node.host.sleep(EVERY).await;
+    }
+}
+
+/// Largest tails first, until memory is at three quarters of its bound.
+async fn move_tails(node: &Node, partitions: &[Arc<Partition>]) {
+    let goal = node.config.tail_bytes / 4 * 3;
+    if node.tails.get() <= goal {
+        return;
+    }
+    let mut by_size: Vec<_> = partitions.iter().map(|p| (p.tail_bytes(), p)).collect();
+    by_size.sort_by_key(|(bytes, p)| (std::cmp::Reverse(*bytes), p.id));
+    for (bytes, partition) in by_size {
+        let mut left = bytes;
+        while left > 0 && node.tails.get() > goal {
+            match partition.flush_tail(MOVE_BYTES).await {
+                // What is not durable yet stays.
+                Ok(0) => break,
+                Ok(moved) => left = left.saturating_sub(moved),
+                Err(error) => {
+                    tracing::warn!(partition = %partition.id, %error, "tail stays in memory");
+                    break;
+                }
+            }
+        }
+        if node.tails.get() <= goal {
+            return;
+        }
+    }
+}
+
+/// Drops copies of what is in the bucket: by the topics' own settings, then as room is needed.
+async fn make_room(node: &Node, partitions: &[Arc<Partition>], free: Option<u64>) {
+    let mut total = 0;
+    for partition in partitions {
+        if let Some(bytes) = partition.config().local_retention_bytes {
+            while partition.hot_bytes() > bytes && partition.drop_oldest_hot().await > 0 {}
+        }
+        if let Some(age) = partition.config().local_retention_ms {
+            let before = node.host.wall_ms() - age.as_millis() as i64;
+            partition.drop_hot_before(before).await;
+        }
+        total += partition.hot_bytes();
+    }
+    let budget = node.config.hot_budget(free.unwrap_or(u64::MAX).saturating_add(total));
+    let short = free.is_some_and(|free| free < node.config.disk_reserve_bytes.saturating_mul(2));
+    if total <= budget && !short {
+        return;
+    }
+    let goal = if short { total / 2 } else { budget };
+    let mut by_size: Vec<_> = partitions.iter().map(|p| (p.hot_bytes(), p)).collect();
+    by_size.sort_by_key(|(bytes, p)| (std::cmp::Reverse(*bytes), p.id));
+    for (_, partition) in by_size {
+        while total > goal {
+            match partition.drop_oldest_hot().await {
+                0 => break,
+                freed => total = total.saturating_sub(freed),
+            }
+        }
+    }
+}
+
+fn pressure(node: &Node, partitions: &[Arc<Partition>], free: Option<u64>) -> Pressure {
+    let mut lags: BTreeMap<TopicId, u64> = BTreeMap::new();
+    let mut lagging = BTreeSet::new();
+    for partition in partitions {
+        let lag = lags.entry(partition.id.topic).or_default();
+        *lag += partition.lag().0;
+        if partition.config().upload_lag_max_bytes.is_some_and(|max| *lag > max) {
+            lagging.insert(partition.id.topic);
+        }
+    }
+    Pressure {
+        lagging,
+        tails_full: node.tails.get() > node.config.tail_bytes.saturating_mul(2),
+        disk_free: free.filter(|free| *free < node.config.disk_reserve_bytes),
+    }
+}
+
+/// Gauges that nobody else moves.
+fn count(node: &Node, partitions: &[Arc<Partition>]) {
+    let (mut hot, mut states) = (0, BTreeMap::new());
+    let mut lags: BTreeMap<&str, (u64, Duration)> = BTreeMap::new();
+    for partition in partitions {
+        hot += partition.hot_bytes();
+        *states.entry(partition.state()).or_insert(0u32) += 1;
+        let (bytes, age) = partition.lag();
+        let lag = lags.entry(&partition.topic).or_default();
+        *lag = (lag.0 + bytes, lag.1.max(age));
+    }
+    metrics::gauge!("levee_tail_bytes").set(node.tails.get() as f64);
+    metrics::gauge!("levee_hot_bytes").set(hot as f64);
+    for (topic, (bytes, age)) in lags {
+        let topic = topic.to_owned();
+        metrics::gauge!("levee_upload_lag_bytes", "topic" => topic.clone()).set(bytes as f64);
+        metrics::gauge!("levee_upload_lag_seconds", "topic" => topic).set(age.as_secs_f64());
+    }
+    for state in ["serving", "waiting", "handing_off", "ended"] {
+        let count = states.get(state).copied().unwrap_or(0);
+        metrics::gauge!("levee_partitions", "state" => state).set(f64::from(count));
+    }
+    for lane in node.lanes.all() {
+        let stalled = matches!(&*lane.state().borrow(), LaneState::Stalled(_));
+        let name = Lanes::name(lane.kind());
+        metrics::gauge!("levee_wal_stalled", "lane" => name).set(f64::from(u8::from(stalled)));
+    }
+}

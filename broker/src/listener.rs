@@ -1,0 +1,12 @@
+//! Listeners: how requests come in. gRPC over HTTP/2 now; other protocols stand beside it later.
+//!
+//! Owns: sockets, messages, streams. Does not own: what a request does.
+
+// Sockets are not part of the simulation: tokio is used directly.
+#![allow(clippy::disallowed_methods)]
+
+pub mod admin;
+pub mod append;
+pub mod grpc;
+pub mod log;
+pub mod read;

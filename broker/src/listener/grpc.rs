@@ -1,0 +1,96 @@
+//! The gRPC listener: services, bounds, graceful stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use levee_proto::grpc::DESCRIPTORS;
+use levee_proto::grpc::admin_server::AdminServer;
+use levee_proto::grpc::log_server::LogServer;
+use levee_proto::limits::BATCH_BYTES_MAX;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+use super::admin::AdminService;
+use super::log::LogService;
+use crate::node::Node;
+
+/// A batch with its envelope.
+const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX + (1 << 20);
+/// HTTP/2 windows: bytes of one stream and of one connection that may be under way.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
+const FRAME_BYTES: u32 = 1 << 20;
+const STREAMS_MAX: u32 = 1024;
+
+/// A running listener.
+pub struct GrpcServer {
+    addr: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+/// Binds first, so that a used port is found before anything is taken over.
+pub async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(listen).await
+}
+
+impl GrpcServer {
+    pub async fn start(listener: TcpListener, node: Arc<Node>) -> io::Result<Self> {
+        let addr = listener.local_addr()?;
+        let (stop, stopped) = oneshot::channel();
+        let log = LogServer::new(LogService::new(node.clone()))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let admin = AdminServer::new(AdminService::new(node));
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<LogServer<LogService>>().await;
+        health.set_serving::<AdminServer<AdminService>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(io::Error::other)?;
+        let server = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .add_service(log)
+            .add_service(admin)
+            .add_service(health_service)
+            .add_service(reflection);
+        // A listener given from outside must set this itself, or small answers wait 40 ms.
+        let incoming = TcpListenerStream::new(listener).map(|stream| {
+            let stream = stream?;
+            stream.set_nodelay(true)?;
+            io::Result::Ok(stream)
+        });
+        let until = async {
+            let _ = stopped.await;
+        };
+        let serving = tokio::spawn(server.serve_with_incoming_shutdown(incoming, until));
+        Ok(Self { addr, stop: Some(stop), serving })
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Takes no more connections, and waits up to `limit` for requests under way.
+    pub async fn shutdown(mut self, limit: Duration) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if tokio::time::timeout(limit, &mut self.serving).await.is_err() {
+            self.serving.abort();
+        }
+    }
+}

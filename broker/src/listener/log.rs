@@ -1,0 +1,104 @@
+//! The `Log` service.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use futures::stream;
+use levee_proto::grpc::list_offsets_request::At;
+use levee_proto::grpc::log_server::Log;
+use levee_proto::grpc::{
+    AppendRequest, AppendResponse, InitProducerRequest, InitProducerResponse, ListOffsetsRequest,
+    ListOffsetsResponse, ReadRequest, ReadResponse, ReadStreamRequest,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{append, read};
+use crate::error::Error;
+use crate::node::Node;
+
+/// See the module.
+pub struct LogService {
+    node: Arc<Node>,
+}
+
+impl LogService {
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Log for LogService {
+    type AppendStreamStream = Answers<AppendResponse>;
+    type ReadStreamStream = Answers<ReadResponse>;
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<AppendRequest>>,
+    ) -> Result<Response<Self::AppendStreamStream>, Status> {
+        let node = self.node.clone();
+        let placed = append::place_all(node.clone(), request.into_inner());
+        let answers = stream::unfold((node, placed), |(node, mut placed)| async move {
+            append::answer(&node, &mut placed).await.map(|answer| (answer, (node, placed)))
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn append(
+        &self,
+        request: Request<AppendRequest>,
+    ) -> Result<Response<AppendResponse>, Status> {
+        let request = request.into_inner();
+        let id = request.id;
+        let pending = append::place(&self.node, request).await?;
+        let appended = pending.done(&self.node).await?;
+        Ok(Response::new(append::response(id, Ok(appended))))
+    }
+
+    async fn read_stream(
+        &self,
+        request: Request<Streaming<ReadStreamRequest>>,
+    ) -> Result<Response<Self::ReadStreamStream>, Status> {
+        let (send, receive) = read::channel();
+        read::stream(self.node.clone(), request.into_inner(), send).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadResponse>, Status> {
+        Ok(Response::new(read::read(&self.node, request.get_ref()).await?))
+    }
+
+    async fn list_offsets(
+        &self,
+        request: Request<ListOffsetsRequest>,
+    ) -> Result<Response<ListOffsetsResponse>, Status> {
+        let request = request.into_inner();
+        let partition = self.node.partition(&request.topic, request.partition)?;
+        let ladder = partition.ladder();
+        let missing = || Error::invalid_argument("`at` must say which offset is asked for");
+        let (offset, timestamp_ms) = match request.at.ok_or_else(missing)? {
+            At::Start(_) => (Some(ladder.log_start()), -1),
+            At::End(_) => (Some(ladder.high_watermark()), -1),
+            At::TieredEnd(_) => (Some(ladder.tiered_end()), -1),
+            At::LocalStart(_) => (Some(ladder.local_start()), -1),
+            At::TimestampMs(asked) => match self.node.find_time(&partition, asked).await? {
+                Some((offset, timestamp)) => (Some(offset), timestamp),
+                None => (None, -1),
+            },
+        };
+        let leader_epoch = partition.status().leader_epoch;
+        Ok(Response::new(ListOffsetsResponse { offset, timestamp_ms, leader_epoch }))
+    }
+
+    async fn init_producer(
+        &self,
+        _request: Request<InitProducerRequest>,
+    ) -> Result<Response<InitProducerResponse>, Status> {
+        let producer_id = self.node.producer_id().await?;
+        Ok(Response::new(InitProducerResponse { producer_id, producer_epoch: 0 }))
+    }
+}

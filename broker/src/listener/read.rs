@@ -1,0 +1,182 @@
+//! Reads by gRPC: one answer, or a stream paid for by credits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use levee_proto::grpc::{Header, ReadRequest, ReadResponse, ReadStreamRequest, Record};
+use levee_proto::record::batch::check_run;
+use levee_proto::record::records::decode_records;
+use tokio::sync::{mpsc, watch};
+use tonic::{Status, Streaming};
+
+use crate::error::{Error, Result};
+use crate::fetch::{Fetch, Fetched};
+use crate::node::Node;
+use crate::partition::Partition;
+
+const DEFAULT_BYTES: usize = 1 << 20;
+/// Largest answer; one whole batch is sent even where it is larger.
+const BYTES_MAX: usize = 16 << 20;
+const WAIT_MAX: Duration = Duration::from_secs(300);
+const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(5);
+/// Answers of a stream that are made before the client takes them.
+const AHEAD: usize = 2;
+
+/// One read.
+pub(super) async fn read(node: &Node, request: &ReadRequest) -> Result<ReadResponse> {
+    let partition = node.partition(&request.topic, request.partition)?;
+    let wait = Duration::from_millis(request.max_wait_ms.into()).min(WAIT_MAX);
+    let min_bytes = request.min_bytes as usize;
+    let fetch = Fetch { offset: request.offset, max_bytes: size(request), min_bytes, wait };
+    let found = node.fetch(&partition, &fetch).await?;
+    response(found, request.decode, request.offset)
+}
+
+fn size(request: &ReadRequest) -> usize {
+    match request.max_bytes as usize {
+        0 => DEFAULT_BYTES,
+        bytes => bytes.min(BYTES_MAX),
+    }
+}
+
+fn response(found: Fetched, decode: bool, offset: u64) -> Result<ReadResponse> {
+    let mut response = ReadResponse {
+        next_offset: found.next_offset,
+        high_watermark: found.high_watermark,
+        log_start: found.log_start,
+        source: found.from.name().to_owned(),
+        ..Default::default()
+    };
+    match decode {
+        true => response.records = records(&found.batches, offset)?,
+        false => response.batches = found.batches,
+    }
+    Ok(response)
+}
+
+fn records(batches: &Bytes, offset: u64) -> Result<Vec<Record>> {
+    let mut out = Vec::new();
+    let mut bad = None;
+    let walked = check_run(batches, |at, header| {
+        let decoded = decode_records(&batches.slice(at..at + header.bytes as usize));
+        match decoded {
+            Ok(found) => out.extend(found.into_iter().filter(|r| r.offset >= offset).map(|r| {
+                Record {
+                    timestamp_ms: r.data.timestamp_ms,
+                    key: r.data.key,
+                    value: r.data.value,
+                    headers: r
+                        .data
+                        .headers
+                        .into_iter()
+                        .map(|(key, value)| Header { key, value })
+                        .collect(),
+                    offset: r.offset,
+                }
+            })),
+            Err(error) => bad = Some(error),
+        }
+        bad.is_none()
+    });
+    match (walked, bad) {
+        (Ok(_), None) => Ok(out),
+        (Err(error), _) | (_, Some(error)) => Err(Error::corrupt_data(error)),
+    }
+}
+
+type Answers = mpsc::Sender<std::result::Result<ReadResponse, Status>>;
+
+/// Serves a read stream until the client goes away, the read fails, or this broker stops.
+pub(super) async fn stream(
+    node: Arc<Node>,
+    mut requests: Streaming<ReadStreamRequest>,
+    answers: Answers,
+) -> std::result::Result<(), Status> {
+    let first = requests.message().await?;
+    let first = first.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
+    let missing = || Error::invalid_argument("the first message must name what to read (start)");
+    let start = first.start.ok_or_else(missing)?;
+    let partition = node.partition(&start.topic, start.partition)?;
+    let heartbeat = match first.heartbeat_ms {
+        0 => DEFAULT_HEARTBEAT,
+        ms => Duration::from_millis(ms.into()),
+    };
+    let (granted, credits) = watch::channel(first.credit_bytes);
+    tokio::spawn(async move {
+        while let Ok(Some(more)) = requests.message().await {
+            granted.send_modify(|total| *total = total.saturating_add(more.credit_bytes));
+        }
+    });
+    let reader = Reader { node, partition, start, heartbeat, credits, sent: 0 };
+    tokio::spawn(reader.run(answers));
+    Ok(())
+}
+
+struct Reader {
+    node: Arc<Node>,
+    partition: Arc<Partition>,
+    start: ReadRequest,
+    heartbeat: Duration,
+    credits: watch::Receiver<u64>,
+    sent: u64,
+}
+
+/// How many answers may wait for the client.
+pub(super) fn channel() -> (Answers, mpsc::Receiver<std::result::Result<ReadResponse, Status>>) {
+    mpsc::channel(AHEAD)
+}
+
+impl Reader {
+    async fn run(mut self, answers: Answers) {
+        let mut draining = self.node.draining();
+        let mut offset = self.start.offset;
+        loop {
+            let next = tokio::select! {
+                biased;
+                _ = draining.wait_for(|draining| *draining) => Err(Error::shutting_down()),
+                () = answers.closed() => return,
+                next = self.next(offset) => next,
+            };
+            let (answer, ends) = match next {
+                Ok(answer) => (answer, false),
+                Err(error) => {
+                    (ReadResponse { error: Some(error.to_detail()), ..Default::default() }, true)
+                }
+            };
+            offset = offset.max(answer.next_offset);
+            if answers.send(Ok(answer)).await.is_err() || ends {
+                return;
+            }
+        }
+    }
+
+    /// The next answer: records, or nothing after the heartbeat.
+    async fn next(&mut self, offset: u64) -> Result<ReadResponse> {
+        let credit = self.credit().await;
+        let wait = if credit == 0 { Duration::ZERO } else { self.heartbeat };
+        let max_bytes = size(&self.start).min(usize::try_from(credit).unwrap_or(usize::MAX));
+        if credit == 0 {
+            let ladder = self.partition.ladder();
+            return Ok(ReadResponse {
+                next_offset: offset,
+                high_watermark: ladder.high_watermark(),
+                log_start: ladder.log_start(),
+                ..Default::default()
+            });
+        }
+        let fetch = Fetch { offset, max_bytes, min_bytes: 1, wait };
+        let found = self.node.fetch(&self.partition, &fetch).await?;
+        self.sent += found.batches.len() as u64;
+        response(found, self.start.decode, offset)
+    }
+
+    /// Bytes that may be sent; 0 where the client grants none for a heartbeat.
+    async fn credit(&mut self) -> u64 {
+        let sent = self.sent;
+        let more = self.credits.wait_for(|granted| *granted > sent);
+        // A client that went away, or one that is slow, has granted what it has.
+        let _ = tokio::time::timeout(self.heartbeat, more).await;
+        self.credits.borrow().saturating_sub(sent)
+    }
+}

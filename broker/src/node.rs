@@ -1,0 +1,234 @@
+//! One broker process: its session, lanes and partitions, and everything that runs beside them.
+//!
+//! Owns: what the parts share, looking partitions up, and how a session ends. Does not own: the
+//! order of a start (`start`), what the MetaLog tells (`follow`), recovery (`recover`).
+
+pub mod identity;
+pub mod start;
+pub mod follow;
+pub mod recover;
+pub mod beat;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use levee_hot_log::LocalLane;
+use levee_hot_log::lane::{LaneState, Wal};
+use levee_hot_log::segment::HotSegments;
+use levee_proto::ids::{LaneId, PartitionId, SessionId, TopicId};
+use levee_proto::metalog::LaneKind;
+use levee_runtime::Host;
+use levee_tiering::metalog::MetaState;
+use levee_tiering::object_lane::ObjectLane;
+use levee_tiering::store::Store;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
+
+use crate::cluster::message::{Answer, ControllerClient, Request};
+use crate::cluster::view::View;
+use crate::config::{BrokerConfig, TopicConfig};
+use crate::error::{Error, Result};
+use crate::partition::{Partition, TailBytes};
+use crate::tiers::Tiers;
+use recover::{Known, Recovered};
+
+/// A metadata commit is one write to the bucket; this bounds a bucket that is away.
+const COMMIT_LIMIT: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub struct Node {
+    pub host: Host,
+    pub config: Arc<BrokerConfig>,
+    pub store: Store,
+    pub view: Arc<View>,
+    pub controller: ControllerClient,
+    pub session: SessionId,
+    pub lanes: Lanes,
+    pub tiers: Tiers,
+    pub tails: Arc<TailBytes>,
+    partitions: RwLock<BTreeMap<PartitionId, Arc<Partition>>>,
+    /// Lanes of older sessions that cannot be closed yet, and why.
+    waiting: Mutex<BTreeMap<LaneId, String>>,
+    /// What was found in lanes whose end is being committed, by lane and recovery attempt.
+    recovered: Mutex<BTreeMap<(LaneId, u64), Recovered>>,
+    /// What is known of partitions between the close of their lane and their next grant.
+    known: Mutex<Known>,
+    ended: watch::Sender<Option<String>>,
+    draining: watch::Sender<bool>,
+    /// The offload should look now.
+    pub(crate) offload_wanted: Notify,
+    /// One round of offload at a time.
+    pub(crate) offloading: tokio::sync::Mutex<()>,
+    pub(crate) limits: crate::limits::Limits,
+    /// Producer ids of this broker that are not given out yet.
+    pub(crate) producer_ids: tokio::sync::Mutex<std::ops::Range<u64>>,
+}
+
+/// The lanes of this session.
+pub struct Lanes {
+    pub object: Arc<ObjectLane>,
+    pub local: Arc<LocalLane>,
+}
+
+impl Lanes {
+    pub fn all(&self) -> [Arc<dyn Wal>; 2] {
+        [self.object.clone(), self.local.clone()]
+    }
+
+    pub fn get(&self, id: LaneId) -> Option<Arc<dyn Wal>> {
+        self.all().into_iter().find(|lane| lane.id() == id)
+    }
+
+    pub fn name(kind: LaneKind) -> &'static str {
+        match kind {
+            LaneKind::Object => "object",
+            LaneKind::Local => "local",
+        }
+    }
+
+    /// Lanes that take nothing now, and why.
+    pub fn stalled(&self) -> Vec<String> {
+        let state = |lane: Arc<dyn Wal>| match &*lane.state().borrow() {
+            LaneState::Stalled(why) => Some(format!("{}: {why}", Self::name(lane.kind()))),
+            _ => None,
+        };
+        self.all().into_iter().filter_map(state).collect()
+    }
+}
+
+impl Node {
+    /// Ends the session: nothing more is acknowledged, and the process should exit.
+    pub fn end(&self, why: &str) {
+        let first = self.ended.send_if_modified(|ended| match ended {
+            Some(_) => false,
+            None => {
+                *ended = Some(why.to_owned());
+                true
+            }
+        });
+        if !first {
+            return;
+        }
+        tracing::error!(session = %self.session, why, "the session ended");
+        let error = Error::session_ended(why).maybe_written();
+        for partition in self.all_partitions() {
+            partition.end(&error);
+        }
+    }
+
+    /// Becomes `Some` with the reason when the session has ended.
+    pub fn ended(&self) -> watch::Receiver<Option<String>> {
+        self.ended.subscribe()
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
+    /// From now on appends are refused; reads go on.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Becomes true when this broker begins to stop.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    /// Asks the controller and waits until this broker's own state shows the answer.
+    pub async fn commit(&self, request: Request) -> Result<Answer> {
+        self.commit_within(request, COMMIT_LIMIT).await
+    }
+
+    pub async fn commit_within(&self, request: Request, limit: Duration) -> Result<Answer> {
+        let (slot, answer) = self.controller.ask(request, limit).await?;
+        match self.view.reached(slot, limit).await {
+            true => Ok(answer),
+            false => Err(Error::timed_out("following the metadata", limit.as_millis() as u64)),
+        }
+    }
+
+    pub fn partition(&self, topic: &str, partition: u32) -> Result<Arc<Partition>> {
+        let id = {
+            let state = self.view.read();
+            let known = state.topic_named(topic).ok_or_else(|| Error::unknown_topic(topic))?;
+            if partition >= known.partitions {
+                return Err(Error::unknown_partition(topic, partition, known.partitions));
+            }
+            PartitionId { topic: known.id, partition }
+        };
+        self.partition_by_id(id).ok_or_else(|| Error::not_leader(topic, partition))
+    }
+
+    pub fn partition_by_id(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        self.partitions.read().get(&id).cloned()
+    }
+
+    pub fn all_partitions(&self) -> Vec<Arc<Partition>> {
+        self.partitions.read().values().cloned().collect()
+    }
+
+    pub fn partitions_of(&self, topic: TopicId) -> Vec<Arc<Partition>> {
+        let all = self.partitions.read();
+        all.values().filter(|p| p.id.topic == topic).cloned().collect()
+    }
+
+    /// The partition, made where it is not here yet.
+    pub(crate) fn partition_or_new(&self, id: PartitionId, state: &MetaState) -> Arc<Partition> {
+        if let Some(known) = self.partition_by_id(id) {
+            return known;
+        }
+        let name = state.topics.get(&id.topic).map_or_else(String::new, |t| t.name.clone());
+        let config = Arc::new(self.topic_config(state, id.topic));
+        let hot = HotSegments::new(
+            self.host.clone(),
+            self.hot_dir().join(format!("{}-{:05}", id.topic, id.partition)),
+            config.segment_bytes,
+        );
+        let host = self.host.clone();
+        let new = Partition::new(id, name, host, config, hot, self.tails.clone());
+        self.partitions.write().entry(id).or_insert(new).clone()
+    }
+
+    pub(crate) fn forget_partitions(&self, topic: TopicId) -> Vec<Arc<Partition>> {
+        let mut all = self.partitions.write();
+        let ids: Vec<_> = all.keys().filter(|id| id.topic == topic).copied().collect();
+        ids.iter().filter_map(|id| all.remove(id)).collect()
+    }
+
+    /// Settings of a topic as this broker holds them.
+    pub fn topic_config(&self, state: &MetaState, topic: TopicId) -> TopicConfig {
+        let empty = BTreeMap::new();
+        let set = state.topics.get(&topic).map_or(&empty, |t| &t.config);
+        let (config, refused) = TopicConfig::resolve_stored(set, &self.config);
+        for error in refused {
+            tracing::warn!(%topic, %error, "stored topic setting does not hold here");
+        }
+        config
+    }
+
+    pub fn hot_dir(&self) -> PathBuf {
+        self.config.data_dir.join(start::HOT_DIR)
+    }
+
+    pub fn wal_dir(&self) -> PathBuf {
+        self.config.data_dir.join(start::WAL_DIR)
+    }
+
+    /// Why a lane of an older session is not closed.
+    pub fn waits_for(&self, lane: LaneId) -> Option<String> {
+        self.waiting.lock().get(&lane).cloned()
+    }
+
+    /// Lanes that wait, for people.
+    pub fn waiting_lanes(&self) -> Vec<String> {
+        let waiting = self.waiting.lock();
+        waiting.iter().map(|(lane, why)| format!("lane {lane}: {why}")).collect()
+    }
+}

@@ -1,0 +1,47 @@
+//! What this session tells the controller twice a second.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use levee_hot_log::lane::Wal;
+use levee_proto::metalog::LaneSynced;
+
+use super::Node;
+use crate::cluster::message::{Beat, Request};
+use levee_proto::grpc::ErrorCode;
+
+const EVERY: Duration = Duration::from_millis(500);
+/// The controller answers a beat at once; this bounds one that hangs in the bucket.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Runs until the session ends.
+pub async fn run(node: Arc<Node>) {
+    while !node.is_ended() {
+        let answer = node.controller.ask(Request::Beat(beat(&node)), LIMIT).await;
+        match answer {
+            Err(error) if error.code == ErrorCode::SessionEnded => node.end(&error.message),
+            Err(error) => tracing::debug!(%error, "no answer to a beat"),
+            Ok(_) => {}
+        }
+        node.host.sleep(EVERY).await;
+    }
+}
+
+impl Node {
+    /// One beat at once, so that the newest trims are in the last slot of this session.
+    pub async fn tell_trims(&self) {
+        if let Err(error) = self.controller.ask(Request::Beat(beat(self)), LIMIT).await {
+            tracing::debug!(%error, "no answer to the last beat");
+        }
+    }
+}
+
+fn beat(node: &Node) -> Beat {
+    let local = &node.lanes.local;
+    Beat {
+        session: node.session,
+        synced: vec![LaneSynced { lane: local.id().lane, group_seq: local.durable_position() }],
+        upload_floor: node.tiers.numbers.floor(),
+        covered: node.lanes.all().iter().map(|lane| (lane.id(), lane.covered())).collect(),
+    }
+}

@@ -1,0 +1,336 @@
+//! Closing the lanes of sessions that ended: fence or read back, then take their partitions over.
+//!
+//! Owns: the one way by which records of an older session become part of the log again. Does not
+//! own: who is fenced (the controller), the proof of a lane's end (`fence`, `local::recovery`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use levee_hot_log::local::recovery::{self, ScanError};
+use levee_proto::ids::{LaneId, Nonce, PartitionId, Writer};
+use levee_proto::metalog::image::SessionState;
+use levee_proto::metalog::{LaneClosed, LaneKind, ObjectRef};
+use levee_proto::object::{Footer, Index, Level, RangeKind};
+use levee_proto::record::{BatchHeader, batch};
+use levee_proto::wal::GroupEntry;
+use levee_tiering::fence;
+use levee_tiering::upload::{Part, Pieces};
+
+use super::Node;
+use crate::cluster::message::{CloseLane, Request};
+use crate::partition::producers::Producers;
+
+/// Bytes gathered from a local lane before they become an object.
+const CHUNK_BYTES: usize = 64 << 20;
+/// The controller of this process always answers, or ends and takes the process with it.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How often lanes that wait are tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Ends and producer state of partitions, as recovery finds them.
+#[derive(Default)]
+pub struct Known {
+    partitions: BTreeMap<PartitionId, (u64, Producers)>,
+}
+
+impl Known {
+    fn entry(&mut self, node: &Node, id: PartitionId) -> &mut (u64, Producers) {
+        self.partitions.entry(id).or_insert_with(|| node.tiers.state(id))
+    }
+
+    fn fold(&mut self, node: &Node, id: PartitionId, header: &BatchHeader) {
+        let (end, producers) = self.entry(node, id);
+        if header.base_offset >= *end {
+            producers.appended(header);
+            *end = header.end_offset();
+        }
+    }
+}
+
+/// What one lane held. It counts from the slot of its LaneClosed on, and not before.
+pub struct Recovered {
+    known: Known,
+    objects: Vec<(ObjectRef, Footer)>,
+    slots: Vec<(u64, u64, Footer)>,
+}
+
+impl Node {
+    /// The lane is closed: what recovery found becomes readable, before the grants of the same slot.
+    pub(super) fn lane_closed(&self, closed: &LaneClosed) {
+        let Some(found) = self.recovered.lock().remove(&(closed.lane, closed.rid)) else { return };
+        for (object, footer) in &found.objects {
+            self.tiers.add_object(object, footer);
+            self.tiers.numbers.settle(object.seq);
+        }
+        for (slot, bytes, footer) in &found.slots {
+            self.tiers.add_slot(closed.lane, *slot, *bytes, footer);
+        }
+        self.known.lock().partitions.extend(found.known.partitions);
+    }
+
+    /// Producer state at the start of a grant: the end of all that is known, or above it where a
+    /// lost tail was given up (I15).
+    pub(super) fn producers_at(&self, id: PartitionId, start: u64) -> Producers {
+        let known = self.known.lock().partitions.remove(&id);
+        let (end, producers) = known.unwrap_or_else(|| self.tiers.state(id));
+        assert!(end <= start, "I15: producer state of {id} at {end}, start {start}");
+        producers
+    }
+}
+
+/// Why a lane stays open.
+enum Stays {
+    /// It can be closed later, when what it says is here.
+    Waits(String),
+    Failed(String),
+}
+
+impl<E: std::error::Error> From<E> for Stays {
+    fn from(error: E) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// One pass over all lanes of sessions that are being fenced; true where none is left.
+pub async fn pass(node: &Arc<Node>, store_id: Nonce) -> bool {
+    let lanes = open_lanes(node);
+    let mut all = true;
+    for (lane, kind, rid, disk) in lanes {
+        let done = match kind {
+            LaneKind::Object => object_lane(node, lane, rid).await,
+            LaneKind::Local => local_lane(node, lane, rid, disk, store_id).await,
+        };
+        match done {
+            Ok(()) => drop(node.waiting.lock().remove(&lane)),
+            Err(stays) => {
+                all = false;
+                let why = match stays {
+                    Stays::Waits(why) => why,
+                    Stays::Failed(why) => format!("recovery failed, it is tried again: {why}"),
+                };
+                node.wait_for_lane(lane, &why);
+            }
+        }
+    }
+    all
+}
+
+/// Tries again what waits, for as long as the session lives.
+pub async fn run(node: Arc<Node>, store_id: Nonce) {
+    while !node.is_ended() {
+        node.host.sleep(AGAIN).await;
+        pass(&node, store_id).await;
+    }
+}
+
+type Open = (LaneId, LaneKind, u64, Nonce);
+
+fn open_lanes(node: &Node) -> Vec<Open> {
+    let state = node.view.read();
+    let fencing = state.sessions.values().filter(|s| s.state == SessionState::Fencing);
+    fencing
+        .filter(|s| s.id != node.session)
+        .flat_map(|s| state.lanes_of(s.id).map(move |lane| (lane, s.rid, s.store_id)))
+        .filter(|(lane, _, _)| lane.end.is_none())
+        .map(|(lane, rid, disk)| (lane.id, lane.kind, rid, disk))
+        .collect()
+}
+
+fn trim_of(node: &Node, lane: LaneId) -> (u64, u64) {
+    node.view.read().lanes.get(&lane).map_or((0, 0), |l| (l.trim, l.synced))
+}
+
+impl Node {
+    fn wait_for_lane(self: &Arc<Self>, lane: LaneId, why: &str) {
+        let first = self.waiting.lock().insert(lane, why.to_owned()).is_none();
+        if first {
+            tracing::warn!(%lane, why, "partitions of this lane wait");
+        }
+        let state = self.view.read();
+        for found in state.partitions_on(lane) {
+            let deleted = state.topics.get(&found.id.topic).is_none_or(|t| t.deleted_ms.is_some());
+            if !deleted {
+                self.partition_or_new(found.id, &state).wait(why);
+            }
+        }
+    }
+
+    async fn close_lane(
+        self: &Arc<Self>,
+        (lane, rid): (LaneId, u64),
+        (trim, end): (u64, u64),
+        found: Recovered,
+    ) -> Result<(), Stays> {
+        let led: Vec<PartitionId> = self.view.read().partitions_on(lane).map(|p| p.id).collect();
+        let mut ends = BTreeMap::new();
+        for id in &led {
+            let known = found.known.partitions.get(id).map(|(end, _)| *end);
+            ends.insert(*id, known.unwrap_or_else(|| self.tiers.state(*id).0));
+        }
+        let objects = found.objects.iter().map(|(object, _)| object.clone()).collect();
+        self.recovered.lock().insert((lane, rid), found);
+        let close = CloseLane { session: self.session, lane, rid, trim, end, objects, ends };
+        // No other attempt may begin while this one can still be committed.
+        let committed = self.commit_within(Request::CloseLane(close), FOR_EVER).await;
+        if let Some(refused) = self.recovered.lock().remove(&(lane, rid)) {
+            refused.objects.iter().for_each(|(object, _)| self.tiers.numbers.settle(object.seq));
+        }
+        committed?;
+        tracing::info!(%lane, trim, end, partitions = led.len(), "lane of an older session closed");
+        Ok(())
+    }
+}
+
+async fn object_lane(node: &Arc<Node>, lane: LaneId, rid: u64) -> Result<(), Stays> {
+    let (trim, _) = trim_of(node, lane);
+    let term = node.view.read().term;
+    let writer = Writer::session(node.session);
+    let fenced = fence::fence(&node.store, &node.host, lane, trim, term, writer).await?;
+    let footers = node.tiers.slot_footers(lane, &fenced.slots).await?;
+    let mut known = Known::default();
+    for (slot, _, footer) in &footers {
+        check_slot(lane, *slot, footer).map_err(Stays::Failed)?;
+        for range in &footer.ranges {
+            if let Index::Full(batches) = &range.index {
+                batches.iter().for_each(|b| known.fold(node, range.partition, &b.header()));
+            }
+        }
+    }
+    let found = Recovered { known, objects: Vec::new(), slots: footers };
+    node.close_lane((lane, rid), (trim, fenced.end), found).await
+}
+
+fn check_slot(lane: LaneId, slot: u64, footer: &Footer) -> Result<(), String> {
+    match footer.level {
+        Level::L0 => Ok(()),
+        other => Err(format!("slot {slot} of lane {lane} holds a {other:?} object")),
+    }
+}
+
+async fn local_lane(
+    node: &Arc<Node>,
+    lane: LaneId,
+    rid: u64,
+    disk: Nonce,
+    store_id: Nonce,
+) -> Result<(), Stays> {
+    let (trim, synced) = trim_of(node, lane);
+    let used = node.view.read().partitions_on(lane).next().is_some();
+    if !used {
+        // No partition is led on it, so nothing of it can be missing.
+        let none = Recovered { known: Known::default(), objects: Vec::new(), slots: Vec::new() };
+        return node.close_lane((lane, rid), (trim, trim), none).await;
+    }
+    if disk != store_id {
+        let why = format!(
+            "its records are on another disk (store {disk}): start a broker on that data folder, \
+             or give up what it held with `levee topic accept-loss`"
+        );
+        return Err(Stays::Waits(why));
+    }
+    let (groups, mut received) = tokio::sync::mpsc::channel(4);
+    let wal_dir = node.wal_dir();
+    let host = node.host.clone();
+    let scan = node.host.spawn("wal-scan", async move {
+        recovery::scan(&host, &wal_dir, lane, trim, synced, groups).await
+    });
+    let mut copy = Copy::new(node);
+    while let Some((_, entries)) = received.recv().await {
+        for (entry, bytes) in entries {
+            copy.take(&entry, bytes)?;
+        }
+        if copy.bytes >= CHUNK_BYTES {
+            copy.upload().await?;
+        }
+    }
+    let found = match scan.await {
+        Some(Ok(found)) => found,
+        Some(Err(error @ (ScanError::Missing { .. } | ScanError::Corrupt { .. }))) => {
+            return Err(Stays::Waits(error.to_string()));
+        }
+        Some(Err(error)) => return Err(Stays::Failed(error.to_string())),
+        None => return Err(Stays::Failed("the scan was stopped".into())),
+    };
+    copy.upload().await?;
+    let Copy { known, objects, .. } = copy;
+    let recovered = Recovered { known, objects, slots: Vec::new() };
+    node.close_lane((lane, rid), (found.end, found.end), recovered).await?;
+    if let Err(error) = recovery::remove(&node.host, &node.wal_dir(), lane).await {
+        tracing::warn!(%lane, %error, "files of a closed lane stay");
+    }
+    Ok(())
+}
+
+/// Entries on their way from a local lane to the bucket.
+struct Copy<'a> {
+    node: &'a Arc<Node>,
+    known: Known,
+    chunk: BTreeMap<(PartitionId, u32), Run>,
+    bytes: usize,
+    objects: Vec<(ObjectRef, Footer)>,
+}
+
+/// Batches of one partition and epoch, without a gap.
+struct Run {
+    base: u64,
+    end: u64,
+    batches: Vec<Bytes>,
+}
+
+impl<'a> Copy<'a> {
+    fn new(node: &'a Arc<Node>) -> Self {
+        let (known, chunk) = (Known::default(), BTreeMap::new());
+        Self { node, known, chunk, bytes: 0, objects: Vec::new() }
+    }
+
+    /// Keeps what no committed reference covers and no operator gave up.
+    fn take(&mut self, entry: &GroupEntry, bytes: Bytes) -> Result<(), Stays> {
+        let (end, _) = *self.known.entry(self.node, entry.partition);
+        if entry.kind != RangeKind::Data || entry.end <= end || self.is_lost(entry) {
+            return Ok(());
+        }
+        let header = batch::check(&bytes)?;
+        self.known.fold(self.node, entry.partition, &header);
+        self.bytes += bytes.len();
+        let run = self.chunk.entry((entry.partition, entry.leader_epoch));
+        let run = run.or_insert(Run { base: entry.base, end: entry.base, batches: Vec::new() });
+        run.end = entry.end;
+        run.batches.push(bytes);
+        Ok(())
+    }
+
+    /// Given up, or of a topic that is gone.
+    fn is_lost(&self, entry: &GroupEntry) -> bool {
+        let state = self.node.view.read();
+        let Some(partition) = state.partitions.get(&entry.partition) else { return true };
+        partition.losses.iter().any(|lost| lost.from < entry.end && entry.base < lost.to)
+    }
+
+    async fn upload(&mut self) -> Result<(), Stays> {
+        self.bytes = 0;
+        let chunk = std::mem::take(&mut self.chunk);
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        let mut parts = Vec::new();
+        for ((partition, leader_epoch), run) in chunk {
+            let (end, producers) = self.known.entry(self.node, partition);
+            // Only the newest run of a partition ends where its producer state stands.
+            let producers = (run.end == *end).then(|| producers.snapshot());
+            parts.push(Part {
+                partition,
+                leader_epoch,
+                base: run.base,
+                end: run.end,
+                bytes: run.batches.iter().map(|b| b.len() as u64).sum(),
+                producers,
+                source: Box::new(Pieces::new(run.batches)),
+            });
+        }
+        let uploaded = self.node.tiers.upload(Level::L1, parts).await?;
+        self.objects.push(uploaded);
+        Ok(())
+    }
+}

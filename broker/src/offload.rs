@@ -1,0 +1,187 @@
+//! Offload: what is durable and local becomes tiered objects, in rounds.
+//!
+//! ```text
+//! cut (size | age | asked for) -> upload -> verify -> commit -> index -> release
+//! ```
+//! Owns: when and how the log is cut into objects. Does not own: a single upload (`levee-tiering`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use levee_proto::metalog::ObjectRef;
+use levee_proto::object::{Footer, Level};
+use levee_runtime::Backoff;
+use levee_tiering::upload::{Batches, Part, UploadError};
+
+use crate::cluster::message::Request;
+use crate::error::{Error, Result};
+use crate::node::Node;
+use crate::partition::Partition;
+use crate::partition::untiered::Cut;
+
+/// Bytes that an upload reads from a partition at once.
+const READ_BYTES: usize = 1 << 20;
+/// Objects uploaded side by side.
+const SIDE_BY_SIDE: usize = 3;
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Runs until the session ends. A failed round is tried again, for as long as it takes: until then
+/// the lag contract holds appends back.
+pub async fn run(node: Arc<Node>) {
+    let mut backoff = fresh();
+    while !node.is_ended() {
+        let _ = node.host.timeout(LOOK_EVERY, node.offload_wanted.notified()).await;
+        if !is_due(&node) {
+            continue;
+        }
+        match round(&node, &node.all_partitions()).await {
+            Ok(_) => backoff = fresh(),
+            Err(error) => {
+                tracing::warn!(%error, "offload failed, trying again");
+                backoff.wait(&node.host).await;
+            }
+        }
+    }
+}
+
+fn fresh() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(10))
+}
+
+fn is_due(node: &Node) -> bool {
+    let (mut bytes, mut oldest) = (0, Duration::ZERO);
+    for partition in node.all_partitions() {
+        let (lag, age) = partition.lag();
+        bytes += lag;
+        oldest = oldest.max(age);
+    }
+    bytes >= node.config.tier_bytes || oldest >= node.config.tier_interval
+}
+
+/// Uploads all that is durable now and not in the bucket. Returns the bytes.
+pub async fn flush(node: &Arc<Node>, partitions: &[Arc<Partition>]) -> Result<u64> {
+    let mut total = 0;
+    let targets: Vec<u64> = partitions.iter().map(|p| p.ladder().durable_end()).collect();
+    loop {
+        let behind: Vec<Arc<Partition>> = partitions
+            .iter()
+            .zip(&targets)
+            .filter(|(p, target)| p.ladder().tiered_end() < **target)
+            .map(|(p, _)| p.clone())
+            .collect();
+        if behind.is_empty() {
+            return Ok(total);
+        }
+        let moved = round(node, &behind).await?;
+        total += moved;
+        if moved == 0 {
+            // Another round has them under way.
+            node.host.sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// What goes into one object.
+struct Plan {
+    level: Level,
+    parts: Vec<(Arc<Partition>, u32, Cut)>,
+}
+
+/// One cut through all partitions, at most one object's worth of each.
+async fn round(node: &Arc<Node>, partitions: &[Arc<Partition>]) -> Result<u64> {
+    let _alone = node.offloading.lock().await;
+    let plans = plan(node, partitions);
+    let mut done = stream::iter(plans.into_iter().map(|plan| upload(node, plan)))
+        .buffer_unordered(SIDE_BY_SIDE);
+    let (mut moved, mut failed) = (0, None);
+    while let Some(uploaded) = done.next().await {
+        match uploaded {
+            Ok((object, footer, ends)) => match commit(node, object, footer, ends).await {
+                Ok(bytes) => moved += bytes,
+                Err(error) => failed = Some(error),
+            },
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        None => Ok(moved),
+        Some(error) => Err(error),
+    }
+}
+
+fn plan(node: &Node, partitions: &[Arc<Partition>]) -> Vec<Plan> {
+    let config = &node.config;
+    let (mut plans, mut shared, mut held) = (Vec::new(), Vec::new(), 0);
+    for partition in partitions {
+        let Some((epoch, cut)) = partition.cut(config.tier_object_bytes) else { continue };
+        if cut.bytes >= config.tier_l2_bytes {
+            plans.push(Plan { level: Level::L2, parts: vec![(partition.clone(), epoch, cut)] });
+            continue;
+        }
+        if held + cut.bytes > config.tier_object_bytes && !shared.is_empty() {
+            plans.push(Plan { level: Level::L1, parts: std::mem::take(&mut shared) });
+            held = 0;
+        }
+        held += cut.bytes;
+        shared.push((partition.clone(), epoch, cut));
+    }
+    if !shared.is_empty() {
+        plans.push(Plan { level: Level::L1, parts: shared });
+    }
+    plans
+}
+
+type Ends = Vec<(Arc<Partition>, u64)>;
+
+async fn upload(node: &Arc<Node>, plan: Plan) -> Result<(ObjectRef, Footer, Ends)> {
+    let ends = plan.parts.iter().map(|(partition, _, cut)| (partition.clone(), cut.end)).collect();
+    let parts = plan.parts.into_iter().map(|(partition, leader_epoch, cut)| Part {
+        partition: partition.id,
+        leader_epoch,
+        base: cut.base,
+        end: cut.end,
+        bytes: cut.bytes,
+        producers: Some(cut.producers),
+        source: Box::new(LocalBatches { partition }),
+    });
+    match node.tiers.upload(plan.level, parts.collect()).await {
+        Ok((object, footer)) => Ok((object, footer, ends)),
+        Err(UploadError::Store(error)) => Err(Error::store_unavailable(error)),
+        Err(error) => Err(Error::corrupt_data(error)),
+    }
+}
+
+/// From here the object is part of the log; only then the local copy is a cache (I10, I11).
+async fn commit(node: &Node, object: ObjectRef, footer: Footer, ends: Ends) -> Result<u64> {
+    let request = Request::Commit { session: node.session, objects: vec![object.clone()] };
+    let committed = node.commit(request).await;
+    if let Err(error) = &committed
+        && error.code == levee_proto::grpc::ErrorCode::TimedOut
+    {
+        // It may be committed later: its number stays open, and the next attempt uses another.
+        return Err(error.clone());
+    }
+    node.tiers.numbers.settle(object.seq);
+    committed?;
+    node.tiers.add_object(&object, &footer);
+    for (partition, end) in ends {
+        partition.tiered(end);
+    }
+    Ok(object.bytes)
+}
+
+/// A partition's local bytes, as an upload reads them.
+struct LocalBatches {
+    partition: Arc<Partition>,
+}
+
+#[async_trait]
+impl Batches for LocalBatches {
+    async fn next(&mut self, offset: u64) -> std::result::Result<Option<Bytes>, String> {
+        let read = self.partition.read_local(offset, READ_BYTES).await;
+        read.map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,263 @@
+//! Appending: check, assign, hand to the lane; and what the lane says later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use levee_hot_log::lane::{Entry, EntryOwner, LaneEnd, Payload, Refused, Reservation};
+use levee_proto::ids::LaneId;
+use levee_proto::record::{BatchHeader, StoredBatch, batch};
+use tokio::sync::oneshot;
+
+use super::acks::{Appended, Outcome};
+use super::producers::{Producers, Verdict};
+use super::stage::Serving;
+use super::untiered::Untiered;
+use super::{Inner, Partition};
+use crate::error::Error;
+
+/// An append that has its place; resolves when it is durable, or never will be.
+pub struct Ticket {
+    /// Where the batch stands, durable or not.
+    pub appended: Appended,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Ticket {
+    /// Waits for durability. The partition always answers; a closed channel means that it is gone.
+    pub async fn durable(self) -> Outcome {
+        self.outcome.await.unwrap_or_else(|_| Err(Error::session_ended("the partition is gone")))
+    }
+}
+
+impl Partition {
+    /// Appends one encoded batch. Returns once it has an offset; waits at most `limit` for room
+    /// in the lane or for a hand-off to end, and then nothing was written.
+    pub async fn append(self: &Arc<Self>, bytes: Bytes, limit: Duration) -> Result<Ticket, Error> {
+        let header = batch::check(&bytes)
+            .map_err(|error| Error::corrupt_batch(format!("{}: {error}", self.topic)))?;
+        self.check_size(&header)?;
+        let started = self.host.now();
+        loop {
+            let left = limit.saturating_sub(self.host.now().since(started));
+            let serving = self.wait_serving(left).await?;
+            let left = limit.saturating_sub(self.host.now().since(started));
+            let room = match self.host.timeout(left, serving.lane.reserve(bytes.len())).await {
+                Ok(Ok(room)) => room,
+                Ok(Err(Refused::Stalled(why))) => return Err(Error::stalled(why)),
+                Ok(Err(Refused::Ended(why))) => return Err(Error::session_ended(why)),
+                Err(_) => {
+                    return Err(Error::overloaded(format!("the WAL had no room for {limit:?}")));
+                }
+            };
+            // The grant may have changed while room was awaited.
+            if let Some(done) = self.assign(&bytes, header, &serving, room) {
+                return done;
+            }
+        }
+    }
+
+    fn check_size(&self, header: &BatchHeader) -> Result<(), Error> {
+        let max = self.config().max_message_bytes;
+        if u64::from(header.bytes) > max {
+            return Err(Error::batch_too_large(u64::from(header.bytes), max));
+        }
+        let empty = header.record_count == 0;
+        if empty || header.record_count != header.last_offset_delta + 1 || header.is_control() {
+            let why = format!(
+                "{} records with last offset delta {}, attributes {:#x}",
+                header.record_count, header.last_offset_delta, header.attributes
+            );
+            return Err(Error::invalid_argument(format!("batch for {}: {why}", self.topic)));
+        }
+        Ok(())
+    }
+
+    async fn wait_serving(&self, limit: Duration) -> Result<Serving, Error> {
+        let mut ends = self.ends.subscribe();
+        let serving = async {
+            loop {
+                {
+                    let inner = self.inner.lock();
+                    if let Some(serving) = inner.stage.serving() {
+                        return Ok(serving.clone());
+                    }
+                    if let Some(why) = inner.stage.ended() {
+                        return Err(why.clone());
+                    }
+                    if !inner.stage.is_handing_off() {
+                        let (_, why) = inner.stage.describe();
+                        return Err(Error::partition_unavailable(
+                            &self.topic,
+                            self.id.partition,
+                            &why,
+                        ));
+                    }
+                }
+                if ends.changed().await.is_err() {
+                    return Err(Error::session_ended("the partition is gone"));
+                }
+            }
+        };
+        match self.host.timeout(limit, serving).await {
+            Ok(serving) => serving,
+            Err(_) => Err(Error::partition_unavailable(&self.topic, self.id.partition, "it moves")),
+        }
+    }
+
+    /// Under the lock: judge, assign, remember, hand over. `None`: the grant changed, try again.
+    fn assign(
+        self: &Arc<Self>,
+        bytes: &Bytes,
+        header: BatchHeader,
+        expected: &Serving,
+        reservation: Reservation,
+    ) -> Option<Result<Ticket, Error>> {
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        let serving = inner.stage.serving()?;
+        if serving.leader_epoch != expected.leader_epoch {
+            return None;
+        }
+        match inner.producers.judge(&header) {
+            Verdict::New => {}
+            Verdict::Duplicate { base_offset, end_offset } => {
+                return Some(Ok(join(inner, base_offset, end_offset)));
+            }
+            refused => return Some(Err(refusal(&header, refused))),
+        }
+        let base = inner.ladder.log_end();
+        let epoch = serving.leader_epoch;
+        let stored = StoredBatch::stamp(bytes, header, base, epoch);
+        let end = stored.header.end_offset();
+        let entry = Entry {
+            partition: self.id,
+            leader_epoch: epoch,
+            base,
+            end,
+            payload: Payload::Batch(stored.clone()),
+            lazy_sync: self.config().lazy_sync(),
+            owner: self.clone(),
+            reservation,
+        };
+        // Nothing is remembered of a batch that the lane does not take.
+        if let Err(why) = serving.lane.append(entry) {
+            return Some(Err(Error::session_ended(why)));
+        }
+        inner.ladder.assign(end);
+        inner.producers.appended(&stored.header);
+        inner.untiered.push(stored.header, self.host.now());
+        self.tails.add(stored.len());
+        inner.tail.push(stored);
+        let appended = Appended {
+            base_offset: base,
+            end_offset: end,
+            leader_epoch: epoch,
+            log_start: inner.ladder.log_start(),
+            duplicate: false,
+        };
+        Some(Ok(Ticket { appended, outcome: inner.acks.wait(appended) }))
+    }
+
+    /// Starts serving a grant. `known`: producer state at its start, where this leader is new.
+    pub fn serve(&self, serving: Serving, log_start: u64, known: Option<Producers>) {
+        let mut inner = self.inner.lock();
+        if let Some(producers) = known {
+            // I15: snapshot and fold of all records up to the start.
+            inner.ladder = super::Ladder::new(log_start, serving.start);
+            inner.tail = super::Tail::new(serving.start);
+            inner.untiered = Untiered::new(producers.clone());
+            inner.producers = producers;
+        }
+        assert_eq!(inner.ladder.log_end(), serving.start, "I4: offsets tile across epochs");
+        inner.hand_off_durable = false;
+        inner.changed_class = inner.stage.class().is_some_and(|class| class != serving.class);
+        inner.stage.serve(serving);
+        self.announce(&inner);
+    }
+
+    /// Says why the partition cannot be served yet.
+    pub fn wait(&self, why: &str) {
+        let mut inner = self.inner.lock();
+        inner.stage.wait(why);
+        self.announce(&inner);
+    }
+
+    /// Appends the last entry of this epoch to its lane; false where nothing is served.
+    pub fn hand_off(self: &Arc<Self>) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(serving) = inner.stage.hand_off() else { return false };
+        let mut snapshot = BytesMut::new();
+        inner.producers.snapshot().encode(&mut snapshot);
+        let end = inner.ladder.log_end();
+        // An ended lane ends the session; there is nobody left to hand off to.
+        let _ = serving.lane.append(Entry {
+            partition: self.id,
+            leader_epoch: serving.leader_epoch,
+            base: end,
+            end,
+            payload: Payload::HandOff(snapshot.freeze()),
+            lazy_sync: false,
+            owner: self.clone(),
+            reservation: Reservation::none(),
+        });
+        self.announce(&inner);
+        true
+    }
+
+    /// The epoch whose hand-off is durable and where it ended, until the next grant.
+    pub fn handed_off(&self) -> Option<(u32, u64)> {
+        let inner = self.inner.lock();
+        let done = inner.stage.is_handing_off()
+            && inner.hand_off_durable
+            && inner.ladder.durable_end() == inner.ladder.log_end();
+        done.then(|| (inner.stage.leader_epoch(), inner.ladder.log_end()))
+    }
+}
+
+fn refusal(header: &BatchHeader, verdict: Verdict) -> Error {
+    let producer = header.producer_id;
+    match verdict {
+        Verdict::OutOfOrder { expected, got } => {
+            Error::out_of_order_sequence(producer, expected, got)
+        }
+        Verdict::ForgottenDuplicate { got } => Error::duplicate_sequence(producer, got),
+        Verdict::Fenced { epoch, got } => Error::producer_fenced(producer, epoch, got),
+        Verdict::New | Verdict::Duplicate { .. } => unreachable!("{verdict:?} is not a refusal"),
+    }
+}
+
+/// A duplicate of a batch that is pending gets the original's outcome; of a durable one, its place.
+fn join(inner: &mut Inner, base_offset: u64, end_offset: u64) -> Ticket {
+    let appended = Appended {
+        base_offset,
+        end_offset,
+        leader_epoch: inner.stage.leader_epoch(),
+        log_start: inner.ladder.log_start(),
+        duplicate: true,
+    };
+    let outcome = inner.acks.wait(appended);
+    inner.acks.release(inner.ladder.durable_end(), inner.ladder.log_start());
+    Ticket { appended, outcome }
+}
+
+impl EntryOwner for Partition {
+    fn durable(&self, _lane: LaneId, _position: u64, end: u64, hand_off: bool) {
+        let mut inner = self.inner.lock();
+        inner.ladder.durable(end);
+        inner.hand_off_durable |= hand_off;
+        let log_start = inner.ladder.log_start();
+        inner.acks.release(end, log_start);
+        self.announce(&inner);
+    }
+
+    fn failed(&self, lane: LaneId, _end: u64, why: &LaneEnd) {
+        self.end(&Error::session_ended(format!("lane {lane} {why}")).maybe_written());
+    }
+
+    fn is_covered(&self, _leader_epoch: u32, end: u64, hand_off: bool) -> bool {
+        let inner = self.inner.lock();
+        // A hand-off is covered once the next grant is in use.
+        inner.ladder.tiered_end() >= end && !(hand_off && inner.stage.is_handing_off())
+    }
+}

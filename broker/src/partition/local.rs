@@ -1,0 +1,158 @@
+//! What a partition has in memory and on this disk: reading it, and moving tail to hot segments.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use levee_hot_log::segment::SegmentError;
+use levee_proto::record::StoredBatch;
+
+use super::Partition;
+
+/// Where an offset stands. The caller makes one call per arm.
+pub enum Local {
+    /// In memory: whole batches.
+    Tail(Vec<StoredBatch>),
+    /// In a hot segment: read it with [`Partition::read_hot`].
+    Hot,
+    /// Only in the bucket.
+    Remote,
+    /// At the high watermark: nothing yet.
+    AtEnd,
+    /// Outside `log_start..=high_watermark`.
+    OutOfRange { log_start: u64, high_watermark: u64 },
+}
+
+impl Partition {
+    /// Finds `offset`; readers see only what is below the high watermark (I9).
+    pub fn locate(&self, offset: u64, max_bytes: usize) -> Local {
+        let inner = self.inner.lock();
+        let (log_start, high_watermark) = (inner.ladder.log_start(), inner.ladder.high_watermark());
+        if offset < log_start || offset > high_watermark {
+            return Local::OutOfRange { log_start, high_watermark };
+        }
+        if offset == high_watermark {
+            return Local::AtEnd;
+        }
+        if offset >= inner.tail.start() {
+            return Local::Tail(inner.tail.read(offset, max_bytes, high_watermark));
+        }
+        match self.hot.start() {
+            Some(start) if offset >= start => Local::Hot,
+            _ => Local::Remote,
+        }
+    }
+
+    /// Whole checked batches from a hot segment, the first one holding `offset`.
+    pub async fn read_hot(&self, offset: u64, max_bytes: usize) -> Result<Bytes, SegmentError> {
+        self.hot.read(offset, max_bytes).await
+    }
+
+    /// Local bytes from `offset` on, wherever they are; for uploads. Nothing where they are gone.
+    pub async fn read_local(
+        &self,
+        offset: u64,
+        max_bytes: usize,
+    ) -> Result<Option<Bytes>, SegmentError> {
+        match self.locate(offset, max_bytes) {
+            Local::Tail(batches) => Ok(Some(join(&batches))),
+            Local::Hot => self.read_hot(offset, max_bytes).await.map(Some),
+            Local::Remote | Local::AtEnd | Local::OutOfRange { .. } => Ok(None),
+        }
+    }
+
+    /// Moves durable batches from memory to a hot segment, up to `max_bytes`. Returns the bytes
+    /// moved. A failure leaves them in memory.
+    pub async fn flush_tail(self: &Arc<Self>, max_bytes: usize) -> Result<usize, SegmentError> {
+        if self.flushing.swap(true, Ordering::AcqRel) {
+            return Ok(0);
+        }
+        let moved = self.flush_tail_alone(max_bytes).await;
+        self.flushing.store(false, Ordering::Release);
+        moved
+    }
+
+    async fn flush_tail_alone(&self, max_bytes: usize) -> Result<usize, SegmentError> {
+        let batches = {
+            let inner = self.inner.lock();
+            inner.tail.oldest(max_bytes, inner.ladder.durable_end())
+        };
+        let Some(last) = batches.last() else { return Ok(0) };
+        let end = last.header.end_offset();
+        self.hot.append(&batches).await?;
+        let freed = self.inner.lock().tail.drop_below(end);
+        self.tails.sub(freed);
+        Ok(freed)
+    }
+
+    pub fn tail_bytes(&self) -> usize {
+        self.inner.lock().tail.bytes()
+    }
+
+    pub fn hot_bytes(&self) -> u64 {
+        self.hot.bytes()
+    }
+
+    /// Drops local copies of what is covered, up to `to`; whole segments, and the tail where it is
+    /// covered as well and `tail_too`. Returns the bytes freed.
+    pub async fn drop_local(&self, to: u64, tail_too: bool) -> u64 {
+        let (to, freed) = {
+            let mut inner = self.inner.lock();
+            let to = to.min(inner.ladder.tiered_end());
+            let freed = if tail_too { inner.tail.drop_below(to) } else { 0 };
+            (to, freed)
+        };
+        self.tails.sub(freed);
+        let dropped = self.hot.drop_below(to).await;
+        let mut inner = self.inner.lock();
+        let start = self.hot.start().unwrap_or(inner.tail.start()).min(inner.ladder.tiered_end());
+        inner.ladder.dropped_local(start);
+        dropped + freed as u64
+    }
+}
+
+impl Partition {
+    /// Drops the oldest hot segment, if all of it is in the bucket. Returns the bytes freed.
+    pub async fn drop_oldest_hot(&self) -> u64 {
+        match self.hot.oldest() {
+            Some((end, _)) if end <= self.ladder().tiered_end() => {
+                self.drop_local(end, false).await
+            }
+            _ => 0,
+        }
+    }
+
+    /// Drops hot segments whose records are all older than `before_ms` and in the bucket.
+    pub async fn drop_hot_before(&self, before_ms: i64) {
+        while let Some((_, newest)) = self.hot.oldest() {
+            if newest >= before_ms || self.drop_oldest_hot().await == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Offset of the first local block that may hold a record at or after `timestamp`; the high
+    /// watermark where all is older.
+    pub fn find_time(&self, timestamp: i64) -> u64 {
+        if let Some(offset) = self.hot.find_time(timestamp) {
+            return offset;
+        }
+        let inner = self.inner.lock();
+        let batch = inner.tail.find_time(timestamp);
+        batch.map_or(inner.ladder.high_watermark(), |b| b.header.base_offset)
+    }
+
+    /// The topic is deleted: nothing of it is served from here any more.
+    pub async fn drop_all(&self) {
+        let freed = self.inner.lock().tail.drop_below(u64::MAX);
+        self.tails.sub(freed);
+        self.hot.clear().await;
+    }
+}
+
+/// Batches one after the other.
+pub fn join(batches: &[StoredBatch]) -> Bytes {
+    let mut out = BytesMut::with_capacity(batches.iter().map(StoredBatch::len).sum());
+    batches.iter().for_each(|batch| batch.write_to(&mut out));
+    out.freeze()
+}

@@ -1,0 +1,71 @@
+//! The newest batches of a partition, in memory.
+
+use std::collections::VecDeque;
+
+use levee_proto::record::StoredBatch;
+
+/// Contiguous batches `start..end`; what is behind `start` is in hot segments or the bucket.
+#[derive(Default)]
+pub struct Tail {
+    batches: VecDeque<StoredBatch>,
+    bytes: usize,
+    start: u64,
+}
+
+impl Tail {
+    pub fn new(start: u64) -> Self {
+        Self { start, ..Self::default() }
+    }
+
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn push(&mut self, batch: StoredBatch) {
+        self.bytes += batch.len();
+        self.batches.push_back(batch);
+    }
+
+    /// Whole batches from the one that holds `offset` on, up to `max_bytes` (at least one) and
+    /// not past `end`.
+    pub fn read(&self, offset: u64, max_bytes: usize, end: u64) -> Vec<StoredBatch> {
+        let from = self.batches.partition_point(|b| b.header.end_offset() <= offset);
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        for batch in self.batches.range(from..) {
+            bytes += batch.len();
+            let full = !out.is_empty() && bytes > max_bytes;
+            if full || batch.header.end_offset() > end {
+                break;
+            }
+            out.push(batch.clone());
+        }
+        out
+    }
+
+    /// Batches below `end`, oldest first, up to `max_bytes` (at least one).
+    pub fn oldest(&self, max_bytes: usize, end: u64) -> Vec<StoredBatch> {
+        self.read(self.start, max_bytes, end)
+    }
+
+    /// Drops batches below `to`, which must be a batch border.
+    pub fn drop_below(&mut self, to: u64) -> usize {
+        let before = self.bytes;
+        while self.batches.front().is_some_and(|b| b.header.end_offset() <= to) {
+            if let Some(batch) = self.batches.pop_front() {
+                self.bytes -= batch.len();
+            }
+        }
+        self.start = self.start.max(to);
+        before - self.bytes
+    }
+
+    /// First batch with a record at or after `timestamp`.
+    pub fn find_time(&self, timestamp: i64) -> Option<&StoredBatch> {
+        self.batches.iter().find(|b| b.header.max_timestamp >= timestamp)
+    }
+}

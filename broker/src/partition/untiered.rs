@@ -1,0 +1,82 @@
+//! What the bucket does not have yet, batch by batch: sizes for a cut, age for the lag, and
+//! producer state at any border.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use levee_proto::object::ProducerSnapshot;
+use levee_proto::record::BatchHeader;
+use levee_runtime::Mono;
+
+use super::producers::Producers;
+
+/// Batches from `tiered_end` on, oldest first.
+pub struct Untiered {
+    batches: VecDeque<(BatchHeader, Mono)>,
+    bytes: u64,
+    /// Producer state at `tiered_end`.
+    producers: Producers,
+}
+
+/// A part of a partition that goes into one object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cut {
+    pub base: u64,
+    pub end: u64,
+    pub bytes: u64,
+    /// State at `end`.
+    pub producers: ProducerSnapshot,
+}
+
+impl Untiered {
+    pub fn new(producers: Producers) -> Self {
+        Self { batches: VecDeque::new(), bytes: 0, producers }
+    }
+
+    pub fn push(&mut self, header: BatchHeader, now: Mono) {
+        self.bytes += u64::from(header.bytes);
+        self.batches.push_back((header, now));
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How long the oldest batch has been waiting.
+    pub fn age(&self, now: Mono) -> Duration {
+        self.batches.front().map_or(Duration::ZERO, |(_, since)| now.since(*since))
+    }
+
+    /// The oldest batches of one leader epoch below `durable_end`, up to `max_bytes` (at least one).
+    pub fn cut(&self, max_bytes: u64, durable_end: u64) -> Option<(u32, Cut)> {
+        let (first, _) = self.batches.front()?;
+        let epoch = first.leader_epoch;
+        let mut producers = self.producers.clone();
+        let (mut end, mut bytes) = (first.base_offset, 0);
+        for (header, _) in &self.batches {
+            let len = u64::from(header.bytes);
+            let full = bytes > 0 && bytes + len > max_bytes;
+            let other = header.leader_epoch != epoch;
+            if full || other || header.end_offset() > durable_end {
+                break;
+            }
+            bytes += len;
+            end = header.end_offset();
+            producers.appended(header);
+        }
+        let base = first.base_offset;
+        (bytes > 0).then(|| (epoch, Cut { base, end, bytes, producers: producers.snapshot() }))
+    }
+
+    /// Everything below `tiered_end` is covered.
+    pub fn release(&mut self, tiered_end: u64) {
+        while let Some((header, _)) = self.batches.front() {
+            if header.end_offset() > tiered_end {
+                return;
+            }
+            self.producers.appended(header);
+            self.bytes -= u64::from(header.bytes);
+            self.batches.pop_front();
+        }
+    }
+}

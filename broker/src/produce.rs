@@ -1,0 +1,103 @@
+//! Produce: from an encoded batch to its ack.
+//!
+//! Owns: admission, the deadline, and counting. Does not own: offsets and acks (the partition).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use levee_runtime::Mono;
+
+use crate::error::{Error, Result};
+use crate::node::Node;
+use crate::partition::{Appended, Ticket};
+
+/// When an append is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acks {
+    /// When it is durable as the topic's class says.
+    All,
+    /// When it has an offset.
+    Leader,
+}
+
+/// An append that has its place.
+pub struct Pending {
+    ticket: Ticket,
+    acks: Acks,
+    started: Mono,
+    limit: Duration,
+    bytes: u64,
+    records: u64,
+}
+
+impl Node {
+    /// Gives a batch its place. Appends of one caller to one partition keep the order of these
+    /// calls; `Pending::done` waits for the ack.
+    pub async fn append(
+        &self,
+        topic: &str,
+        partition: u32,
+        batch: Bytes,
+        acks: Acks,
+        limit: Duration,
+    ) -> Result<Pending> {
+        let placed = self.place(topic, partition, batch, acks, limit).await;
+        if let Err(error) = &placed {
+            count(error.code.as_str_name());
+        }
+        placed
+    }
+
+    async fn place(
+        &self,
+        topic: &str,
+        partition: u32,
+        batch: Bytes,
+        acks: Acks,
+        limit: Duration,
+    ) -> Result<Pending> {
+        let started = self.host.now();
+        if self.is_draining() {
+            return Err(Error::shutting_down());
+        }
+        let led = self.partition(topic, partition)?;
+        let settings = led.config();
+        self.limits
+            .admit(&self.host, &self.config, (topic, led.id.topic), &settings, limit)
+            .await?;
+        let bytes = batch.len() as u64;
+        let left = limit.saturating_sub(self.host.now().since(started));
+        let ticket = led.append(batch, left).await?;
+        let records = ticket.appended.end_offset - ticket.appended.base_offset;
+        Ok(Pending { ticket, acks, started, limit, bytes, records })
+    }
+}
+
+impl Pending {
+    /// Waits for the ack, until the deadline of the append.
+    pub async fn done(self, node: &Node) -> Result<Appended> {
+        let left = self.limit.saturating_sub(node.host.now().since(self.started));
+        let outcome = match self.acks {
+            Acks::Leader => Ok(self.ticket.appended),
+            Acks::All => match node.host.timeout(left, self.ticket.durable()).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Error::timed_out_append(self.limit.as_millis() as u64)),
+            },
+        };
+        match &outcome {
+            Ok(appended) => {
+                count(if appended.duplicate { "duplicate" } else { "ok" });
+                metrics::counter!("levee_append_records_total").increment(self.records);
+                metrics::counter!("levee_append_bytes_total").increment(self.bytes);
+                let took = node.host.now().since(self.started).as_secs_f64();
+                metrics::histogram!("levee_append_seconds").record(took);
+            }
+            Err(error) => count(error.code.as_str_name()),
+        }
+        outcome
+    }
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("levee_append_requests_total", "outcome" => outcome).increment(1);
+}
