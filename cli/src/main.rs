@@ -8,6 +8,7 @@
 
 mod broker;
 mod config;
+mod demo;
 mod dev;
 mod error;
 mod logging;
@@ -30,6 +31,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Load, offload, read back, crash and prove: with real data, in about a minute.
+    Demo(demo::Args),
     /// Run a broker on this machine with defaults of a desk: bucket in a folder, class `local`.
     Dev(dev::Args),
     /// Run a broker in production: the bucket must be named.
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), CliError> {
     match command {
+        Command::Demo(args) => demo::run(args).await,
         Command::Dev(args) => dev::run(args).await,
         Command::Broker(args) => broker::run(args).await,
         Command::Config(args) => config::run(args),

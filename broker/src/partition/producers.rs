@@ -2,7 +2,8 @@
 //!
 //! Owns: telling a new batch from a duplicate, from one out of order and from a fenced producer's.
 //! Rebuilt in recovery by folding the same batches in the same order.
-//! Source: KIP-98 (idempotent producer), KIP-360 (unknown producer), Kafka keeps 5 batches.
+//! Source: KIP-98 (idempotent producer; Kafka keeps 5 batches). Stricter than KIP-360, which lets an
+//! unknown producer begin anywhere: that would let its second batch overtake its first.
 
 use std::collections::BTreeMap;
 
@@ -55,8 +56,11 @@ impl Producers {
             return Verdict::New;
         }
         let Some(known) = self.by_id.get(&batch.producer_id) else {
-            // KIP-360: a producer nobody remembers may go on wherever it is.
-            return Verdict::New;
+            // Its first batch here. A later one may not pass: the first may still be on its way.
+            return match batch.base_sequence {
+                0 => Verdict::New,
+                got => Verdict::OutOfOrder { expected: 0, got },
+            };
         };
         let (epoch, got) = (known.producer_epoch, batch.producer_epoch);
         if got < epoch {
@@ -177,6 +181,12 @@ mod tests {
         let mut producers = Producers::default();
         producers.appended(&batch(0, i32::MAX - 1, 2, 0));
         assert_eq!(producers.judge(&batch(0, 0, 1, 2)), Verdict::New);
+    }
+
+    #[test]
+    fn the_second_batch_of_a_producer_cannot_overtake_the_first() {
+        let second = Verdict::OutOfOrder { expected: 0, got: 10 };
+        assert_eq!(Producers::default().judge(&batch(0, 10, 10, 0)), second);
     }
 
     #[test]

@@ -1,1 +1,36 @@
-//! The Rust client. Not built yet.
+//! The Levee client: appending with batching, back-pressure, retries and idempotence; reading with
+//! credits and resumption; administration.
+//!
+//! Owns: the public protocol from a client's side. Does not own: anything of a broker.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), levee_client::Error> {
+//! use levee_client::{Client, Position, ProducerConfig, ReadConfig, RecordData};
+//!
+//! let client = Client::connect("http://127.0.0.1:9644").await?;
+//! let producer = client.producer(ProducerConfig::default()).await?;
+//! let record = RecordData { value: Some("hello".into()), ..RecordData::default() };
+//! let ticket = producer.send("events", Some(0), record).await?;
+//! println!("at offset {}", ticket.await?);
+//! let mut reader = client.read("events", 0, Position::Start, ReadConfig::default()).await?;
+//! let first = reader.next().await?;
+//! # Ok(()) }
+//! ```
+
+// A client runs on tokio itself: no simulated world here.
+#![allow(clippy::disallowed_methods)]
+
+mod backoff;
+mod connection;
+mod error;
+mod partitioner;
+mod producer;
+mod reader;
+
+pub use connection::Client;
+pub use error::Error;
+pub use levee_proto::grpc;
+pub use levee_proto::record::codecs::Compression;
+pub use levee_proto::record::records::{DecodedRecord, RecordData};
+pub use producer::{Producer, ProducerConfig, Ticket};
+pub use reader::{Batches, Position, ReadConfig, Reader};

@@ -1,0 +1,29 @@
+//! Waiting between tries: exponential with jitter, bounded.
+
+use std::time::Duration;
+
+use rand::RngExt;
+
+pub(crate) struct Backoff {
+    next: Duration,
+}
+
+const FIRST: Duration = Duration::from_millis(20);
+const MAX: Duration = Duration::from_secs(1);
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Self { next: FIRST }
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.next = FIRST;
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        let half = self.next / 2;
+        let jitter = rand::rng().random_range(0..=half.as_micros() as u64);
+        self.next = (self.next * 2).min(MAX);
+        tokio::time::sleep(half + Duration::from_micros(jitter)).await;
+    }
+}
