@@ -117,19 +117,13 @@ impl Node {
                     // The bucket may have a good copy (I17).
                     Err(error) if offset < ladder.tiered_end() => {
                         tracing::warn!(%error, "hot copy is damaged, reading the bucket");
-                        if let Some(found) = self.fetch_remote(partition, offset, max).await? {
-                            return Ok(answer(found.0, found.1, found.2));
-                        }
-                        last = Some(Error::corrupt_data(error));
+                        let (bytes, next, from) = self.fetch_remote(partition, offset, max).await?;
+                        return Ok(answer(bytes, next, from));
                     }
                     Err(error) => return Err(Error::corrupt_data(error)),
                 },
                 Local::Remote => match self.fetch_remote(partition, offset, max).await {
-                    Ok(Some((bytes, next, from))) => return Ok(answer(bytes, next, from)),
-                    // Offsets that were never used: go on behind them.
-                    Ok(None) => {
-                        return Ok(answer(Bytes::new(), ladder.local_start(), From::Nowhere));
-                    }
+                    Ok((bytes, next, from)) => return Ok(answer(bytes, next, from)),
                     Err(error) => last = Some(error),
                 },
             }
@@ -143,20 +137,39 @@ impl Node {
         partition: &Partition,
         offset: u64,
         max: usize,
-    ) -> Result<Option<(Bytes, u64, From)>> {
-        match self.tiers.reader.read(partition.id, offset, max).await {
-            Ok(Some(read)) => {
+    ) -> Result<(Bytes, u64, From)> {
+        let read = match self.tiers.reader.read(partition.id, offset, max).await {
+            Ok(read) => read,
+            Err(RemoteError::Store(error)) => return Err(Error::store_unavailable(error)),
+            Err(RemoteError::Footer(error)) => return Err(error.into()),
+            Err(error @ (RemoteError::Missing(_) | RemoteError::Corrupt { .. })) => {
+                return Err(Error::corrupt_data(error));
+            }
+        };
+        let first = read.as_ref().and_then(|read| BatchHeader::decode(&read.batches).ok());
+        let is_hole = first.is_none_or(|header| header.base_offset > offset);
+        match (read, self.given_up(partition.id, offset)) {
+            (Some(read), _) if !is_hole => {
                 let from = if read.cached { From::Cached } else { From::Remote };
                 let next = end_of(&read.batches).max(offset);
-                Ok(Some((read.batches, next, from)))
+                Ok((read.batches, next, from))
             }
-            Ok(None) => Ok(None),
-            Err(RemoteError::Store(error)) => Err(Error::store_unavailable(error)),
-            Err(RemoteError::Footer(error)) => Err(error.into()),
-            Err(error @ (RemoteError::Missing(_) | RemoteError::Corrupt { .. })) => {
-                Err(Error::corrupt_data(error))
+            // Go on behind what an operator gave up.
+            (_, Some(end)) => Ok((Bytes::new(), end, From::Nowhere)),
+            // Nothing else may ever be missing: say so rather than pass over it.
+            (_, None) => {
+                let (topic, number) = (&partition.topic, partition.id.partition);
+                let what = format!("no object holds offset {offset} of {topic:?} partition {number}");
+                Err(Error::corrupt_data(what))
             }
         }
+    }
+
+    /// End of the given up range that holds `offset`.
+    fn given_up(&self, id: levee_proto::ids::PartitionId, offset: u64) -> Option<u64> {
+        let state = self.view.read();
+        let losses = &state.partitions.get(&id)?.losses;
+        losses.iter().find(|lost| (lost.from..lost.to).contains(&offset)).map(|lost| lost.to)
     }
 }
 

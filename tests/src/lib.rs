@@ -1,1 +1,10 @@
-//! Test parts and end-to-end tests.
+//! Parts for tests: real processes, a real S3 server, loads with a memory of their acks.
+//!
+//! Never linked into the product.
+
+// Tests run in the real world.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+pub mod load;
+pub mod minio;
+pub mod process;

@@ -29,12 +29,15 @@ impl View {
     }
 
     pub fn apply(&self, (slot, crc): &Push) -> Result<(), FoldError> {
-        self.state.write().apply_slot(slot, *crc)?;
-        self.head.send_replace(slot.slot);
-        Ok(())
+        self.state.write().apply_slot(slot, *crc)
     }
 
-    /// Waits until slot `slot` is folded in; false after `limit`.
+    /// This broker has done all that slot `slot` asks of it.
+    pub fn settled(&self, slot: u64) {
+        self.head.send_replace(slot);
+    }
+
+    /// Waits until slot `slot` is folded in and settled; false after `limit`.
     pub async fn reached(&self, slot: u64, limit: Duration) -> bool {
         let mut head = self.head.subscribe();
         let reached = head.wait_for(|head| *head >= slot);

@@ -23,6 +23,7 @@ pub async fn run(node: Arc<Node>, mut pushes: mpsc::Receiver<Push>) {
         for record in &push.0.records {
             node.react(record);
         }
+        node.view.settled(push.0.slot);
         metrics::gauge!("levee_metalog_slot").set(push.0.slot as f64);
     }
 }

@@ -228,6 +228,7 @@ impl Opening<'_> {
             let push = pushes.recv().await;
             let push = push.ok_or_else(|| Error::session_ended("the controller stopped"))?;
             self.view.apply(&push).map_err(|error| Error::internal(error.to_string()))?;
+            self.view.settled(push.0.slot);
         }
         let config = self.config;
         let tiers = Tiers::open(self.host, store, config, session);

@@ -1,6 +1,6 @@
 //! Progress bars on a terminal, lines elsewhere, and the closing table.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use comfy_table::{Table, presets};
@@ -8,6 +8,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::ledger::Verdict;
 use crate::error::CliError;
+
+/// The show goes on where nobody reads it any more.
+fn out(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
 
 pub(super) fn megabytes(bytes: u64) -> u64 {
     bytes / 1_000_000
@@ -45,7 +50,7 @@ impl Show {
     }
 
     pub(super) fn say(&self, line: &str) {
-        println!("{line}");
+        out(line);
     }
 
     /// `bytes`: how much there is to do; 0 where nobody knows.
@@ -103,9 +108,10 @@ impl Show {
             verdict.changed,
         ];
         table.add_row(numbers.map(|number| number.to_string()));
-        println!("\n{acts}\n\n{table}");
+        out(&format!("\n{acts}\n\n{table}"));
         if verdict.refused > 0 {
-            println!("{} records were refused and are not counted as acked", verdict.refused);
+            let refused = verdict.refused;
+            out(&format!("{refused} records were refused and are not counted as acked"));
         }
     }
 }
@@ -127,7 +133,7 @@ impl Act {
         );
         match self.terminal {
             true => eprintln!("{line}"),
-            false => println!("{line}"),
+            false => out(&line),
         }
         self.done.lock().push(Done { name: self.name, about: self.about, bytes, took });
     }

@@ -1,0 +1,157 @@
+//! A broker as a process of its own: the built binary, started, stopped, killed and paused.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command as Plain, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// The `levee` binary of this checkout, built with the tests' own profile.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(given) = std::env::var_os("LEVEE_BIN") {
+            return given.into();
+        }
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+        let mut build = Plain::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--locked", "--package", "levee", "--manifest-path", manifest]);
+        assert!(build.status().expect("cargo runs").success(), "the levee binary builds");
+        // This test is in TARGET/PROFILE/deps.
+        let test = std::env::current_exe().expect("a test has a path");
+        let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+        profile.join("levee")
+    })
+}
+
+/// A broker process. Killed when dropped.
+pub struct Broker {
+    child: Child,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    pub grpc: String,
+    pub http: String,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// How a start ended without a broker.
+#[derive(Debug)]
+pub struct NotStarted {
+    pub code: Option<i32>,
+    pub log: String,
+}
+
+impl Broker {
+    /// `levee dev --data DIR` with more arguments, on free ports; waits until it serves.
+    pub async fn dev(data: &Path, more: &[&str]) -> Self {
+        match Self::try_dev(data, more).await {
+            Ok(broker) => broker,
+            Err(failed) => panic!("the broker did not start: {failed:?}"),
+        }
+    }
+
+    pub async fn try_dev(data: &Path, more: &[&str]) -> Result<Self, NotStarted> {
+        let mut args: Vec<String> = vec!["dev".into(), "--data".into(), data.display().to_string()];
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        Self::start(args, Vec::new(), "127.0.0.1:0").await
+    }
+
+    async fn start(
+        args: Vec<String>,
+        env: Vec<(String, String)>,
+        grpc: &str,
+    ) -> Result<Self, NotStarted> {
+        let mut command = Command::new(binary());
+        command.args(&args).args(["--grpc", grpc, "--http", "127.0.0.1:0"]).envs(env.clone());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().expect("the binary runs");
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let mut err = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let kept = log.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = err.next_line().await {
+                kept.lock().push(line);
+            }
+        });
+        let mut out = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let line = tokio::time::timeout(START_LIMIT, out.next_line()).await;
+        let Ok(Ok(Some(line))) = line else {
+            let ended = tokio::time::timeout(Duration::from_secs(5), child.wait()).await;
+            let code = ended.ok().and_then(Result::ok).and_then(|status| status.code());
+            // The log's last lines may still be on their way.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            return Err(NotStarted { code, log: log.lock().join("\n") });
+        };
+        assert!(line.starts_with("ready "), "the first line is the ready line: {line}");
+        let word = |name: &str| {
+            let found = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+            found.unwrap_or_else(|| panic!("{name} in {line}")).to_owned()
+        };
+        // Keeps the pipe open; nothing more is expected on it.
+        tokio::spawn(async move { while let Ok(Some(_)) = out.next_line().await {} });
+        Ok(Self { grpc: word("grpc="), http: word("http="), child, args, env, log })
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id().map_or(0, |id| id as i32)
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill9(&mut self) {
+        self.child.kill().await.expect("killed");
+    }
+
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        let sent = Plain::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(sent.expect("kill runs").success(), "signal {name} to {pid}");
+    }
+
+    /// The same broker again, at the same gRPC address.
+    pub async fn restart(&mut self) {
+        let (args, env, grpc) = (self.args.clone(), self.env.clone(), self.grpc.clone());
+        *self = match Self::start(args, env, &grpc).await {
+            Ok(broker) => broker,
+            Err(failed) => panic!("the broker did not start again: {failed:?}"),
+        };
+    }
+
+    /// SIGTERM; gives the exit code.
+    pub async fn terminate(&mut self) -> Option<i32> {
+        self.signal("TERM");
+        self.wait(Duration::from_secs(60)).await
+    }
+
+    /// Waits until the process ends by itself.
+    pub async fn wait(&mut self, limit: Duration) -> Option<i32> {
+        let ended = tokio::time::timeout(limit, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("ended within {limit:?}; log:\n{}", self.log()))
+            .expect("waited for")
+            .code()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().join("\n")
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of broker {} ---\n{}", self.pid(), self.log());
+        }
+    }
+}
