@@ -159,7 +159,8 @@ impl Node {
             // Nothing else may ever be missing: say so rather than pass over it.
             (_, None) => {
                 let (topic, number) = (&partition.topic, partition.id.partition);
-                let what = format!("no object holds offset {offset} of {topic:?} partition {number}");
+                let what =
+                    format!("no object holds offset {offset} of {topic:?} partition {number}");
                 Err(Error::corrupt_data(what))
             }
         }

@@ -77,6 +77,8 @@ pub struct Ends {
     pub high_watermark: u64,
     /// Grows with each change of stage.
     pub stage: u64,
+    /// The hand-off entry of the present epoch is durable.
+    pub handed_off: bool,
 }
 
 struct Inner {
@@ -88,7 +90,6 @@ struct Inner {
     acks: Acks,
     /// The hand-off entry of the present epoch is durable.
     hand_off_durable: bool,
-    changed_class: bool,
 }
 
 /// Where a partition stands, for people and metrics.
@@ -101,9 +102,6 @@ pub struct Status {
     pub lane: Option<LaneId>,
     /// Of the present grant.
     pub class: Option<DurabilityClass>,
-    pub start: u64,
-    /// This session served the partition with another class before.
-    pub changed_class: bool,
     pub lag_bytes: u64,
     pub lag_ms: u64,
     pub hot_bytes: u64,
@@ -132,7 +130,6 @@ impl Partition {
                 untiered: Untiered::new(Producers::default()),
                 acks: Acks::default(),
                 hand_off_durable: false,
-                changed_class: false,
             }),
             config: Mutex::new(config),
             ends: watch::Sender::new(Ends::default()),
@@ -169,8 +166,6 @@ impl Partition {
             leader_epoch: inner.stage.leader_epoch(),
             lane: inner.stage.lane(),
             class: inner.stage.class(),
-            start: inner.stage.start(),
-            changed_class: inner.changed_class,
             lag_bytes: inner.untiered.bytes(),
             lag_ms: inner.untiered.age(self.host.now()).as_millis() as u64,
             hot_bytes: self.hot.bytes() + inner.tail.bytes() as u64,
@@ -218,6 +213,7 @@ impl Partition {
                 log_start: inner.ladder.log_start(),
                 high_watermark: inner.ladder.high_watermark(),
                 stage: inner.stage.number(),
+                handed_off: inner.hand_off_durable,
             };
             std::mem::replace(old, new) != new
         });

@@ -20,7 +20,15 @@ pub fn binary() -> &'static Path {
         }
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
         let mut build = Plain::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "--package", "levee", "--manifest-path", manifest]);
+        build.args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--package",
+            "levee",
+            "--manifest-path",
+            manifest,
+        ]);
         assert!(build.status().expect("cargo runs").success(), "the levee binary builds");
         // This test is in TARGET/PROFILE/deps.
         let test = std::env::current_exe().expect("a test has a path");
@@ -138,7 +146,8 @@ impl Broker {
     /// Waits until the process ends by itself.
     pub async fn wait(&mut self, limit: Duration) -> Option<i32> {
         let ended = tokio::time::timeout(limit, self.child.wait()).await;
-        ended.unwrap_or_else(|_| panic!("ended within {limit:?}; log:\n{}", self.log()))
+        ended
+            .unwrap_or_else(|_| panic!("ended within {limit:?}; log:\n{}", self.log()))
             .expect("waited for")
             .code()
     }

@@ -19,11 +19,8 @@ fn kills() -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_passes() {
-    let done = tokio::process::Command::new(binary())
-        .args(["demo", "--mb", "30"])
-        .output()
-        .await
-        .unwrap();
+    let done =
+        tokio::process::Command::new(binary()).args(["demo", "--mb", "30"]).output().await.unwrap();
     let out = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{out}\n{}", String::from_utf8_lossy(&done.stderr));
     assert!(out.contains("records acked"), "{out}");

@@ -12,7 +12,6 @@ use levee_proto::grpc::{
     TierStatusResponse, TopicDescription,
 };
 use levee_proto::ids::PartitionId;
-use levee_proto::metalog::DurabilityClass;
 use levee_proto::metalog::image::Topic;
 use tonic::{Request, Response, Status};
 
@@ -72,7 +71,8 @@ impl AdminService {
         };
         let status = partition.status();
         let ladder = status.ladder;
-        let (class, pending) = classes(&status, wanted);
+        let class = status.class.unwrap_or(wanted);
+        let pending = (class != wanted).then_some(wanted);
         PartitionDescription {
             partition: id.partition,
             state: status.state.to_owned(),
@@ -99,23 +99,6 @@ impl AdminService {
         }
         let id = self.node.view.read().topic_named(topic).map(|t| t.id);
         Ok(self.node.partitions_of(id.ok_or_else(|| Error::unknown_topic(topic))?))
-    }
-}
-
-/// The class that every acknowledged record has, and the stronger one that is on its way.
-fn classes(
-    status: &crate::partition::Status,
-    wanted: DurabilityClass,
-) -> (DurabilityClass, Option<DurabilityClass>) {
-    let Some(class) = status.class else { return (wanted, None) };
-    // Records from before the grant are as durable as their lane was, until they are tiered.
-    let older = class == DurabilityClass::Object
-        && status.changed_class
-        && status.ladder.tiered_end() < status.start;
-    match (older, class == wanted) {
-        (true, _) => (DurabilityClass::Local, Some(DurabilityClass::Object)),
-        (false, true) => (class, None),
-        (false, false) => (class, Some(wanted)),
     }
 }
 

@@ -1,17 +1,24 @@
 //! Following the MetaLog: what a slot means for this broker.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use levee_proto::ids::{PartitionId, TopicId};
 use levee_proto::metalog::image::Leader;
 use levee_proto::metalog::{DurabilityClass, LaneKind, Record};
+use levee_runtime::Backoff;
 use tokio::sync::mpsc;
 
 use super::Node;
 use crate::cluster::controller::Push;
 use crate::cluster::decide::class_of;
+use crate::cluster::message::Request;
 use crate::error::Error;
-use crate::partition::Serving;
+use crate::offload;
+use crate::partition::{Partition, Serving};
+
+/// How long a change of class waits before it looks at the bucket again.
+const CLASS_AGAIN: Duration = Duration::from_secs(5);
 
 /// Folds each slot in and acts on it. Ends with the controller.
 pub async fn run(node: Arc<Node>, mut pushes: mpsc::Receiver<Push>) {
@@ -90,46 +97,64 @@ impl Node {
     /// A change of class is a hand-off to this same session, on the other lane.
     fn move_if_class_changed(self: &Arc<Self>, id: PartitionId) {
         let Some(partition) = self.partition_by_id(id) else { return };
-        let wanted = class_of(&self.view.read(), id.topic);
-        let lane = match wanted {
-            DurabilityClass::Local => self.lanes.local.clone() as Arc<dyn levee_hot_log::lane::Wal>,
-            _ => self.lanes.object.clone(),
-        };
-        let status = partition.status();
-        if status.state == "serving" && status.lane != Some(lane.id()) && partition.hand_off() {
+        if self.class_to_move_to(&partition).is_some() {
             let node = self.clone();
-            let name = "hand-off";
-            drop(self.host.spawn(name, async move { node.finish_hand_off(id).await }));
+            drop(
+                self.host.spawn("change-class", async move { node.change_class(partition).await }),
+            );
+        }
+    }
+
+    /// The class that is wanted, where it is another than the one in use.
+    fn class_to_move_to(&self, partition: &Partition) -> Option<DurabilityClass> {
+        let status = partition.status();
+        let wanted = match class_of(&self.view.read(), partition.id.topic) {
+            DurabilityClass::Local => DurabilityClass::Local,
+            DurabilityClass::Object | DurabilityClass::Replicated => DurabilityClass::Object,
+        };
+        (status.state == "serving" && status.class != Some(wanted)).then_some(wanted)
+    }
+
+    /// Hands the partition off to itself. To the stronger class only once everything older is in
+    /// the bucket: so every record of the partition is as durable as the class says, and what a
+    /// local lane holds alone is always the newest part of a partition.
+    async fn change_class(self: Arc<Self>, partition: Arc<Partition>) {
+        let Some(wanted) = self.class_to_move_to(&partition) else { return };
+        let stronger = wanted == DurabilityClass::Object;
+        let alone = [partition.clone()];
+        if stronger && let Err(error) = offload::flush(&self, &alone).await {
+            // Appends would wait for the bucket all the while: not before it answers.
+            tracing::warn!(partition = %partition.id, %error, "change of class waits for the bucket");
+            self.host.sleep(CLASS_AGAIN).await;
+            return self.move_if_class_changed(partition.id);
+        }
+        if partition.hand_off() {
+            self.finish_hand_off(&partition, stronger).await;
         }
     }
 
     /// Tells the controller until it granted the next epoch.
-    async fn finish_hand_off(self: Arc<Self>, partition: PartitionId) {
-        use crate::cluster::message::Request;
-        let Some(leaving) = self.partition_by_id(partition) else { return };
-        let session = self.session;
+    async fn finish_hand_off(self: &Arc<Self>, leaving: &Arc<Partition>, upload: bool) {
+        let (session, partition) = (self.session, leaving.id);
         let mut ends = leaving.ends();
-        let mut backoff = levee_runtime::Backoff::new(
-            std::time::Duration::from_millis(20),
-            std::time::Duration::from_secs(2),
-        );
-        while !self.is_ended() {
-            if leaving.status().state != "handing_off" {
-                return;
-            }
-            match leaving.handed_off() {
-                None => {
-                    if ends.changed().await.is_err() {
-                        return;
-                    }
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+        while !self.is_ended() && leaving.state() == "handing_off" {
+            let Some((leader_epoch, end)) = leaving.handed_off() else {
+                if ends.changed().await.is_err() {
+                    return;
                 }
-                Some((leader_epoch, end)) => {
-                    let done = Request::HandOffDone { session, partition, leader_epoch, end };
-                    if let Err(error) = self.commit(done).await {
-                        tracing::warn!(%partition, %error, "hand-off not committed, trying again");
-                        backoff.wait(&self.host).await;
-                    }
+                continue;
+            };
+            let done = Request::HandOffDone { session, partition, leader_epoch, end };
+            let committed = async {
+                if upload {
+                    offload::flush(self, std::slice::from_ref(leaving)).await?;
                 }
+                self.commit(done).await
+            };
+            if let Err(error) = committed.await {
+                tracing::warn!(%partition, %error, "hand-off not committed, trying again");
+                backoff.wait(&self.host).await;
             }
         }
     }

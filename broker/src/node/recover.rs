@@ -287,8 +287,8 @@ impl<'a> Copy<'a> {
 
     /// Keeps what no committed reference covers and no operator gave up.
     fn take(&mut self, entry: &GroupEntry, bytes: Bytes) -> Result<(), Stays> {
-        let (end, _) = *self.known.entry(self.node, entry.partition);
-        if entry.kind != RangeKind::Data || entry.end <= end || self.is_lost(entry) {
+        let held = || self.node.tiers.index.holds(entry.partition, entry.base, entry.end);
+        if entry.kind != RangeKind::Data || held() || self.is_lost(entry) {
             return Ok(());
         }
         let header = batch::check(&bytes)?;

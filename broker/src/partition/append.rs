@@ -171,7 +171,6 @@ impl Partition {
         }
         assert_eq!(inner.ladder.log_end(), serving.start, "I4: offsets tile across epochs");
         inner.hand_off_durable = false;
-        inner.changed_class = inner.stage.class().is_some_and(|class| class != serving.class);
         inner.stage.serve(serving);
         self.announce(&inner);
     }

@@ -106,10 +106,6 @@ impl Stage {
         self.grant().map(|s| s.class)
     }
 
-    pub fn start(&self) -> u64 {
-        self.grant().map_or(0, |s| s.start)
-    }
-
     pub fn describe(&self) -> (&'static str, String) {
         match &self.at {
             At::Waiting(why) => ("waiting", why.clone()),

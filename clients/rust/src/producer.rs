@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use levee_proto::grpc::InitProducerRequest;
 use levee_proto::record::codecs::Compression;
@@ -98,7 +98,7 @@ impl Producer {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Takes a record; waits while too many bytes are unacknowledged. Without `partition` the key
+    /// Takes a record; its time is now where it has none (0). Waits while too many bytes are unacknowledged. Without `partition` the key
     /// decides, or it goes in turn.
     pub async fn send(
         &self,
@@ -114,6 +114,10 @@ impl Producer {
             Some(partition) => partition,
             None => self.choose(topic, &record).await?,
         };
+        let mut record = record;
+        if record.timestamp_ms == 0 {
+            record.timestamp_ms = now_ms();
+        }
         let (told, ticket) = oneshot::channel();
         let item = Item::Record { record, told, room };
         self.worker(topic, partition).send(item).map_err(|_| Error::closed())?;
@@ -164,6 +168,11 @@ impl Producer {
             let _ = wait.await;
         }
     }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Bytes that a record holds of the bound.

@@ -179,6 +179,18 @@ impl RemoteIndex {
         self.inner.read().sources.get(&source).cloned()
     }
 
+    /// Whether objects or slots hold all of these offsets.
+    pub fn holds(&self, partition: PartitionId, base: u64, end: u64) -> bool {
+        let mut at = base;
+        while at < end {
+            match self.locate(partition, at) {
+                Some(range) if range.base <= at => at = range.end,
+                _ => return false,
+            }
+        }
+        true
+    }
+
     /// Whether objects, not slots, hold all of these offsets.
     pub fn in_objects(&self, partition: PartitionId, base: u64, end: u64) -> bool {
         let inner = self.inner.read();
