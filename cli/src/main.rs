@@ -8,18 +8,29 @@
 
 mod broker;
 mod config;
+mod consume;
 mod demo;
 mod dev;
 mod error;
+mod jsonl;
 mod logging;
+mod produce;
+mod remote;
 mod serve;
 mod settings;
+mod tier;
+mod topic;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use error::CliError;
+
+/// Batches come and go by the hundred thousand: the system's allocator gives each back to the
+/// kernel, and pays for it with page faults.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Levee: a log broker on object storage.
 #[derive(Parser)]
@@ -37,6 +48,14 @@ enum Command {
     Dev(dev::Args),
     /// Run a broker in production: the bucket must be named.
     Broker(broker::Args),
+    /// Make, list, describe, change and delete topics.
+    Topic(topic::Args),
+    /// Append records from a file or standard input.
+    Produce(produce::Args),
+    /// Read records to standard output.
+    Consume(consume::Args),
+    /// What is hot, what is in the bucket, what waits.
+    Tier(tier::Args),
     /// Explain the settings of a broker and of topics.
     Config(config::Args),
 }
@@ -61,6 +80,10 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Demo(args) => demo::run(args).await,
         Command::Dev(args) => dev::run(args).await,
         Command::Broker(args) => broker::run(args).await,
+        Command::Topic(args) => topic::run(args).await,
+        Command::Produce(args) => produce::run(args).await,
+        Command::Consume(args) => consume::run(args).await,
+        Command::Tier(args) => tier::run(args).await,
         Command::Config(args) => config::run(args),
     }
 }

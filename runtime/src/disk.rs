@@ -74,55 +74,54 @@ pub trait File: Send + Sync {
 
 /// A growable buffer whose bytes start at a multiple of 4096, as O_DIRECT wants.
 pub struct AlignedBuf {
+    /// Zeros up to the first aligned byte, then the content. Never grows in place: its memory must
+    /// stay where it is.
     raw: Vec<u8>,
     start: usize,
-    len: usize,
 }
 
 const ALIGN: usize = 4096;
 
 impl AlignedBuf {
     pub fn with_capacity(capacity: usize) -> Self {
-        let raw = vec![0; capacity + ALIGN];
+        let mut raw: Vec<u8> = Vec::with_capacity(capacity + ALIGN);
         let start = raw.as_ptr().align_offset(ALIGN);
         assert!(start < ALIGN, "a byte pointer can always be aligned");
-        Self { raw, start, len: 0 }
+        raw.resize(start, 0);
+        Self { raw, start }
     }
 
     pub fn capacity(&self) -> usize {
-        self.raw.len() - ALIGN
+        self.raw.capacity() - ALIGN
     }
 
     pub fn len(&self) -> usize {
-        self.len
+        self.raw.len() - self.start
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     pub fn clear(&mut self) {
-        self.len = 0;
+        self.raw.truncate(self.start);
     }
 
     /// Appends; grows (and copies) where the capacity is too small.
     pub fn extend(&mut self, bytes: &[u8]) {
-        let end = self.len + bytes.len();
+        let end = self.len() + bytes.len();
         if end > self.capacity() {
             let mut larger = Self::with_capacity(end.next_power_of_two());
-            larger.raw[larger.start..larger.start + self.len].copy_from_slice(self);
-            larger.len = self.len;
+            larger.raw.extend_from_slice(self);
             *self = larger;
         }
-        let at = self.start + self.len;
-        self.raw[at..at + bytes.len()].copy_from_slice(bytes);
-        self.len = end;
+        self.raw.extend_from_slice(bytes);
     }
 
     /// Zeros up to the next multiple of 4096.
     pub fn pad(&mut self) {
         const ZEROS: [u8; ALIGN] = [0; ALIGN];
-        let missing = self.len.next_multiple_of(ALIGN) - self.len;
+        let missing = self.len().next_multiple_of(ALIGN) - self.len();
         self.extend(&ZEROS[..missing]);
     }
 }
@@ -130,13 +129,13 @@ impl AlignedBuf {
 impl std::ops::Deref for AlignedBuf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.raw[self.start..self.start + self.len]
+        &self.raw[self.start..]
     }
 }
 
 impl std::ops::DerefMut for AlignedBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.raw[self.start..self.start + self.len]
+        &mut self.raw[self.start..]
     }
 }
 

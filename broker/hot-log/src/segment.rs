@@ -1,7 +1,8 @@
 //! Hot segments: one partition's newest batches in files on this disk, for reads and uploads.
 //!
 //! A copy, never a promise: what made the records durable is their lane. So appends are large and
-//! unsynced, and a start throws all files away.
+//! unsynced, past the page cache (a second copy there costs more than the write), and a start throws
+//! all files away.
 //!
 //! Owns: files of whole batches, and where offsets stand in them. Does not own: what may be
 //! dropped (the partition's ladder).
@@ -13,10 +14,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use levee_proto::FormatError;
-use levee_proto::limits::SPARSE_INDEX_STRIDE;
+use levee_proto::limits::{SPARSE_INDEX_STRIDE, WAL_ALIGN};
 use levee_proto::record::StoredBatch;
 use levee_proto::record::seek::{Seek, next_read, seek};
-use levee_runtime::{File, Host, OpenMode};
+use levee_runtime::{AlignedBuf, File, Host, OpenMode};
 use parking_lot::Mutex;
 use thiserror::Error;
 
@@ -43,10 +44,15 @@ pub struct HotSegments {
 #[derive(Clone)]
 struct Segment {
     path: PathBuf,
+    /// Past the page cache, for appends in whole blocks.
     file: Arc<dyn File>,
+    /// Through the page cache, for reads.
+    reader: Arc<dyn File>,
     base: u64,
     end: u64,
     bytes: u64,
+    /// Bytes of the last block, which is not full: the next append writes it again.
+    rest: Bytes,
     /// One entry for about 64 KiB.
     index: Arc<Vec<Entry>>,
 }
@@ -104,19 +110,27 @@ impl HotSegments {
             Some(segment) => (segment, false),
             None => (self.create(base).await?, true),
         };
-        let parts = batches.iter().flat_map(StoredBatch::shared_parts).collect();
-        let written = segment.file.write_at(segment.bytes, parts).await;
+        let len: usize = batches.iter().map(StoredBatch::len).sum();
+        let mut buffer = AlignedBuf::with_capacity(segment.rest.len() + len + WAL_ALIGN);
+        buffer.extend(&segment.rest);
+        batches.iter().flat_map(StoredBatch::parts).for_each(|part| buffer.extend(part));
+        let whole = buffer.len() / WAL_ALIGN * WAL_ALIGN;
+        let rest = Bytes::copy_from_slice(&buffer[whole..]);
+        buffer.pad();
+        let pos = segment.bytes - segment.rest.len() as u64;
+        let written = segment.file.write_aligned(pos, buffer, false).await;
         written.map_err(|error| io_error(&segment.path, error))?;
-        self.add(segment, is_new, batches);
+        self.add(segment, is_new, batches, rest);
         Ok(())
     }
 
-    fn add(&self, segment: Segment, is_new: bool, batches: &[StoredBatch]) {
+    fn add(&self, segment: Segment, is_new: bool, batches: &[StoredBatch], rest: Bytes) {
         let mut inner = self.inner.lock();
         if is_new {
             inner.push_back(segment);
         }
         let segment = inner.back_mut().expect("appends go behind the last segment");
+        segment.rest = rest;
         let index = Arc::make_mut(&mut segment.index);
         for batch in batches {
             let header = &batch.header;
@@ -139,10 +153,13 @@ impl HotSegments {
         let path = self.dir.join(format!("{base:020}.seg"));
         let disk = self.host.disk();
         disk.create_dir_all(&self.dir).await.map_err(|e| io_error(&path, e))?;
-        let mode = OpenMode { create: true, write: true, direct: false };
+        let mode = OpenMode { create: true, write: true, direct: true };
         let file = disk.open(&path, mode).await.map_err(|e| io_error(&path, e))?;
         file.set_len(0).await.map_err(|e| io_error(&path, e))?;
-        Ok(Segment { path, file, base, end: base, bytes: 0, index: Arc::default() })
+        let mode = OpenMode { create: false, write: false, direct: false };
+        let reader = disk.open(&path, mode).await.map_err(|e| io_error(&path, e))?;
+        let (index, rest) = (Arc::default(), Bytes::new());
+        Ok(Segment { path, file, reader, base, end: base, bytes: 0, rest, index })
     }
 
     fn holding(&self, offset: u64) -> Option<Segment> {
@@ -158,7 +175,7 @@ impl HotSegments {
         let mut len =
             (max_bytes.saturating_add(SPARSE_INDEX_STRIDE) as u64).min(segment.bytes - pos);
         loop {
-            let read = segment.file.read_at(pos, len as usize).await;
+            let read = segment.reader.read_at(pos, len as usize).await;
             let bytes = read.map_err(|error| io_error(&segment.path, error))?;
             let corrupt = |error| SegmentError::Corrupt { path: segment.path.clone(), pos, error };
             match seek(&bytes, offset, max_bytes).map_err(corrupt)? {

@@ -112,7 +112,7 @@ settings! {
         "Bytes that may wait for the object lane, those under way included; more appends wait.";
 
     // Memory and disk.
-    tail_bytes: u64 = Setting::bytes("tail.bytes", MIB, TIB, "128MiB"),
+    tail_bytes: u64 = Setting::bytes("tail.bytes", MIB, TIB, "256MiB"),
         "Memory for the newest batches of all partitions together.";
     hot_bytes: Option<u64> = Setting::bytes("hot.bytes", 16 * MIB, 1024 * TIB, "auto")
         .or_absent("auto"),

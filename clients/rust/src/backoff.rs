@@ -20,10 +20,15 @@ impl Backoff {
         self.next = FIRST;
     }
 
-    pub(crate) async fn wait(&mut self) {
+    /// Half of the present step, and a random part of the other half.
+    pub(crate) fn next_delay(&mut self) -> Duration {
         let half = self.next / 2;
         let jitter = rand::rng().random_range(0..=half.as_micros() as u64);
         self.next = (self.next * 2).min(MAX);
-        tokio::time::sleep(half + Duration::from_micros(jitter)).await;
+        half + Duration::from_micros(jitter)
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        tokio::time::sleep(self.next_delay()).await;
     }
 }

@@ -2,19 +2,24 @@
 
 use std::time::Duration;
 
-use levee_proto::grpc::ErrorCode;
 use levee_proto::grpc::admin_client::AdminClient;
 use levee_proto::grpc::log_client::LogClient;
 use levee_proto::limits::BATCH_BYTES_MAX;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::admin::Admin;
 use crate::error::{Error, Result};
 use crate::producer::{Producer, ProducerConfig};
 use crate::reader::{Position, ReadConfig, Reader};
 
-const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX + (1 << 20);
+/// Bytes of one message: the largest batch and what is around it.
+const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX + (16 << 20);
+/// HTTP/2 windows, bytes under way: of one stream, and of all of them together.
 const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// A peer that does not answer a ping within twice this is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Cheap to clone. Connects again by itself after the broker was away.
 #[derive(Clone)]
@@ -23,40 +28,19 @@ pub struct Client {
 }
 
 impl Client {
-    /// `address`: `http://HOST:PORT`, or `HOST:PORT`.
+    /// `address`: `http://HOST:PORT`, or `HOST:PORT`. Fails where nothing listens.
     pub async fn connect(address: &str) -> Result<Self> {
-        let client = Self::lazy(address)?;
-        let mut probe = client.log();
-        let ready = probe.init_producer(levee_proto::grpc::InitProducerRequest {});
-        match tokio::time::timeout(Duration::from_secs(10), ready).await {
-            Ok(Ok(_)) => Ok(client),
-            Ok(Err(status)) => {
-                let error = Error::from(status);
-                Err(Error { message: format!("{address}: {}", error.message), ..error })
-            }
-            Err(_) => Err(Error::connection(format!("{address}: no answer within 10 s"))),
-        }
+        let connected = endpoint(address)?.connect().await;
+        let channel = connected.map_err(|error| {
+            let error = Error::connection(format!("no broker at {address}: {}", cause(&error)));
+            Error { may_be_written: false, ..error }
+        })?;
+        Ok(Self { channel })
     }
 
     /// As `connect`, without asking the broker anything yet.
     pub fn lazy(address: &str) -> Result<Self> {
-        let url = match address.contains("://") {
-            true => address.to_owned(),
-            false => format!("http://{address}"),
-        };
-        let endpoint = Endpoint::from_shared(url).map_err(|error| {
-            let why = format!("{address:?} is no address ({error}); write http://HOST:PORT");
-            Error::new(ErrorCode::InvalidArgument, why, false)
-        })?;
-        let endpoint = endpoint
-            .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .keep_alive_while_idle(true);
-        Ok(Self { channel: endpoint.connect_lazy() })
+        Ok(Self { channel: endpoint(address)?.connect_lazy() })
     }
 
     /// The `Log` service, as it is on the wire.
@@ -66,9 +50,14 @@ impl Client {
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// The `Admin` service, as it is on the wire.
+    /// The `Admin` service, as it is on the wire; no deadlines. See [`Client::manage`].
     pub fn admin(&self) -> AdminClient<Channel> {
         AdminClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Topics and the state of the broker, with deadlines and typed errors.
+    pub fn manage(&self) -> Admin {
+        Admin::new(self.clone())
     }
 
     pub async fn producer(&self, config: ProducerConfig) -> Result<Producer> {
@@ -85,10 +74,35 @@ impl Client {
         Reader::open(self.clone(), topic, partition, from, config).await
     }
 
+    /// How many partitions a topic has.
     pub async fn partitions(&self, topic: &str) -> Result<u32> {
-        let name = topic.to_owned();
-        let request = levee_proto::grpc::DescribeTopicRequest { name };
-        let topic = self.admin().describe_topic(request).await?.into_inner();
-        Ok(topic.partitions.len() as u32)
+        Ok(self.manage().describe_topic(topic).await?.partitions.len() as u32)
     }
+}
+
+fn endpoint(address: &str) -> Result<Endpoint> {
+    let url = match address.contains("://") {
+        true => address.to_owned(),
+        false => format!("http://{address}"),
+    };
+    let endpoint = Endpoint::from_shared(url).map_err(|error| {
+        Error::invalid(format!("{address:?} is no address ({error}); write http://HOST:PORT"))
+    })?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_LIMIT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true))
+}
+
+/// The innermost reason; the outer ones only say "transport error".
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }

@@ -1,14 +1,34 @@
 //! What went wrong, and what a caller may conclude from it.
 
 use std::fmt;
+use std::time::Duration;
 
+use levee_proto::FormatError;
 use levee_proto::grpc::{ErrorCode, ErrorDetail};
 use prost::Message;
 use tonic::{Code, Status};
 
+/// Who says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The broker answered that it cannot; `code` says why.
+    Refused,
+    /// The way to the broker failed, or something that is no Levee broker answered.
+    Connection,
+    /// The client's own limit of time was over.
+    TimedOut,
+    /// The producer was closed or dropped.
+    Closed,
+    /// The client was asked for something that makes no sense.
+    Invalid,
+    /// What the broker sent is damaged.
+    Corrupt,
+}
+
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
+    pub kind: ErrorKind,
     pub code: ErrorCode,
     pub message: String,
     /// The same request may succeed later, unchanged.
@@ -24,31 +44,54 @@ pub struct Error {
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    pub(crate) fn new(code: ErrorCode, message: impl Into<String>, retriable: bool) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            retriable,
-            may_be_written: false,
-            remedy: String::new(),
-            valid: None,
-        }
+    fn new(kind: ErrorKind, code: ErrorCode, message: impl Into<String>) -> Self {
+        let (message, remedy) = (message.into(), String::new());
+        let (retriable, may_be_written) = (false, false);
+        Self { kind, code, message, retriable, may_be_written, remedy, valid: None }
     }
 
     /// The way to the broker failed; nothing is known of what was under way.
     pub(crate) fn connection(message: impl Into<String>) -> Self {
-        let error = Self::new(ErrorCode::ErrorUnspecified, message, true);
-        Self { may_be_written: true, remedy: "check that the broker runs".into(), ..error }
+        let error = Self::new(ErrorKind::Connection, ErrorCode::ErrorUnspecified, message);
+        let remedy = "check that the broker runs and that the address is its gRPC listener";
+        Self { retriable: true, may_be_written: true, remedy: remedy.into(), ..error }
+    }
+
+    pub(crate) fn timed_out(what: &str, after: Duration) -> Self {
+        let message = format!("{what} took longer than {after:?}");
+        let error = Self::new(ErrorKind::TimedOut, ErrorCode::TimedOut, message);
+        Self { retriable: true, ..error }
     }
 
     pub(crate) fn closed() -> Self {
-        Self::new(ErrorCode::InvalidArgument, "the producer is closed", false)
+        Self::new(ErrorKind::Closed, ErrorCode::ErrorUnspecified, "the producer is closed")
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, ErrorCode::InvalidArgument, message)
+    }
+
+    /// Another connection may bring the bytes undamaged.
+    pub(crate) fn corrupt(error: &FormatError) -> Self {
+        let message = format!("the broker sent {error}");
+        let error = Self::new(ErrorKind::Corrupt, ErrorCode::CorruptData, message);
+        Self { retriable: true, ..error }
+    }
+
+    pub(crate) fn maybe_written(self, may_be_written: bool) -> Self {
+        Self { may_be_written: self.may_be_written || may_be_written, ..self }
+    }
+
+    /// Puts the place in front of the message.
+    pub(crate) fn at(self, place: &str) -> Self {
+        Self { message: format!("{place}: {}", self.message), ..self }
     }
 }
 
 impl From<ErrorDetail> for Error {
     fn from(detail: ErrorDetail) -> Self {
         Self {
+            kind: ErrorKind::Refused,
             code: detail.code(),
             valid: detail.valid_start.zip(detail.valid_end),
             message: detail.message,
@@ -61,22 +104,28 @@ impl From<ErrorDetail> for Error {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        if let Ok(detail) = ErrorDetail::decode(status.details())
-            && !status.details().is_empty()
+        if !status.details().is_empty()
+            && let Ok(detail) = ErrorDetail::decode(status.details())
         {
             return detail.into();
         }
+        let said = match status.message() {
+            "" => format!("{:?}", status.code()),
+            message => message.to_owned(),
+        };
         match status.code() {
             Code::Unavailable
             | Code::Unknown
             | Code::Cancelled
             | Code::Internal
-            | Code::Aborted => {
-                Self::connection(format!("connection to the broker: {}", status.message()))
+            | Code::Aborted
+            | Code::ResourceExhausted
+            | Code::DeadlineExceeded => {
+                Self::connection(format!("connection to the broker: {said}"))
             }
-            Code::DeadlineExceeded => Self::new(ErrorCode::TimedOut, status.message(), true),
             code => {
-                Self::new(ErrorCode::Internal, format!("{code:?}: {}", status.message()), false)
+                let message = format!("the broker refused with {code:?}: {said}");
+                Self::new(ErrorKind::Refused, ErrorCode::Internal, message).maybe_written(true)
             }
         }
     }
@@ -93,3 +142,27 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_detail_of_a_status_wins_over_its_code() {
+        let detail = ErrorDetail {
+            code: ErrorCode::OffsetOutOfRange.into(),
+            message: "offset 7".into(),
+            valid_start: Some(10),
+            valid_end: Some(20),
+            ..ErrorDetail::default()
+        };
+        let bytes = detail.encode_to_vec();
+        let error = Error::from(Status::with_details(Code::Unavailable, "x", bytes.into()));
+        assert_eq!((error.kind, error.code), (ErrorKind::Refused, ErrorCode::OffsetOutOfRange));
+        assert_eq!((error.valid, error.retriable), (Some((10, 20)), false));
+        // A proxy in between knows nothing of details: a retry must be possible, and careful.
+        let bare = Error::from(Status::unavailable("gone"));
+        assert_eq!((bare.kind, bare.retriable), (ErrorKind::Connection, true));
+        assert!(bare.may_be_written);
+    }
+}

@@ -20,17 +20,19 @@
 // A client runs on tokio itself: no simulated world here.
 #![allow(clippy::disallowed_methods)]
 
+mod error;
 mod backoff;
 mod connection;
-mod error;
+mod admin;
 mod partitioner;
 mod producer;
 mod reader;
 
+pub use admin::Admin;
 pub use connection::Client;
-pub use error::Error;
+pub use error::{Error, ErrorKind};
 pub use levee_proto::grpc;
 pub use levee_proto::record::codecs::Compression;
 pub use levee_proto::record::records::{DecodedRecord, RecordData};
-pub use producer::{Producer, ProducerConfig, Ticket};
+pub use producer::{Acks, Producer, ProducerConfig, Ticket};
 pub use reader::{Batches, Position, ReadConfig, Reader};

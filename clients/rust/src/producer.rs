@@ -1,30 +1,38 @@
 //! Appending records: batches by time and size, bytes bounded, retried until acknowledged.
 //!
-//! Owns: which partition a record goes to and how much may wait. Does not own: the order and the
-//! retries of one partition (`worker`).
+//! Owns: which partition a record goes to and how much may wait. Does not own: what waits for one
+//! partition (`lane`), and its order and retries on the wire (`worker`).
 
+mod lane;
+mod ticket;
+mod topic;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use bytes::Bytes;
 use levee_proto::grpc::InitProducerRequest;
+use levee_proto::limits::{BATCH_BYTES_MAX, PRODUCER_BATCHES};
+use levee_proto::record::batch::check;
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::RecordData;
-use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use parking_lot::RwLock;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
+use crate::admin::within;
 use crate::connection::Client;
 use crate::error::{Error, Result};
-use crate::partitioner::by_key;
-use worker::{Item, Worker};
+use lane::Lane;
+use topic::Topic;
+use worker::Worker;
 
-/// How a producer gathers and gives up.
+pub use levee_proto::grpc::Acks;
+pub use ticket::Ticket;
+
+/// How a producer gathers, waits and gives up.
 #[derive(Debug, Clone)]
 pub struct ProducerConfig {
     /// How long the first record of a batch waits for company. Default 5 ms.
@@ -34,10 +42,17 @@ pub struct ProducerConfig {
     /// Bytes of records that may wait for their acks; then `send` waits. Default 32 MiB.
     pub max_unacked_bytes: usize,
     pub compression: Compression,
-    /// A retry never duplicates. Default true.
+    /// A retry never duplicates and never reorders. Without it, a record that may have been
+    /// written is not sent again: its ticket fails and says so. Default true.
     pub idempotent: bool,
     /// When a record is given up, tries included. Default 120 s.
     pub delivery_timeout: Duration,
+    /// How long the broker may take to answer one append before it is asked again. Default 30 s.
+    pub request_timeout: Duration,
+    pub acks: Acks,
+    /// Batches of one partition under way, at most 5 with `idempotent` (what a broker remembers).
+    /// Default 5.
+    pub max_in_flight: usize,
 }
 
 impl Default for ProducerConfig {
@@ -49,21 +64,35 @@ impl Default for ProducerConfig {
             compression: Compression::None,
             idempotent: true,
             delivery_timeout: Duration::from_secs(120),
+            request_timeout: Duration::from_secs(30),
+            acks: Acks::All,
+            max_in_flight: PRODUCER_BATCHES,
         }
     }
 }
 
-/// Resolves to the record's offset once it is as durable as its topic's class says.
-pub struct Ticket(oneshot::Receiver<Result<u64>>);
-
-impl Future for Ticket {
-    type Output = Result<u64>;
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(|told| told.unwrap_or_else(|_| Err(Error::closed())))
+impl ProducerConfig {
+    fn check(&self) -> Result<()> {
+        let wrong = |what: &str| Err(Error::invalid(format!("producer setting {what}")));
+        if !(1..=BATCH_BYTES_MAX / 2).contains(&self.batch_bytes) {
+            return wrong("batch_bytes must be 1 to 32 MiB");
+        }
+        if !(1..=u32::MAX as usize).contains(&self.max_unacked_bytes) {
+            return wrong("max_unacked_bytes must be 1 to 4 GiB");
+        }
+        let most = if self.idempotent { PRODUCER_BATCHES } else { 1024 };
+        if !(1..=most).contains(&self.max_in_flight) {
+            return wrong("max_in_flight must be 1 to 5, or to 1024 without idempotence");
+        }
+        if self.delivery_timeout.is_zero() || self.request_timeout < Duration::from_millis(1) {
+            return wrong("timeouts must not be zero");
+        }
+        Ok(())
     }
 }
 
-/// Cheap to clone. Records of one caller to one partition keep their order.
+/// Cheap to clone. Records of one caller to one partition keep their order. When the last clone is
+/// dropped, what was sent goes on in the background until it is acknowledged or given up.
 #[derive(Clone)]
 pub struct Producer {
     shared: Arc<Shared>,
@@ -71,118 +100,160 @@ pub struct Producer {
 
 struct Shared {
     client: Client,
-    config: ProducerConfig,
+    config: Arc<ProducerConfig>,
     room: Arc<Semaphore>,
-    producer_id: Option<i64>,
-    partitions: Mutex<BTreeMap<String, u32>>,
-    workers: Mutex<BTreeMap<(String, u32), mpsc::UnboundedSender<Item>>>,
-    turn: AtomicU32,
+    /// All partitions begin under this id; one that fails goes on under its own.
+    id: Option<ProducerId>,
+    topics: RwLock<BTreeMap<String, Arc<Topic>>>,
+}
+
+/// What a broker knows a producer by.
+#[derive(Debug, Clone, Copy)]
+struct ProducerId {
+    id: i64,
+    epoch: i16,
 }
 
 impl Producer {
     pub(crate) async fn open(client: Client, config: ProducerConfig) -> Result<Self> {
-        let producer_id = match config.idempotent {
+        config.check()?;
+        let id = match config.idempotent {
             true => Some(new_id(&client).await?),
             false => None,
         };
-        let room = Arc::new(Semaphore::new(config.max_unacked_bytes.max(1)));
-        let shared = Shared {
-            client,
-            config,
-            room,
-            producer_id,
-            partitions: Mutex::default(),
-            workers: Mutex::default(),
-            turn: AtomicU32::new(0),
-        };
+        let room = Arc::new(Semaphore::new(config.max_unacked_bytes));
+        let topics = RwLock::default();
+        let shared = Shared { client, config: Arc::new(config), room, id, topics };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Takes a record; its time is now where it has none (0). Waits while too many bytes are unacknowledged. Without `partition` the key
-    /// decides, or it goes in turn.
+    /// Takes a record; waits while too many bytes are unacknowledged. Without `partition` the key
+    /// decides as in Kafka's own client; records without a key go in turn, a batch at a time.
     pub async fn send(
         &self,
         topic: &str,
         partition: Option<u32>,
         record: RecordData,
     ) -> Result<Ticket> {
-        let shared = &self.shared;
-        let bytes = size(&record).min(shared.config.max_unacked_bytes.max(1)) as u32;
-        let room = shared.room.clone().acquire_many_owned(bytes).await;
-        let room = room.map_err(|_| Error::closed())?;
+        let bytes = size(&record);
+        if bytes > BATCH_BYTES_MAX / 2 {
+            return Err(Error::invalid(format!("a record of {bytes} bytes is above 32 MiB")));
+        }
+        let room = self.room(bytes).await?;
+        let topic = self.topic(topic);
         let partition = match partition {
             Some(partition) => partition,
-            None => self.choose(topic, &record).await?,
+            None => topic.choose(&self.shared.client, &record, self.batch_bytes()).await?,
         };
-        let mut record = record;
-        if record.timestamp_ms == 0 {
-            record.timestamp_ms = now_ms();
+        self.lane(&topic, partition)?.push(&record, room)
+    }
+
+    /// Takes one encoded record batch (Kafka record batch v2) as it is; with `idempotent` it is
+    /// given a sequence, so it must not carry one. The ticket is for its first record.
+    pub async fn send_batch(&self, topic: &str, partition: u32, batch: Bytes) -> Result<Ticket> {
+        let header = check(&batch).map_err(|error| Error::invalid(error.to_string()))?;
+        if header.is_idempotent() && self.shared.config.idempotent {
+            let why = "the batch has a producer id; send it with a producer without `idempotent`";
+            return Err(Error::invalid(why));
         }
-        let (told, ticket) = oneshot::channel();
-        let item = Item::Record { record, told, room };
-        self.worker(topic, partition).send(item).map_err(|_| Error::closed())?;
-        Ok(Ticket(ticket))
+        let room = self.room(batch.len()).await?;
+        let topic = self.topic(topic);
+        self.lane(&topic, partition)?.push_batch(batch, header.last_offset_delta + 1, room)
     }
 
-    async fn choose(&self, topic: &str, record: &RecordData) -> Result<u32> {
-        let known = self.shared.partitions.lock().get(topic).copied();
-        let count = match known {
-            Some(count) => count,
-            None => {
-                let count = self.shared.client.partitions(topic).await?.max(1);
-                self.shared.partitions.lock().insert(topic.to_owned(), count);
-                count
+    /// Waits until everything that was sent before is acknowledged or given up; tickets say which.
+    pub async fn flush(&self) {
+        for outcome in self.lanes().iter().flat_map(|lane| lane.flush()).collect::<Vec<_>>() {
+            let _ = outcome.await;
+        }
+    }
+
+    /// Takes nothing more, and waits for what was sent; fails what is not acknowledged by then.
+    pub async fn close(&self, limit: Duration) -> Result<()> {
+        self.shared.room.close();
+        let flushed = tokio::time::timeout(limit, self.flush()).await;
+        let lanes = self.lanes();
+        match flushed {
+            Ok(()) => {
+                lanes.iter().for_each(|lane| lane.close());
+                Ok(())
             }
-        };
-        Ok(match &record.key {
-            Some(key) => by_key(key, count),
-            None => self.shared.turn.fetch_add(1, Ordering::Relaxed) % count,
-        })
+            Err(_) => {
+                let error = Error::timed_out("closing the producer", limit).maybe_written(true);
+                lanes.iter().for_each(|lane| lane.abort(&error));
+                Err(error)
+            }
+        }
     }
 
-    fn worker(&self, topic: &str, partition: u32) -> mpsc::UnboundedSender<Item> {
-        let mut workers = self.shared.workers.lock();
-        let key = (topic.to_owned(), partition);
-        if let Some(known) = workers.get(&key).filter(|known| !known.is_closed()) {
+    fn batch_bytes(&self) -> usize {
+        self.shared.config.batch_bytes
+    }
+
+    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let config = &self.shared.config;
+        let bytes = bytes.clamp(1, config.max_unacked_bytes) as u32;
+        let room = self.shared.room.clone().acquire_many_owned(bytes);
+        room.await.map_err(|_| Error::closed())
+    }
+
+    fn topic(&self, name: &str) -> Arc<Topic> {
+        if let Some(known) = self.shared.topics.read().get(name) {
             return known.clone();
         }
-        let (send, receive) = mpsc::unbounded_channel();
-        let (client, config) = (self.shared.client.clone(), self.shared.config.clone());
-        let id = self.shared.producer_id;
-        tokio::spawn(Worker::new(client, config, id, key.clone(), receive).run());
-        workers.insert(key, send.clone());
-        send
+        let mut topics = self.shared.topics.write();
+        topics.entry(name.to_owned()).or_insert_with(|| Arc::new(Topic::new(name))).clone()
     }
 
-    /// Waits until everything that was sent before is acknowledged or given up.
-    pub async fn flush(&self) {
-        let waits: Vec<_> = {
-            let workers = self.shared.workers.lock();
-            let ask = |worker: &mpsc::UnboundedSender<Item>| {
-                let (done, wait) = oneshot::channel();
-                worker.send(Item::Flush(done)).is_ok().then_some(wait)
-            };
-            workers.values().filter_map(ask).collect()
-        };
-        for wait in waits {
-            let _ = wait.await;
+    /// What waits for a partition; the first record to it starts its worker.
+    fn lane(&self, topic: &Topic, partition: u32) -> Result<Arc<Lane>> {
+        if self.shared.room.is_closed() {
+            return Err(Error::closed());
         }
+        Ok(topic.lane(
+            partition,
+            |lane| {
+                let (client, config) = (self.shared.client.clone(), self.shared.config.clone());
+                tokio::spawn(Worker::new(client, config, self.shared.id, lane).run());
+            },
+            &self.shared.config,
+        ))
+    }
+
+    fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.shared.topics.read().values().flat_map(|topic| topic.lanes()).collect()
     }
 }
 
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for topic in self.topics.get_mut().values() {
+            topic.lanes().iter().for_each(|lane| lane.close());
+        }
+    }
 }
 
 /// Bytes that a record holds of the bound.
 fn size(record: &RecordData) -> usize {
-    let len = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
-    let headers: usize = record.headers.iter().map(|(key, value)| key.len() + len(value)).sum();
-    32 + len(&record.key) + len(&record.value) + headers
+    /// Lengths, deltas, and the bookkeeping of a record that waits.
+    const AROUND: usize = 32;
+    let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    let headers: usize = record.headers.iter().map(|(key, value)| 8 + key.len() + len(value)).sum();
+    AROUND + len(&record.key) + len(&record.value) + headers
 }
 
-pub(crate) async fn new_id(client: &Client) -> Result<i64> {
-    let answer = client.log().init_producer(InitProducerRequest {}).await?;
-    Ok(answer.into_inner().producer_id)
+async fn new_id(client: &Client) -> Result<ProducerId> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let mut log = client.log();
+    let asked = log.init_producer(InitProducerRequest {});
+    let got = within(LIMIT, "getting a producer id", asked).await?;
+    let epoch = i16::try_from(got.producer_epoch);
+    let epoch = epoch.map_err(|_| Error::connection("the broker gave an impossible epoch"))?;
+    Ok(ProducerId { id: got.producer_id, epoch })
+}
+
+/// Saturating: a limit of years must not overflow the clock.
+fn after(limit: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    Instant::now() + limit.min(YEAR)
 }

@@ -1,21 +1,24 @@
 //! Reading a partition from an offset on, for ever, over broken connections.
+//!
+//! Owns: where to read on, credits, and telling silence from a quiet partition. Records come once
+//! and in order: what comes again after a reconnect is skipped.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 use levee_proto::grpc::list_offsets_request::At;
-use levee_proto::grpc::{ListOffsetsRequest, ReadRequest, ReadResponse, ReadStreamRequest};
-use levee_proto::record::batch::check_run;
+use levee_proto::grpc::{ErrorCode, ReadRequest, ReadResponse, ReadStreamRequest};
+use levee_proto::record::batch::{BatchHeader, check_run};
 use levee_proto::record::records::{DecodedRecord, decode_records};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::backoff::Backoff;
 use crate::connection::Client;
-use crate::error::{Error, Result};
-use levee_proto::grpc::ErrorCode;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +37,8 @@ pub struct ReadConfig {
     pub window_bytes: u64,
     /// Bytes of one answer. Default 1 MiB.
     pub max_bytes: u32,
-    /// Silence of the broker after which the reader connects again. Default 15 s.
+    /// Silence of the broker after which the reader connects again. The broker is asked for a sign
+    /// of life three times as often. Default 15 s.
     pub silence: Duration,
     /// How long it tries to connect again. Default 120 s.
     pub retry_for: Duration,
@@ -51,7 +55,8 @@ impl Default for ReadConfig {
     }
 }
 
-/// Whole record batches; the first may begin below the offset that was asked for.
+/// Whole record batches with right crcs, none of them wholly below the offset that was asked for;
+/// the first may begin below it.
 #[derive(Debug, Clone)]
 pub struct Batches {
     pub bytes: Bytes,
@@ -67,13 +72,26 @@ pub struct Reader {
     topic: String,
     partition: u32,
     config: ReadConfig,
+    /// Of the next batches to come.
     offset: u64,
-    stream: Option<(mpsc::Sender<ReadStreamRequest>, Streaming<ReadResponse>)>,
+    stream: Option<Stream>,
     records: VecDeque<DecodedRecord>,
     high_watermark: u64,
 }
 
-const HEARTBEAT_MS: u32 = 3000;
+struct Stream {
+    requests: mpsc::Sender<ReadStreamRequest>,
+    answers: Streaming<ReadResponse>,
+    /// Bytes taken that were not granted again yet.
+    owed: u64,
+}
+
+/// How long the broker may take to begin.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// Credits under way; a grant that finds no room goes with the next one.
+const GRANTS: usize = 16;
+/// How often damaged bytes are asked for again before it is said.
+const CORRUPT_TRIES: u32 = 3;
 
 impl Reader {
     pub(crate) async fn open(
@@ -83,37 +101,33 @@ impl Reader {
         from: Position,
         config: ReadConfig,
     ) -> Result<Self> {
+        if config.window_bytes == 0 || config.silence < Duration::from_millis(3) {
+            return Err(Error::invalid("window_bytes and silence of a reader must not be zero"));
+        }
+        let admin = client.manage();
         let at = match from {
-            Position::Offset(offset) => Err(offset),
-            Position::Start => Ok(At::Start(true)),
-            Position::End => Ok(At::End(true)),
-            Position::Timestamp(ms) => Ok(At::TimestampMs(ms)),
+            Position::Offset(_) => None,
+            Position::Start => Some(At::Start(true)),
+            Position::End => Some(At::End(true)),
+            Position::Timestamp(ms) => Some(At::TimestampMs(ms)),
         };
-        let ask = |at| {
-            let request = ListOffsetsRequest { topic: topic.to_owned(), partition, at: Some(at) };
-            let mut log = client.log();
-            async move { Ok::<_, Error>(log.list_offsets(request).await?.into_inner().offset) }
+        let found = match at {
+            None => None,
+            Some(at) => admin.list_offsets(topic, partition, at).await?.offset,
         };
-        let offset = match at {
-            Err(offset) => offset,
-            Ok(at) => match ask(at).await? {
-                Some(offset) => offset,
-                None => ask(At::End(true)).await?.unwrap_or_default(),
-            },
+        let offset = match (found, from) {
+            (Some(offset), _) | (None, Position::Offset(offset)) => offset,
+            (None, _) => {
+                let end = admin.list_offsets(topic, partition, At::End(true)).await?.offset;
+                end.ok_or_else(|| Error::connection("the broker gave no end of the partition"))?
+            }
         };
-        Ok(Self {
-            topic: topic.to_owned(),
-            partition,
-            config,
-            offset,
-            stream: None,
-            records: VecDeque::new(),
-            high_watermark: 0,
-            client,
-        })
+        let (topic, records) = (topic.to_owned(), VecDeque::new());
+        let (stream, high_watermark) = (None, 0);
+        Ok(Self { client, topic, partition, config, offset, stream, records, high_watermark })
     }
 
-    /// The offset that comes next.
+    /// The offset of the next batches: records that were decoded and not taken are before it.
     pub fn offset(&self) -> u64 {
         self.offset
     }
@@ -126,69 +140,23 @@ impl Reader {
     /// The next batches; waits for them. An answer without bytes is a sign of life at the end.
     pub async fn next_batches(&mut self) -> Result<Batches> {
         let mut backoff = Backoff::new();
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
+        let mut corrupt = 0;
         loop {
-            match self.try_next().await {
+            let error = match self.try_next().await {
                 Ok(batches) => return Ok(batches),
-                Err(error) if error.retriable && started.elapsed() < self.config.retry_for => {
-                    self.stream = None;
-                    backoff.wait().await;
-                }
-                Err(error) => return Err(error),
+                Err(error) => error,
+            };
+            self.stream = None;
+            corrupt += u32::from(error.kind == ErrorKind::Corrupt);
+            let out_of_time = started.elapsed() >= self.config.retry_for;
+            if !error.retriable || out_of_time || corrupt >= CORRUPT_TRIES {
+                return Err(error.at(&format!("{} partition {}", self.topic, self.partition)));
             }
+            tracing::debug!(topic = self.topic, partition = self.partition, %error,
+                "read stream broke, reading on from {}", self.offset);
+            backoff.wait().await;
         }
-    }
-
-    async fn try_next(&mut self) -> Result<Batches> {
-        if self.stream.is_none() {
-            self.stream = Some(self.connect().await?);
-        }
-        let Some((credits, answers)) = &mut self.stream else { return Err(Error::closed()) };
-        let answer = match tokio::time::timeout(self.config.silence, answers.message()).await {
-            Ok(answer) => {
-                answer?.ok_or_else(|| Error::connection("the broker ended the stream"))?
-            }
-            Err(_) => {
-                let why = format!("the broker is silent for {:?}", self.config.silence);
-                return Err(Error::connection(why));
-            }
-        };
-        if let Some(detail) = answer.error {
-            return Err(detail.into());
-        }
-        let taken = answer.batches.len() as u64;
-        if taken > 0 {
-            let more = ReadStreamRequest { credit_bytes: taken, ..Default::default() };
-            // A broken stream shows itself with the next answer.
-            let _ = credits.send(more).await;
-        }
-        self.offset = self.offset.max(answer.next_offset);
-        self.high_watermark = answer.high_watermark;
-        Ok(Batches {
-            bytes: answer.batches,
-            next_offset: self.offset,
-            high_watermark: answer.high_watermark,
-            source: answer.source,
-        })
-    }
-
-    async fn connect(&self) -> Result<(mpsc::Sender<ReadStreamRequest>, Streaming<ReadResponse>)> {
-        let (credits, outgoing) = mpsc::channel(64);
-        let start = ReadRequest {
-            topic: self.topic.clone(),
-            partition: self.partition,
-            offset: self.offset,
-            max_bytes: self.config.max_bytes,
-            ..Default::default()
-        };
-        let first = ReadStreamRequest {
-            start: Some(start),
-            credit_bytes: self.config.window_bytes,
-            heartbeat_ms: HEARTBEAT_MS,
-        };
-        credits.send(first).await.map_err(|_| Error::closed())?;
-        let answers = self.client.log().read_stream(ReceiverStream::new(outgoing)).await?;
-        Ok((credits, answers.into_inner()))
     }
 
     /// The next record; waits for it.
@@ -197,27 +165,122 @@ impl Reader {
             if let Some(record) = self.records.pop_front() {
                 return Ok(record);
             }
-            let from = self.offset;
-            let batches = self.next_batches().await?;
-            self.records = decode(&batches.bytes, from)?;
+            self.records = self.next_records().await?.into();
+        }
+    }
+
+    /// The next records; none is a sign of life at the end. Not to be mixed with `next`, which
+    /// keeps what it has not given yet.
+    pub async fn next_records(&mut self) -> Result<Vec<DecodedRecord>> {
+        let from = self.offset;
+        let batches = self.next_batches().await?;
+        records_from(&batches.bytes, from)
+    }
+
+    async fn try_next(&mut self) -> Result<Batches> {
+        let stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => connect(&self.client, &self.request(), &self.config).await?,
+        };
+        let stream = self.stream.insert(stream);
+        let silence = self.config.silence;
+        let answer = tokio::time::timeout(silence, stream.answers.message()).await;
+        let silent = |_| Error::connection(format!("the broker is silent for {silence:?}"));
+        let ended = || Error::connection("the broker ended the read stream");
+        let answer = answer.map_err(silent)??.ok_or_else(ended)?;
+        if let Some(detail) = answer.error {
+            return Err(detail.into());
+        }
+        stream.grant(answer.batches.len() as u64, self.config.window_bytes);
+        let (bytes, end) = from_offset(answer.batches, self.offset)?;
+        self.offset = end.max(answer.next_offset).max(self.offset);
+        self.high_watermark = answer.high_watermark;
+        Ok(Batches {
+            bytes,
+            next_offset: self.offset,
+            high_watermark: answer.high_watermark,
+            source: answer.source,
+        })
+    }
+
+    fn request(&self) -> ReadRequest {
+        ReadRequest {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset: self.offset,
+            max_bytes: self.config.max_bytes,
+            ..ReadRequest::default()
         }
     }
 }
 
-fn decode(batches: &Bytes, from: u64) -> Result<VecDeque<DecodedRecord>> {
-    let mut records = VecDeque::new();
-    let mut bad = None;
-    let walked = check_run(batches, |at, header| {
-        match decode_records(&batches.slice(at..at + header.bytes as usize)) {
-            Ok(found) => records.extend(found.into_iter().filter(|r| r.offset >= from)),
-            Err(error) => bad = Some(error),
+async fn connect(client: &Client, start: &ReadRequest, config: &ReadConfig) -> Result<Stream> {
+    let (requests, outgoing) = mpsc::channel(GRANTS);
+    let first = ReadStreamRequest {
+        start: Some(start.clone()),
+        credit_bytes: config.window_bytes,
+        heartbeat_ms: u32::try_from(config.silence.as_millis() / 3).unwrap_or(u32::MAX),
+    };
+    let gone = |_| Error::connection("the read stream takes no request");
+    requests.try_send(first).map_err(gone)?;
+    let mut log = client.log();
+    let opening = log.read_stream(ReceiverStream::new(outgoing));
+    let opened = tokio::time::timeout(OPEN_LIMIT, opening).await;
+    let opened = opened.map_err(|_| Error::timed_out("opening a read stream", OPEN_LIMIT))?;
+    Ok(Stream { requests, answers: opened?.into_inner(), owed: 0 })
+}
+
+impl Stream {
+    /// Gives back what was taken, in parts of the window that are worth a message.
+    fn grant(&mut self, taken: u64, window: u64) {
+        self.owed += taken;
+        if self.owed < window.div_ceil(8) {
+            return;
         }
-        bad.is_none()
-    });
-    match walked.err().or(bad) {
-        None => Ok(records),
-        Some(error) => {
-            Err(Error::new(ErrorCode::CorruptData, format!("the broker sent {error}"), false))
+        let more = ReadStreamRequest { credit_bytes: self.owed, ..Default::default() };
+        // Full: with the next answer. Closed: the next answer says so.
+        if self.requests.try_send(more).is_ok() {
+            self.owed = 0;
         }
     }
+}
+
+/// The checked batches that reach to `offset` or above it, and where they end.
+fn from_offset(bytes: Bytes, offset: u64) -> Result<(Bytes, u64)> {
+    let mut from = None;
+    let mut wrong = None;
+    let mut end = offset;
+    let whole = check_run(&bytes, |at, header| {
+        if header.end_offset() > offset {
+            if from.is_some() && header.base_offset < end {
+                wrong = Some(header.base_offset);
+                return false;
+            }
+            from.get_or_insert(at);
+            end = header.end_offset();
+        }
+        true
+    });
+    let whole = whole.map_err(|error| Error::corrupt(&error))?;
+    if let Some(base) = wrong {
+        let error = Error::connection(format!("the broker sent offset {base} behind {end}"));
+        return Err(Error { kind: ErrorKind::Corrupt, code: ErrorCode::CorruptData, ..error });
+    }
+    Ok((bytes.slice(from.unwrap_or(whole)..whole), end))
+}
+
+fn records_from(bytes: &Bytes, offset: u64) -> Result<Vec<DecodedRecord>> {
+    let mut records = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let header = BatchHeader::decode(&bytes[at..]);
+        let header = header.map_err(|error| Error::corrupt(&error))?;
+        let end = (at + header.bytes as usize).min(bytes.len());
+        let found = decode_records(&bytes.slice(at..end));
+        // The crc was right, so this is what was appended: it will not get better.
+        let found = found.map_err(|error| Error { retriable: false, ..Error::corrupt(&error) })?;
+        records.extend(found.into_iter().filter(|record| record.offset >= offset));
+        at = end;
+    }
+    Ok(records)
 }

@@ -17,6 +17,7 @@ pub struct RealDisk {}
 
 struct RealFile {
     file: Arc<fs::File>,
+    direct: bool,
 }
 
 /// Runs a blocking call to its end, even if the caller goes away.
@@ -49,7 +50,7 @@ impl Disk for RealDisk {
     async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         let path = path.to_owned();
         let file = blocking(move || open(&path, mode)).await?;
-        Ok(Arc::new(RealFile { file: Arc::new(file) }))
+        Ok(Arc::new(RealFile { file: Arc::new(file), direct: mode.direct }))
     }
 
     async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -161,6 +162,38 @@ fn write_parts(file: &fs::File, mut pos: u64, parts: &[Bytes]) -> io::Result<()>
     Ok(())
 }
 
+/// Into memory that nobody cleared before.
+fn read_plain(file: &fs::File, pos: u64, len: usize) -> io::Result<Bytes> {
+    let mut buf = Vec::with_capacity(len);
+    while buf.len() < len {
+        let at = pos + buf.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut buf), at) {
+            Ok(0) => break,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The allocator may have given more room than was asked for.
+    buf.truncate(len);
+    Ok(buf.into())
+}
+
+/// As O_DIRECT wants it: into memory that begins at a block.
+fn read_aligned(file: &fs::File, pos: u64, len: usize) -> io::Result<Bytes> {
+    let mut buf = vec![0; len + 4096];
+    let start = buf.as_ptr().align_offset(4096);
+    let mut filled = 0;
+    while filled < len {
+        match file.read_at(&mut buf[start + filled..start + len], pos + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Bytes::from(buf).slice(start..start + filled))
+}
+
 #[async_trait]
 impl File for RealFile {
     async fn write_at(&self, pos: u64, parts: Vec<Bytes>) -> io::Result<()> {
@@ -182,21 +215,10 @@ impl File for RealFile {
     }
 
     async fn read_at(&self, pos: u64, len: usize) -> io::Result<Bytes> {
-        let file = self.file.clone();
-        blocking(move || {
-            // O_DIRECT wants an aligned buffer; for ordinary files it does no harm.
-            let mut buf = vec![0; len + 4096];
-            let start = buf.as_ptr().align_offset(4096);
-            let mut filled = 0;
-            while filled < len {
-                match file.read_at(&mut buf[start + filled..start + len], pos + filled as u64) {
-                    Ok(0) => break,
-                    Ok(read) => filled += read,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(Bytes::from(buf).slice(start..start + filled))
+        let (file, direct) = (self.file.clone(), self.direct);
+        blocking(move || match direct {
+            true => read_aligned(&file, pos, len),
+            false => read_plain(&file, pos, len),
         })
         .await
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 
@@ -59,34 +59,23 @@ impl Store {
         &self,
         key: &str,
         upload: &mut dyn MultipartUpload,
-        parts: impl Stream<Item = Result<Bytes, E>> + Send,
+        pieces: impl Stream<Item = Result<Bytes, E>> + Send,
         progress: Progress,
     ) -> Result<(), E> {
-        let mut parts = std::pin::pin!(parts);
-        let mut part: Vec<Bytes> = Vec::new();
-        let mut held = 0;
-        loop {
-            let next = parts.next().await.transpose()?;
-            let ended = next.is_none();
-            if let Some(bytes) = next {
-                held += bytes.len();
-                part.push(bytes);
-            }
-            if held >= PART_BYTES || (ended && held > 0) {
-                // Every part but the last has the same size: some stores insist.
-                let (full, rest) = split(std::mem::take(&mut part), held, ended);
-                held = rest.iter().map(Bytes::len).sum();
-                part = rest;
-                for payload in full {
-                    let put = upload.put_part(PutPayload::from_iter(payload));
-                    self.watched(key, put, progress).await?;
-                }
-            }
-            if ended {
-                self.watched(key, upload.complete(), progress).await?;
-                return Ok(());
+        let mut pieces = std::pin::pin!(pieces);
+        let mut part = Part::default();
+        while let Some(piece) = pieces.next().await.transpose()? {
+            let mut rest = piece;
+            // Every part but the last has the same size: some stores insist.
+            while let Some(full) = part.add(&mut rest) {
+                self.watched(key, upload.put_part(full), progress).await?;
             }
         }
+        if let Some(last) = part.take() {
+            self.watched(key, upload.put_part(last), progress).await?;
+        }
+        self.watched(key, upload.complete(), progress).await?;
+        Ok(())
     }
 
     async fn watched<T>(
@@ -105,22 +94,27 @@ impl Store {
     }
 }
 
-/// Whole parts, and what is left for the next ones (nothing at the end).
-fn split(pieces: Vec<Bytes>, held: usize, ended: bool) -> (Vec<Vec<Bytes>>, Vec<Bytes>) {
-    let mut all = BytesMut::new();
-    // One piece that is a whole part is the common case and is not copied.
-    if pieces.len() == 1 && held == PART_BYTES {
-        return (vec![pieces], Vec::new());
+/// A part in the making: pieces that are shared, not copied.
+#[derive(Default)]
+struct Part {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Part {
+    /// Takes from `rest` what fits; the whole part when it is full.
+    fn add(&mut self, rest: &mut Bytes) -> Option<PutPayload> {
+        let fits = rest.len().min(PART_BYTES - self.bytes);
+        if fits > 0 {
+            self.pieces.push(rest.split_to(fits));
+            self.bytes += fits;
+        }
+        (self.bytes == PART_BYTES).then(|| self.take()).flatten()
     }
-    pieces.iter().for_each(|piece| all.extend_from_slice(piece));
-    let mut all = all.freeze();
-    let mut full = Vec::new();
-    while all.len() >= PART_BYTES {
-        full.push(vec![all.split_to(PART_BYTES)]);
+
+    fn take(&mut self) -> Option<PutPayload> {
+        self.bytes = 0;
+        let pieces = std::mem::take(&mut self.pieces);
+        (!pieces.is_empty()).then(|| PutPayload::from_iter(pieces))
     }
-    if ended && !all.is_empty() {
-        full.push(vec![std::mem::take(&mut all)]);
-    }
-    let rest = if all.is_empty() { Vec::new() } else { vec![all] };
-    (full, rest)
 }

@@ -1,47 +1,66 @@
-//! One partition's way to the broker: batches in order, some in flight, resent in order.
+//! Sends one partition's batches over one append stream, in order, until each has its answer.
 //!
-//! ```text
-//! records -> open batch -> waiting batches -> in flight (with sequences) -> acked, in order
-//!                                             ^ resent whole after a broken stream
-//! ```
-//! With idempotence the broker recognises what it has already, so a resend duplicates nothing.
+//! Owns: order, sequences, retries, and what an answer means for the batches behind it. Does not
+//! own: gathering (`lane`).
+//!
+//! The rules that make it exactly once and in order, with `idempotent`:
+//! - A batch gets its sequence when it is first sent, and is resent with the same bytes.
+//! - After an answer that asks for a retry nothing is sent until all answers are there; then all
+//!   that is left is resent in order.
+//! - A batch that fails for good leaves a gap in the sequences. What was sent behind it fails too
+//!   (the broker refuses it), and what was not sent goes on under a new producer id.
+//! - Under an id that the partition does not know yet, a broker takes any sequence (KIP-360), so
+//!   the first batch travels alone.
 
-use std::collections::VecDeque;
+mod sent;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use levee_proto::grpc::{AppendRequest, AppendResponse, ErrorCode};
 use levee_proto::record::batch::sequence_add;
-use levee_proto::record::records::{BatchBuilder, ProducerStamp, RecordData};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use levee_proto::record::records::ProducerStamp;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::{ProducerConfig, new_id};
+use super::lane::Lane;
+use super::{ProducerConfig, ProducerId, new_id};
 use crate::backoff::Backoff;
 use crate::connection::Client;
 use crate::error::{Error, Result};
+use sent::{Sent, SentBatches};
 
-/// Batches in flight: what the broker remembers of a producer.
-const IN_FLIGHT: usize = 5;
-/// A broker that says nothing for so long is taken to be gone.
-const SILENCE: Duration = Duration::from_secs(40);
+/// How long the broker may take to accept a stream.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// A broker answers within the request's time; after this much more the stream counts as dead.
+const ANSWER_GRACE: Duration = Duration::from_secs(5);
+/// A stream without work is given back.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+/// Wakes at least this often to look at deadlines.
+const TICK: Duration = Duration::from_secs(1);
 
-pub(super) enum Item {
-    Record { record: RecordData, told: oneshot::Sender<Result<u64>>, room: OwnedSemaphorePermit },
-    Flush(oneshot::Sender<()>),
+pub(super) struct Worker {
+    client: Client,
+    config: Arc<ProducerConfig>,
+    lane: Arc<Lane>,
+    /// Sent and not over, in order of sequence.
+    sent: SentBatches,
+    identity: Option<Identity>,
+    next_id: u64,
+    next_number: u64,
+    backoff: Backoff,
 }
 
-/// Records that share a fate.
-struct Batch {
-    builder: Option<BatchBuilder>,
-    /// Set when it was built, with the sequence it was built with.
-    bytes: Option<Bytes>,
-    records: Vec<(oneshot::Sender<Result<u64>>, OwnedSemaphorePermit)>,
-    /// Of its first record.
-    since: Instant,
-    id: u64,
+/// Under which name batches go, and where its sequences stand.
+struct Identity {
+    id: ProducerId,
+    next_sequence: i32,
+    /// The partition has taken a batch of it.
+    known: bool,
+    /// There is a gap: nothing more goes under it.
+    broken: bool,
 }
 
 struct Stream {
@@ -49,267 +68,276 @@ struct Stream {
     answers: Streaming<AppendResponse>,
 }
 
-pub(super) struct Worker {
-    client: Client,
-    config: ProducerConfig,
-    topic: String,
-    partition: u32,
-    items: mpsc::UnboundedReceiver<Item>,
-    open: Option<Batch>,
-    waiting: VecDeque<Batch>,
-    in_flight: VecDeque<Batch>,
-    /// How many of those in flight are sent on the present stream.
-    sent: usize,
-    stream: Option<Stream>,
-    producer_id: Option<i64>,
-    sequence: i32,
-    next_id: u64,
-    flushes: Vec<oneshot::Sender<()>>,
-    backoff: Backoff,
-    heard: Instant,
-    closed: bool,
+/// Why a stream is not used any more, other than by an error.
+enum Pause {
+    Idle,
+    /// A new producer id is needed.
+    Renew,
+    Done,
 }
 
 impl Worker {
     pub(super) fn new(
         client: Client,
-        config: ProducerConfig,
-        producer_id: Option<i64>,
-        (topic, partition): (String, u32),
-        items: mpsc::UnboundedReceiver<Item>,
+        config: Arc<ProducerConfig>,
+        id: Option<ProducerId>,
+        lane: Arc<Lane>,
     ) -> Self {
-        Self {
-            client,
-            config,
-            topic,
-            partition,
-            items,
-            open: None,
-            waiting: VecDeque::new(),
-            in_flight: VecDeque::new(),
-            sent: 0,
-            stream: None,
-            producer_id,
-            sequence: 0,
-            next_id: 0,
-            flushes: Vec::new(),
-            backoff: Backoff::new(),
-            heard: Instant::now(),
-            closed: false,
-        }
+        let identity = id.map(Identity::new);
+        let (sent, backoff) = (SentBatches::default(), Backoff::new());
+        Self { client, config, lane, sent, identity, next_id: 0, next_number: 0, backoff }
     }
 
-    /// Ends when the producer is gone and everything is acknowledged or given up.
+    /// Until the lane is closed and everything in it is over.
     pub(super) async fn run(mut self) {
-        loop {
-            self.give_up_old();
-            let idle = self.waiting.is_empty() && self.in_flight.is_empty();
-            if idle && self.open.is_none() {
-                for done in self.flushes.drain(..) {
-                    let _ = done.send(());
-                }
-                if self.closed {
-                    return;
-                }
+        while self.work_to_come().await {
+            match self.stream().await {
+                Ok(Pause::Done) => break,
+                Ok(Pause::Idle) => {}
+                Ok(Pause::Renew) => self.identity = None,
+                Err(error) => self.broken(error).await,
             }
-            if !idle && let Err(error) = self.pump().await {
-                self.broken(&error).await;
-                continue;
-            }
-            self.wait().await;
+        }
+        if let Some(error) = self.lane.aborted() {
+            self.sent.fail_all(&error);
+            self.lane.fail_ready(&error);
         }
     }
 
-    /// Sends what may be sent, opening a stream if there is none.
-    async fn pump(&mut self) -> Result<()> {
-        if self.stream.is_none() {
-            self.stream = Some(self.connect().await?);
-            self.sent = 0;
-            self.heard = Instant::now();
-        }
-        while self.in_flight.len() < IN_FLIGHT {
-            let Some(mut batch) = self.waiting.pop_front() else { break };
-            self.build(&mut batch);
-            self.in_flight.push_back(batch);
-        }
-        while let Some(batch) = self.in_flight.get(self.sent) {
-            let request = AppendRequest {
-                id: batch.id,
-                topic: self.topic.clone(),
-                partition: self.partition,
-                batch: batch.bytes.clone().unwrap_or_default(),
-                ..Default::default()
-            };
-            if self.sent == 0 {
-                self.heard = Instant::now();
+    /// Waits for something to send; false at the end.
+    async fn work_to_come(&self) -> bool {
+        loop {
+            let woken = self.lane.wake.notified();
+            if self.lane.aborted().is_some() {
+                return false;
             }
-            let stream = self.stream.as_ref().ok_or_else(Error::closed)?;
-            let sent = stream.requests.send(request).await;
-            sent.map_err(|_| Error::connection("the append stream ended"))?;
-            self.sent += 1;
+            if !self.sent.is_empty() {
+                return true;
+            }
+            match self.lane.ready_at() {
+                Some(at) if at <= Instant::now() => return true,
+                Some(at) => {
+                    let _ = tokio::time::timeout_at(at, woken).await;
+                }
+                None if self.lane.is_drained() => return false,
+                None => woken.await,
+            }
+        }
+    }
+
+    /// Opens a stream and works it.
+    async fn stream(&mut self) -> Result<Pause> {
+        if self.config.idempotent && self.identity.is_none() {
+            self.identity = Some(Identity::new(new_id(&self.client).await?));
+        }
+        let (requests, outgoing) = mpsc::channel(self.config.max_in_flight);
+        let mut log = self.client.log();
+        let opening = log.append_stream(ReceiverStream::new(outgoing));
+        let opened = tokio::time::timeout(OPEN_LIMIT, opening).await;
+        let opened =
+            opened.map_err(|_| Error::timed_out("opening an append stream", OPEN_LIMIT))?;
+        self.work(Stream { requests, answers: opened?.into_inner() }).await
+    }
+
+    async fn work(&mut self, mut stream: Stream) -> Result<Pause> {
+        let mut resend_at = None;
+        let mut busy = Instant::now();
+        loop {
+            let now = Instant::now();
+            self.expire(now);
+            if self.lane.aborted().is_some() {
+                return Ok(Pause::Done);
+            }
+            if resend_at.is_none_or(|at| at <= now) {
+                resend_at = None;
+                self.fill(&stream.requests, now)?;
+            }
+            if !self.sent.is_empty() {
+                busy = now;
+            } else if self.identity.as_ref().is_some_and(|identity| identity.broken) {
+                return Ok(Pause::Renew);
+            } else if self.lane.is_drained() {
+                return Ok(Pause::Done);
+            } else if now >= busy + IDLE_LIMIT && self.lane.ready_at().is_none() {
+                return Ok(Pause::Idle);
+            }
+            if self.sent.waits_since().is_some_and(|since| now >= since + self.answer_limit()) {
+                let limit = self.answer_limit();
+                return Err(Error::timed_out("an answer to an append", limit).maybe_written(true));
+            }
+            tokio::select! {
+                biased;
+                answer = stream.answers.message() => {
+                    let ended = || Error::connection("the broker ended the append stream");
+                    self.answered(answer?.ok_or_else(ended)?);
+                    if self.sent.must_resend() {
+                        resend_at = Some(Instant::now() + self.backoff.next_delay());
+                    }
+                }
+                () = self.lane.wake.notified() => {}
+                () = tokio::time::sleep_until(self.next_look(now, resend_at)) => {}
+            }
+        }
+    }
+
+    fn answer_limit(&self) -> Duration {
+        self.config.request_timeout + ANSWER_GRACE
+    }
+
+    /// When to look again although nothing happened.
+    fn next_look(&self, now: Instant, resend_at: Option<Instant>) -> Instant {
+        let broken = self.identity.as_ref().is_some_and(|identity| identity.broken);
+        let can_send = self.has_room() && !broken && !self.sent.has_retries();
+        let ready_at = self.lane.ready_at().filter(|_| can_send && resend_at.is_none());
+        let deadlines = self.sent.next_deadline().into_iter().chain(self.lane.next_deadline());
+        let next = deadlines.chain(resend_at).chain(ready_at).min();
+        next.map_or(now + TICK, |next| next.min(now + TICK))
+    }
+
+    /// Counted from the oldest batch that is not over: a broker that remembers five batches must
+    /// still know that one when it is sent again, however many behind it are over.
+    fn has_room(&self) -> bool {
+        let limit = match &self.identity {
+            Some(identity) if !identity.known => 1,
+            _ => self.config.max_in_flight,
+        };
+        self.sent.span(self.next_number) < limit as u64
+    }
+
+    /// Sends what may be sent: first, in order, what must be sent again.
+    fn fill(&mut self, requests: &mpsc::Sender<AppendRequest>, now: Instant) -> Result<()> {
+        if self.sent.has_retries() {
+            if self.sent.waits_since().is_some() {
+                return Ok(());
+            }
+            for batch in self.sent.iter_mut() {
+                batch.id = self.next_id;
+                batch.since = Some(now);
+                self.next_id += 1;
+                put(requests, request(&self.lane, &self.config, batch))?;
+            }
+            return Ok(());
+        }
+        let broken = self.identity.as_ref().is_some_and(|identity| identity.broken);
+        while !broken && self.has_room() {
+            let Some(batch) = self.lane.take(now) else { break };
+            let (records, deadline) = (batch.records, batch.deadline);
+            let stamp = self.identity.as_ref().map(Identity::stamp);
+            // What cannot be encoded has told its tickets, and takes no sequence.
+            let Ok((bytes, waiter)) = batch.encode(stamp) else { continue };
+            if let Some(identity) = &mut self.identity {
+                identity.next_sequence = sequence_add(identity.next_sequence, records);
+            }
+            let (number, id) = (self.next_number, self.next_id);
+            (self.next_number, self.next_id) = (number + 1, id + 1);
+            let batch = Sent::new(number, id, bytes, deadline, waiter, now);
+            let request = request(&self.lane, &self.config, &batch);
+            self.sent.push(batch);
+            put(requests, request)?;
         }
         Ok(())
     }
 
-    async fn connect(&mut self) -> Result<Stream> {
-        if self.config.idempotent && self.producer_id.is_none() {
-            self.producer_id = Some(new_id(&self.client).await?);
-            self.sequence = 0;
-        }
-        let (requests, outgoing) = mpsc::channel(IN_FLIGHT);
-        let opened = self.client.log().append_stream(ReceiverStream::new(outgoing)).await?;
-        Ok(Stream { requests, answers: opened.into_inner() })
-    }
-
-    /// Gives a batch its sequence: from here on it is resent as it is.
-    fn build(&mut self, batch: &mut Batch) {
-        let Some(builder) = batch.builder.take() else { return };
-        let count = builder.len() as u32;
-        let stamp = self.producer_id.map(|producer_id| ProducerStamp {
-            producer_id,
-            producer_epoch: 0,
-            base_sequence: self.sequence,
-        });
-        self.sequence = sequence_add(self.sequence, count);
-        batch.bytes = Some(builder.build(stamp));
-        batch.id = self.next_id;
-        self.next_id += 1;
-    }
-
-    /// For an answer, a record, or the end of a linger.
-    async fn wait(&mut self) {
-        let linger = self.open.as_ref().map(|batch| batch.since + self.config.linger);
-        let silent = (self.sent > 0).then(|| self.heard + SILENCE);
-        let wake = [linger, silent].into_iter().flatten().min();
-        let wake = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
-        let full = self.waiting.len() >= 2;
-        tokio::select! {
-            biased;
-            answer = answer(&mut self.stream), if self.sent > 0 => match answer {
-                Ok(answer) => self.answered(answer).await,
-                Err(error) => self.broken(&error).await,
-            },
-            item = self.items.recv(), if !self.closed && !full => self.take(item),
-            () = tokio::time::sleep_until(wake) => {
-                if silent.is_some_and(|silent| Instant::now() >= silent) {
-                    let why = format!("no answer for {SILENCE:?}");
-                    self.broken(&Error::connection(why)).await;
-                }
-                if linger.is_some_and(|linger| Instant::now() >= linger) {
-                    self.seal();
-                }
+    fn answered(&mut self, answer: AppendResponse) {
+        // An answer to what was given up in the meantime tells nobody anything.
+        let Some(at) = self.sent.position(answer.id) else { return };
+        let Some(detail) = answer.error else {
+            self.backoff.reset();
+            if let Some(identity) = &mut self.identity {
+                identity.known = true;
             }
-        }
-    }
-
-    fn take(&mut self, item: Option<Item>) {
-        match item {
-            None => {
-                self.closed = true;
-                self.seal();
-            }
-            Some(Item::Flush(done)) => {
-                self.seal();
-                self.flushes.push(done);
-            }
-            Some(Item::Record { record, told, room }) => {
-                let compression = self.config.compression;
-                let batch = self.open.get_or_insert_with(|| Batch {
-                    builder: Some(BatchBuilder::new(compression)),
-                    bytes: None,
-                    records: Vec::new(),
-                    since: Instant::now(),
-                    id: 0,
-                });
-                batch.records.push((told, room));
-                let builder = batch.builder.as_mut();
-                let full = builder.is_some_and(|builder| {
-                    builder.push(&record);
-                    builder.plain_bytes() >= self.config.batch_bytes
-                });
-                if full {
-                    self.seal();
-                }
-            }
-        }
-    }
-
-    fn seal(&mut self) {
-        self.waiting.extend(self.open.take());
-    }
-
-    async fn answered(&mut self, answer: AppendResponse) {
-        self.heard = Instant::now();
-        let expected = self.in_flight.front().map(|batch| batch.id);
-        if expected != Some(answer.id) {
-            let why = format!("answer {} in place of {expected:?}", answer.id);
-            self.broken(&Error::connection(why)).await;
+            self.sent.succeed(at, answer.base_offset);
             return;
-        }
-        match answer.error {
-            None => {
-                self.backoff.reset();
-                self.sent -= 1;
-                if let Some(batch) = self.in_flight.pop_front() {
-                    for (number, (told, _room)) in batch.records.into_iter().enumerate() {
-                        let _ = told.send(Ok(answer.base_offset + number as u64));
-                    }
-                }
-            }
-            Some(detail) => self.broken(&detail.into()).await,
-        }
-    }
-
-    /// The stream is not used any more: what is in flight is resent, or given up.
-    async fn broken(&mut self, error: &Error) {
-        self.stream = None;
-        self.sent = 0;
-        // Without sequences a record that may be written must not be sent again.
-        let unsafe_retry = error.may_be_written && !self.config.idempotent;
-        if !error.retriable || (unsafe_retry && !self.in_flight.is_empty()) {
-            self.fail_in_flight(error);
-            return;
-        }
-        self.backoff.wait().await;
-    }
-
-    /// Everything in flight fails together: a gap in the sequences would never be accepted, so the
-    /// next batches go under a new producer id.
-    fn fail_in_flight(&mut self, error: &Error) {
-        let missing = matches!(error.code, ErrorCode::UnknownTopic | ErrorCode::UnknownPartition);
-        let failed: Vec<Batch> = match self.in_flight.is_empty() || missing {
-            // Not even connected, or nowhere to go: nothing of this partition can be sent.
-            true => self.in_flight.drain(..).chain(self.waiting.drain(..)).collect(),
-            false => self.in_flight.drain(..).collect(),
         };
-        for batch in failed {
-            for (told, _room) in batch.records {
-                let _ = told.send(Err(error.clone()));
-            }
-        }
-        if self.config.idempotent {
-            self.producer_id = None;
+        let error = Error::from(detail);
+        // Refused because of one in front of it that is resent: so is this one.
+        let follows_retry =
+            error.code == ErrorCode::OutOfOrderSequence && self.sent.follows_retry(at);
+        let may_retry = self.config.idempotent || !error.may_be_written;
+        if (error.retriable && may_retry) || follows_retry {
+            tracing::debug!(topic = %self.lane.topic, partition = self.lane.partition, %error,
+                "append is tried again");
+            self.sent.retry_or_fail(at, &error);
+        } else {
+            self.fail(at, error);
         }
     }
 
-    fn give_up_old(&mut self) {
-        let limit = self.config.delivery_timeout;
-        let oldest = self.in_flight.front().or(self.waiting.front());
-        if oldest.is_some_and(|batch| batch.since.elapsed() >= limit) {
-            let why = format!("not acknowledged within {limit:?}");
-            let error = Error::new(ErrorCode::TimedOut, why, true);
-            let error = Error { may_be_written: true, ..error };
-            self.stream = None;
-            self.sent = 0;
-            self.fail_in_flight(&error);
+    /// One batch fails for good.
+    fn fail(&mut self, at: usize, error: Error) {
+        if let Some(identity) = &mut self.identity {
+            identity.broken = true;
+            self.sent.doom_behind(at, &error);
+        }
+        self.sent.fail(at, &error);
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.lane.expire(now);
+        while self.sent.next_deadline().is_some_and(|deadline| deadline <= now) {
+            let limit = self.config.delivery_timeout;
+            let error = Error::timed_out("delivering the record", limit).maybe_written(true);
+            self.fail(0, error);
+        }
+    }
+
+    /// The stream is gone: what had no answer is sent again over the next one, or fails.
+    async fn broken(&mut self, error: Error) {
+        if !error.retriable {
+            // Before anything was sent, or after: nothing of this partition can be delivered.
+            let sent = !self.sent.is_empty();
+            self.sent.fail_all(&error.clone().maybe_written(sent));
+            self.lane.fail_ready(&error);
+            self.identity = None;
+        } else if self.config.idempotent {
+            self.sent.retry_all(&error);
+        } else {
+            // Without sequences, what may be written must not be sent again.
+            self.sent.fail_all(&error.clone().maybe_written(true));
+        }
+        tracing::debug!(topic = %self.lane.topic, partition = self.lane.partition, %error,
+            "append stream broke");
+        self.expire(Instant::now());
+        let delay = self.backoff.next_delay();
+        let aborted = async {
+            while self.lane.aborted().is_none() {
+                self.lane.wake.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(delay, aborted).await;
+        self.expire(Instant::now());
+    }
+}
+
+impl Identity {
+    fn new(id: ProducerId) -> Self {
+        Self { id, next_sequence: 0, known: false, broken: false }
+    }
+
+    fn stamp(&self) -> ProducerStamp {
+        ProducerStamp {
+            producer_id: self.id.id,
+            producer_epoch: self.id.epoch,
+            base_sequence: self.next_sequence,
         }
     }
 }
 
-async fn answer(stream: &mut Option<Stream>) -> Result<AppendResponse> {
-    let Some(stream) = stream else { return std::future::pending().await };
-    match stream.answers.message().await? {
-        Some(answer) => Ok(answer),
-        None => Err(Error::connection("the broker ended the append stream")),
+fn request(lane: &Lane, config: &ProducerConfig, batch: &Sent) -> AppendRequest {
+    AppendRequest {
+        id: batch.id,
+        topic: lane.topic.to_string(),
+        partition: lane.partition,
+        batch: batch.bytes.clone(),
+        records: Vec::new(),
+        acks: config.acks.into(),
+        timeout_ms: u32::try_from(config.request_timeout.as_millis()).unwrap_or(u32::MAX),
     }
+}
+
+/// Never more than are in flight, which is what the channel holds: it is only ever full or closed
+/// where the stream is dead.
+fn put(requests: &mpsc::Sender<AppendRequest>, request: AppendRequest) -> Result<()> {
+    let gone = |_| Error::connection("the append stream takes nothing more");
+    requests.try_send(request).map_err(gone)
 }

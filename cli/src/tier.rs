@@ -1,0 +1,95 @@
+//! `levee tier`: what is hot, what is in the bucket, what waits.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use levee_client::grpc::TierStatusResponse;
+use serde_json::json;
+
+use crate::error::CliError;
+use crate::remote::{BrokerArgs, Output, bytes, millis, print, print_json};
+use crate::topic::{partitions, topic_json};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show where the records of one topic, or of all, are.
+    Status {
+        topic: Option<String>,
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Upload everything that is durable, now, and wait for it.
+    Flush {
+        topic: Option<String>,
+        /// Delete the hot copies afterwards: the next reads come from the bucket.
+        #[arg(long)]
+        drop_hot: bool,
+        /// How long to wait.
+        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+        timeout: Duration,
+    },
+}
+
+pub async fn run(args: Args) -> Result<(), CliError> {
+    let admin = args.broker.connect().await?.manage();
+    match args.command {
+        Command::Status { topic, output } => {
+            let status = admin.tier_status(topic.as_deref()).await?;
+            match output {
+                Output::Text => text(&status),
+                Output::Json => print_json(&status_json(&status)),
+            }
+        }
+        Command::Flush { topic, drop_hot, timeout } => {
+            let flushed = admin.flush(topic.as_deref(), drop_hot, timeout).await?;
+            let (up, dropped) = (bytes(flushed.uploaded_bytes), bytes(flushed.dropped_bytes));
+            print(format_args!("uploaded {up}, dropped {dropped} of hot copies"))
+        }
+    }
+}
+
+fn text(status: &TierStatusResponse) -> Result<(), CliError> {
+    let (hot, budget) = (bytes(status.hot_bytes), bytes(status.hot_budget_bytes));
+    let objects = status.objects_l1 + status.objects_l2;
+    print(format_args!("bucket   {}", status.bucket))?;
+    print(format_args!(
+        "objects  {objects} ({} shared, {} of one partition), {}; {} unreferenced",
+        status.objects_l1,
+        status.objects_l2,
+        bytes(status.object_bytes),
+        status.unreferenced_objects
+    ))?;
+    print(format_args!("hot      {hot} of {budget}"))?;
+    print(format_args!("waits    {}, {}", bytes(status.lag_bytes), millis(status.lag_ms)))?;
+    for stalled in &status.stalled {
+        print(format_args!("stalled  {stalled}"))?;
+    }
+    match status.topics.is_empty() {
+        true => Ok(()),
+        false => print(format_args!("\n{}", partitions(&status.topics))),
+    }
+}
+
+fn status_json(status: &TierStatusResponse) -> serde_json::Value {
+    json!({
+        "bucket": status.bucket,
+        "objects_l1": status.objects_l1,
+        "objects_l2": status.objects_l2,
+        "object_bytes": status.object_bytes,
+        "unreferenced_objects": status.unreferenced_objects,
+        "hot_bytes": status.hot_bytes,
+        "hot_budget_bytes": status.hot_budget_bytes,
+        "lag_bytes": status.lag_bytes,
+        "lag_ms": status.lag_ms,
+        "stalled": status.stalled,
+        "topics": status.topics.iter().map(topic_json).collect::<serde_json::Value>(),
+    })
+}

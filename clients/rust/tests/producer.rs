@@ -1,0 +1,197 @@
+//! The producer against a broker that makes trouble: nothing lost, doubled or out of order.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod scripted;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use levee_client::grpc::ErrorCode;
+use levee_client::{Client, Compression, ErrorKind, Producer, ProducerConfig, RecordData, Ticket};
+use levee_proto::record::records::BatchBuilder;
+use scripted::{Append, Model, Server};
+
+/// Small batches, so that many are in flight.
+fn small() -> ProducerConfig {
+    ProducerConfig {
+        linger: Duration::from_millis(1),
+        batch_bytes: 300,
+        compression: Compression::Lz4,
+        delivery_timeout: Duration::from_secs(20),
+        ..ProducerConfig::default()
+    }
+}
+
+fn record(partition: u32, number: usize) -> RecordData {
+    let value = Some(format!("{partition}-{number}-{}", "x".repeat(60)).into());
+    RecordData { timestamp_ms: 1, value, ..RecordData::default() }
+}
+
+async fn send(producer: &Producer, partition: u32, numbers: std::ops::Range<usize>) -> Vec<Ticket> {
+    let mut tickets = Vec::new();
+    for number in numbers {
+        let sent = producer.send("t", Some(partition), record(partition, number)).await;
+        tickets.push(sent.unwrap());
+    }
+    tickets
+}
+
+/// Every ticket says where its record is, and nothing else is in the log.
+async fn all_there(model: &Model, partition: u32, tickets: Vec<Ticket>) {
+    let mut told = Vec::new();
+    for ticket in tickets {
+        told.push(ticket.await.unwrap());
+    }
+    let found = model.records(partition);
+    assert_eq!(told, (0..found.len() as u64).collect::<Vec<_>>(), "partition {partition}");
+    for (number, found) in found.iter().enumerate() {
+        assert_eq!(found.data, record(partition, number));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_lost_doubled_or_reordered_whatever_happens_to_appends() {
+    use Append::*;
+    let kinds =
+        [Good, Stalled, WrittenTimedOut, BreakBefore, BreakAfter, EndBefore, Slow, Good, Good];
+    for seed in 0..6usize {
+        let script: Vec<_> = (0..60).map(|n| kinds[(n * n * 7 + n * 3 + seed * 5) % 9]).collect();
+        let model = Model::new(&script, &[]);
+        let server = Server::start(&model);
+        let client = Client::connect(&server.address).await.unwrap();
+        let producer = client.producer(small()).await.unwrap();
+        let (first, second) = tokio::join!(send(&producer, 0, 0..200), send(&producer, 1, 0..200));
+        all_there(&model, 0, first).await;
+        all_there(&model, 1, second).await;
+        assert_eq!(model.trouble_left(), 0, "seed {seed}: the script was not played");
+        assert_eq!(model.producers_given(), 1, "retries keep the producer id");
+    }
+}
+
+/// An unknown producer may begin at any sequence, so what is behind a refused first batch must not
+/// be on its way already.
+#[tokio::test]
+async fn the_first_batch_of_a_producer_id_travels_alone() {
+    let model = Model::new(&[Append::Stalled], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let producer = client.producer(small()).await.unwrap();
+    let tickets = send(&producer, 0, 0..100).await;
+    all_there(&model, 0, tickets).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_dies_and_comes_back_gets_everything_once() {
+    let model = Model::new(&[Append::Slow; 40], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let producer = client.producer(small()).await.unwrap();
+    let mut tickets = send(&producer, 0, 0..150).await;
+    tickets[5].clone().await.unwrap();
+    let address = server.kill();
+    tickets.extend(send(&producer, 0, 150..200).await);
+    let server = restart(&model, &address).await;
+    tickets.extend(send(&producer, 0, 200..300).await);
+    producer.close(Duration::from_secs(20)).await.unwrap();
+    all_there(&model, 0, tickets).await;
+    let late = producer.send("t", Some(0), record(0, 0)).await;
+    assert_eq!(late.err().map(|error| error.kind), Some(ErrorKind::Closed));
+    drop(server);
+}
+
+/// The port is free once the old sockets are gone.
+async fn restart(model: &std::sync::Arc<Model>, address: &str) -> Server {
+    for _ in 0..100 {
+        if std::net::TcpListener::bind(address).is_ok() {
+            return Server::start_at(model, address);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{address} stays in use");
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_takes_what_was_sent_behind_it_and_nothing_more() {
+    let mut script = vec![Append::Good; 4];
+    script.push(Append::TooLarge);
+    let model = Model::new(&script, &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let producer = client.producer(small()).await.unwrap();
+    let tickets = send(&producer, 0, 0..300).await;
+    let mut written = Vec::new();
+    let mut failed = 0;
+    for (number, ticket) in tickets.into_iter().enumerate() {
+        match ticket.await {
+            Ok(offset) => written.push((offset, number)),
+            Err(error) => {
+                assert_eq!(error.code, ErrorCode::BatchTooLarge, "{error}");
+                assert!(!error.may_be_written, "{error}");
+                failed += 1;
+            }
+        }
+    }
+    assert!(failed > 0 && failed < 100, "{failed} failed");
+    // What was acknowledged is there, in order, and nothing else is.
+    let found = model.records(0);
+    assert_eq!(found.len(), written.len());
+    for (at, (offset, number)) in written.into_iter().enumerate() {
+        assert_eq!((offset, &found[at].data), (at as u64, &record(0, number)));
+    }
+    assert_eq!(model.producers_given(), 2, "a gap needs a new producer id");
+}
+
+#[tokio::test]
+async fn without_sequences_what_may_be_written_is_not_sent_again() {
+    let model = Model::new(&[Append::BreakAfter, Append::Stalled], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let config = ProducerConfig { idempotent: false, max_in_flight: 1, ..small() };
+    let producer = client.producer(config).await.unwrap();
+    let unsure = send(&producer, 0, 0..1).await.remove(0).await.unwrap_err();
+    assert!(unsure.may_be_written && unsure.retriable, "{unsure}");
+    // A stall wrote nothing, so this one is sent again.
+    send(&producer, 0, 1..2).await.remove(0).await.unwrap();
+    let found: Vec<_> = model.records(0).into_iter().map(|found| found.data).collect();
+    assert_eq!(found, [record(0, 0), record(0, 1)]);
+    assert_eq!(model.producers_given(), 0);
+}
+
+#[tokio::test]
+async fn room_is_bounded_and_given_up_records_give_it_back() {
+    let model = Model::new(&[Append::Stalled; 10_000], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let delivery_timeout = Duration::from_millis(300);
+    let config = ProducerConfig { max_unacked_bytes: 1000, delivery_timeout, ..small() };
+    let producer = client.producer(config).await.unwrap();
+    // Each record takes about 100 bytes: the last ones wait until the first ones are given up.
+    for ticket in send(&producer, 0, 0..15).await {
+        let error = ticket.await.unwrap_err();
+        assert_eq!((error.kind, error.code), (ErrorKind::TimedOut, ErrorCode::TimedOut), "{error}");
+    }
+    assert_eq!(model.batches(0), 0);
+}
+
+#[tokio::test]
+async fn encoded_batches_keep_their_place_among_records() {
+    let model = Model::new(&[Append::Good, Append::BreakAfter], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let producer = client.producer(small()).await.unwrap();
+    let mut builder = BatchBuilder::new(Compression::Zstd);
+    (1..4).for_each(|number| builder.push(&record(0, number)));
+    let batch = builder.build(None);
+    let before = producer.send("t", Some(0), record(0, 0)).await.unwrap();
+    let encoded = producer.send_batch("t", 0, batch.clone()).await.unwrap();
+    let after = producer.send("t", Some(0), record(0, 4)).await.unwrap();
+    producer.flush().await;
+    let told = (before.await.unwrap(), encoded.await.unwrap(), after.await.unwrap());
+    assert_eq!(told, (0, 1, 4));
+    let found: Vec<_> = model.records(0).into_iter().map(|found| found.data).collect();
+    assert_eq!(found, (0..5).map(|number| record(0, number)).collect::<Vec<_>>());
+    let damaged = Bytes::from([&batch[..batch.len() - 1], &[0x55]].concat());
+    let refused = producer.send_batch("t", 0, damaged).await.err();
+    assert_eq!(refused.map(|error| error.kind), Some(ErrorKind::Invalid));
+}

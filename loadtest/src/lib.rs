@@ -1,1 +1,0 @@
-//! The load generator. Not built yet.
