@@ -138,8 +138,9 @@ fn list(topics: &[TopicDescription]) -> Result<(), CliError> {
         let mut classes: Vec<_> = classes.collect();
         classes.sort_unstable();
         classes.dedup();
+        let deleted = if topic.deleted_ms.is_some() { " (deleted)" } else { "" };
         vec![
-            topic.name.clone(),
+            format!("{}{deleted}", topic.name),
             topic.partitions.len().to_string(),
             classes.join(","),
             sum(|p| p.high_watermark.saturating_sub(p.log_start)).to_string(),
