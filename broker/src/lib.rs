@@ -23,3 +23,4 @@ pub mod find_time;
 pub mod listener;
 pub mod server;
 pub mod topics;
+pub mod consolidate;

@@ -59,6 +59,8 @@ pub struct Node {
     draining: watch::Sender<bool>,
     /// The offload should look now.
     pub(crate) offload_wanted: Notify,
+    /// Partitions whose local copy could not be read, and when that was seen.
+    pub(crate) damaged: Mutex<BTreeMap<PartitionId, levee_runtime::Mono>>,
     /// One round of offload at a time.
     pub(crate) offloading: tokio::sync::Mutex<()>,
     pub(crate) limits: crate::limits::Limits,

@@ -26,6 +26,8 @@ use crate::partition::untiered::Cut;
 const READ_BYTES: usize = 1 << 20;
 /// Objects uploaded side by side.
 const SIDE_BY_SIDE: usize = 3;
+/// How long a partition is left out after its local copy could not be read.
+const DAMAGED_AGAIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs until the session ends. A failed round is tried again, for as long as it takes: until then
@@ -115,7 +117,10 @@ async fn round(node: &Arc<Node>, partitions: &[Arc<Partition>]) -> Result<u64> {
 fn plan(node: &Node, partitions: &[Arc<Partition>]) -> Vec<Plan> {
     let config = &node.config;
     let (mut plans, mut shared, mut held) = (Vec::new(), Vec::new(), 0);
-    for partition in partitions {
+    let now = node.host.now();
+    let mut damaged = node.damaged.lock();
+    damaged.retain(|_, since| now.since(*since) < DAMAGED_AGAIN);
+    for partition in partitions.iter().filter(|p| !damaged.contains_key(&p.id)) {
         let Some((epoch, cut)) = partition.cut(config.tier_object_bytes) else { continue };
         if cut.bytes >= config.tier_l2_bytes {
             plans.push(Plan { level: Level::L2, parts: vec![(partition.clone(), epoch, cut)] });
@@ -150,12 +155,23 @@ async fn upload(node: &Arc<Node>, plan: Plan) -> Result<(ObjectRef, Footer, Ends
     match node.tiers.upload(plan.level, parts.collect()).await {
         Ok((object, footer)) => Ok((object, footer, ends)),
         Err(UploadError::Store(error)) => Err(Error::store_unavailable(error)),
-        Err(error) => Err(Error::corrupt_data(error)),
+        Err(error) => {
+            // One bad copy must not hold the others back.
+            if let UploadError::Source { partition, .. } = &error {
+                node.damaged.lock().insert(*partition, node.host.now());
+            }
+            Err(Error::corrupt_data(error))
+        }
     }
 }
 
 /// From here the object is part of the log; only then the local copy is a cache (I10, I11).
-async fn commit(node: &Node, object: ObjectRef, footer: Footer, ends: Ends) -> Result<u64> {
+pub(crate) async fn commit(
+    node: &Node,
+    object: ObjectRef,
+    footer: Footer,
+    ends: Ends,
+) -> Result<u64> {
     let request = Request::Commit { session: node.session, objects: vec![object.clone()] };
     let committed = node.commit(request).await;
     if let Err(error) = &committed

@@ -15,7 +15,7 @@ use crate::http::{HttpServer, Readiness, Ready};
 use crate::listener::grpc::{self, GrpcServer};
 use crate::node::Node;
 use crate::node::start::{StartError, Started, start as start_node};
-use crate::{collect, keeper, metrics, offload, retention};
+use crate::{collect, consolidate, keeper, metrics, offload, retention};
 
 #[derive(Debug, Error)]
 pub enum ServerError {
@@ -78,6 +78,7 @@ pub async fn start(config: BrokerConfig) -> Result<Running, ServerError> {
         host.spawn("offload", offload::run(node.clone())),
         host.spawn("retention", retention::run(node.clone())),
         host.spawn("collect", collect::run(node.clone())),
+        host.spawn("consolidate", consolidate::run(node.clone())),
     ];
     let grpc = GrpcServer::start(listener, node).await.map_err(listen("gRPC", grpc_listen))?;
     let (grpc_addr, http_addr) = (grpc.addr(), http.addr());

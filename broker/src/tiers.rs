@@ -144,6 +144,16 @@ impl Tiers {
         known.map_or_else(Default::default, |(end, all)| (end, Producers::from_snapshot(all)))
     }
 
+    /// Whether slots of closed lanes told anything of a partition.
+    pub fn has_slots(&self, id: PartitionId) -> bool {
+        self.slots.lock().contains_key(&id)
+    }
+
+    /// Where the slots of closed lanes end, and producer state there.
+    pub fn state_in_slots(&self, id: PartitionId) -> Option<(u64, Producers)> {
+        self.slots.lock().get(&id).cloned()
+    }
+
     /// Where the referenced part of a partition ends, and producer state there.
     pub fn state(&self, id: PartitionId) -> (u64, Producers) {
         let objects = self.state_in_objects(id);

@@ -267,3 +267,97 @@ async fn minio_serves_as_bucket_and_may_go_away_and_come_back() {
     local.verify(&client).await;
     assert_eq!(broker.terminate().await, Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_of_older_sessions_are_consolidated_and_deleted_but_their_fence() {
+    let dir = tempfile::tempdir().unwrap();
+    let fast = ["--set", "gc.grace=1s", "--set", "tier.interval=1h"];
+    let mut broker = Broker::dev(dir.path(), &fast).await;
+    let client = Client::connect(&broker.grpc).await.unwrap();
+    create(&client, "bucket", 3, &[("durability.class", "object")]).await;
+    let load = Load::new("bucket", 3);
+    let tasks = load.start(&client).await;
+    for _ in 0..2 {
+        load.progress(300).await;
+        broker.kill9().await;
+        broker.restart().await;
+    }
+    load.progress(100).await;
+    load.stop(tasks).await;
+    let lanes = |session: &str| {
+        let name = format!("d/*/{session}/0000/*");
+        let pattern = dir.path().join("bucket").join(name).display().to_string();
+        let listed =
+            std::process::Command::new("sh").args(["-c", &format!("ls {pattern}")]).output();
+        String::from_utf8_lossy(&listed.unwrap().stdout).lines().count()
+    };
+    for session in ["00000001-00000001", "00000001-00000002"] {
+        let started = std::time::Instant::now();
+        while lanes(session) != 1 {
+            let late = started.elapsed() > Duration::from_secs(60);
+            assert!(!late, "{} objects of {session}: {}", lanes(session), broker.log());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    load.verify(&client).await;
+    broker.kill9().await;
+    broker.restart().await;
+    load.verify(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_deletion_and_garbage_collection_keep_to_the_rule() {
+    let dir = tempfile::tempdir().unwrap();
+    let fast = [
+        "--set",
+        "gc.grace=1s",
+        "--set",
+        "tier.interval=200ms",
+        "--set",
+        "delete.delay=0",
+        "--set",
+        "retention.check.interval=200ms",
+    ];
+    let mut broker = Broker::dev(dir.path(), &fast).await;
+    let client = Client::connect(&broker.grpc).await.unwrap();
+    create(&client, "short", 1, &[("retention.bytes", "300000")]).await;
+    create(&client, "kept", 1, &[]).await;
+    create(&client, "gone", 1, &[]).await;
+    let loads = [Load::new("short", 1), Load::new("kept", 1), Load::new("gone", 1)];
+    for load in &loads {
+        let tasks = load.start(&client).await;
+        // Retention goes by whole ranges of objects: make several.
+        for _ in 0..8 {
+            load.progress(300).await;
+            client.admin().flush(FlushRequest::default()).await.unwrap();
+        }
+        load.stop(tasks).await;
+    }
+    let admin = client.manage();
+    let deleted = admin.delete_records("kept", 0, 1000).await.unwrap();
+    assert_eq!(deleted, 1000);
+    admin.delete_topic("gone").await.unwrap();
+    let error = client.read("gone", 0, Position::Start, ReadConfig::default()).await;
+    assert!(error.is_err(), "a deleted topic is not there any more");
+    let started = std::time::Instant::now();
+    loop {
+        let found = read_all(&client, "short", 0).await;
+        let first = found[0].0;
+        let last = found.last().unwrap().0 + 1;
+        assert_eq!(last, loads[0].acks(), "nothing is deleted at the end");
+        // About 400 bytes a record, and never less than what is to be kept.
+        assert!(last - first > 600, "{first}..{last}");
+        if first > 0 {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "{first}..{last} stay");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let found = read_all(&client, "kept", 0).await;
+    assert_eq!((found[0].0, found.len() as u64), (1000, loads[1].acks() - 1000));
+    broker.kill9().await;
+    broker.restart().await;
+    assert_eq!(read_all(&client, "kept", 0).await, found, "log start survives a restart");
+    create(&client, "gone", 1, &[]).await;
+    assert!(read_all(&client, "gone", 0).await.is_empty(), "a new topic with an old name is new");
+}

@@ -252,6 +252,7 @@ impl Opening<'_> {
             ended: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             offload_wanted: Default::default(),
+            damaged: Default::default(),
             offloading: Default::default(),
             limits: Limits::default(),
             producer_ids: Default::default(),

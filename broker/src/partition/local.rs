@@ -48,16 +48,23 @@ impl Partition {
         self.hot.read(offset, max_bytes).await
     }
 
-    /// Local bytes from `offset` on, wherever they are; for uploads. Nothing where they are gone.
+    /// Local bytes from `offset` on, wherever they are, deleted ones too: an upload takes whole
+    /// batches, and the log may start inside of one. Nothing where they are gone.
     pub async fn read_local(
         &self,
         offset: u64,
         max_bytes: usize,
     ) -> Result<Option<Bytes>, SegmentError> {
-        match self.locate(offset, max_bytes) {
-            Local::Tail(batches) => Ok(Some(join(&batches))),
-            Local::Hot => self.read_hot(offset, max_bytes).await.map(Some),
-            Local::Remote | Local::AtEnd | Local::OutOfRange { .. } => Ok(None),
+        {
+            let inner = self.inner.lock();
+            if inner.tail.holds(offset) {
+                let batches = inner.tail.read(offset, max_bytes, inner.ladder.durable_end());
+                return Ok((!batches.is_empty()).then(|| join(&batches)));
+            }
+        }
+        match self.read_hot(offset, max_bytes).await {
+            Err(SegmentError::Gone(_)) => Ok(None),
+            read => read.map(Some),
         }
     }
 

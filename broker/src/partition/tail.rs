@@ -21,6 +21,11 @@ impl Tail {
         self.start
     }
 
+    /// Whether the batch of `offset` is here; it may begin below `start`.
+    pub fn holds(&self, offset: u64) -> bool {
+        self.batches.front().is_some_and(|first| first.header.base_offset <= offset)
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }

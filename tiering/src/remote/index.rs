@@ -35,6 +35,7 @@ pub struct RangeRef {
     pub end: u64,
     pub len: u64,
     pub max_timestamp: i64,
+    pub leader_epoch: u32,
 }
 
 /// See the module.
@@ -89,6 +90,7 @@ impl RemoteIndex {
                 end: range.end,
                 len: range.len,
                 max_timestamp: range.max_timestamp,
+                leader_epoch: range.leader_epoch,
             };
             if log.ranges.insert((range.base, source), known).is_none() {
                 log.bytes += range.len;

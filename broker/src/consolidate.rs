@@ -1,0 +1,132 @@
+//! Consolidation of closed object lanes: what their slots hold becomes shared objects, so that the
+//! slots can go.
+//!
+//! A session turns its own slots into objects from its local copy (`offload`); what it left behind
+//! is read back from the bucket here, by whoever recovered it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use levee_proto::ids::PartitionId;
+use levee_proto::object::Level;
+use levee_tiering::remote::{RangeRef, Source};
+use levee_tiering::upload::{Batches, Part, UploadError};
+
+use crate::error::{Error, Result};
+use crate::node::Node;
+use crate::offload::commit;
+
+const EVERY: Duration = Duration::from_secs(10);
+/// Bytes that one read fetches.
+const READ_BYTES: usize = 1 << 20;
+
+/// Runs until the session ends.
+pub async fn run(node: Arc<Node>) {
+    while !node.is_ended() {
+        node.host.sleep(EVERY.min(node.config.gc_grace)).await;
+        loop {
+            match round(&node).await {
+                Ok(0) => break,
+                Ok(bytes) => tracing::info!(bytes, "slots of older sessions consolidated"),
+                Err(error) => {
+                    tracing::warn!(%error, "slots of older sessions stay a while");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// One object's worth. Returns its bytes; 0 where nothing is left.
+pub async fn round(node: &Arc<Node>) -> Result<u64> {
+    let parts = plan(node);
+    if parts.is_empty() {
+        return Ok(0);
+    }
+    match node.tiers.upload(Level::L1, parts).await {
+        Ok((object, footer)) => commit(node, object, footer, Vec::new()).await,
+        Err(UploadError::Store(error)) => Err(Error::store_unavailable(error)),
+        Err(error) => Err(Error::corrupt_data(error)),
+    }
+}
+
+/// A stretch of one partition and epoch without a gap.
+struct Run {
+    epoch: u32,
+    base: u64,
+    end: u64,
+    bytes: u64,
+}
+
+fn plan(node: &Arc<Node>) -> Vec<Part> {
+    let starts: BTreeMap<PartitionId, u64> = {
+        let state = node.view.read();
+        state.partitions.iter().map(|(id, p)| (*id, p.log_start)).collect()
+    };
+    let (mut parts, mut held) = (Vec::new(), 0);
+    for (id, log_start) in starts {
+        if !node.tiers.has_slots(id) {
+            continue;
+        }
+        for run in runs(node, id, log_start) {
+            if held >= node.config.tier_object_bytes {
+                return parts;
+            }
+            held += run.bytes;
+            // Producer state is known at the end of all slots, and needed only there.
+            let state = node.tiers.state_in_slots(id).filter(|(end, _)| *end == run.end);
+            parts.push(Part {
+                partition: id,
+                leader_epoch: run.epoch,
+                base: run.base,
+                end: run.end,
+                bytes: run.bytes,
+                producers: state.map(|(_, producers)| producers.snapshot()),
+                source: Box::new(RemoteBatches { node: node.clone(), partition: id }),
+            });
+        }
+    }
+    parts
+}
+
+fn runs(node: &Node, id: PartitionId, log_start: u64) -> Vec<Run> {
+    let index = &node.tiers.index;
+    let needed = |range: &RangeRef| {
+        matches!(range.source, Source::Slot(..))
+            && range.end > log_start
+            && !index.in_objects(id, range.base, range.end)
+    };
+    let mut runs: Vec<Run> = Vec::new();
+    for range in index.ranges(id).into_iter().filter(needed) {
+        match runs.last_mut() {
+            Some(run) if run.end == range.base && run.epoch == range.leader_epoch => {
+                run.end = range.end;
+                run.bytes += range.len;
+            }
+            _ => runs.push(Run {
+                epoch: range.leader_epoch,
+                base: range.base,
+                end: range.end,
+                bytes: range.len,
+            }),
+        }
+    }
+    runs
+}
+
+/// A partition's batches as the bucket has them.
+struct RemoteBatches {
+    node: Arc<Node>,
+    partition: PartitionId,
+}
+
+#[async_trait]
+impl Batches for RemoteBatches {
+    async fn next(&mut self, offset: u64) -> std::result::Result<Option<Bytes>, String> {
+        let read = self.node.tiers.reader.read(self.partition, offset, READ_BYTES).await;
+        read.map(|read| read.map(|read| read.batches)).map_err(|error| error.to_string())
+    }
+}
