@@ -14,8 +14,8 @@ use crate::config::BrokerConfig;
 use crate::http::{HttpServer, Readiness, Ready};
 use crate::listener::grpc::{self, GrpcServer};
 use crate::node::Node;
-use crate::node::start::{StartError, Started, start as start_node};
-use crate::{collect, consolidate, keeper, metrics, offload, retention};
+use crate::node::start::{StartError, Started, beside, start as start_node};
+use crate::{metrics, offload};
 
 #[derive(Debug, Error)]
 pub enum ServerError {
@@ -73,13 +73,7 @@ pub async fn start(config: BrokerConfig) -> Result<Running, ServerError> {
     let started = start_node(&host, config, store, address.to_string()).await?;
     let node = started.node.clone();
     *readable.0.lock() = Some(node.clone());
-    let beside = vec![
-        host.spawn("keeper", keeper::run(node.clone())),
-        host.spawn("offload", offload::run(node.clone())),
-        host.spawn("retention", retention::run(node.clone())),
-        host.spawn("collect", collect::run(node.clone())),
-        host.spawn("consolidate", consolidate::run(node.clone())),
-    ];
+    let beside = beside(&node);
     let grpc = GrpcServer::start(listener, node).await.map_err(listen("gRPC", grpc_listen))?;
     let (grpc_addr, http_addr) = (grpc.addr(), http.addr());
     Ok(Running { grpc_addr, http_addr, started, grpc, http, beside })

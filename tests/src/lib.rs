@@ -8,3 +8,4 @@
 pub mod load;
 pub mod minio;
 pub mod process;
+pub mod sim;

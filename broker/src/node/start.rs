@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::limits::Limits;
 use crate::partition::TailBytes;
 use crate::tiers::Tiers;
+use crate::{collect, consolidate, keeper, offload, retention};
 
 pub const HOT_DIR: &str = "hot";
 pub const WAL_DIR: &str = "wal";
@@ -107,6 +108,18 @@ pub async fn start(
     }
     let controller = watch_controller(&node, task);
     Ok(Started { node, resign, controller, identity })
+}
+
+/// Everything that runs beside the requests of a node.
+pub fn beside(node: &Arc<Node>) -> Vec<levee_runtime::Task<()>> {
+    let host = &node.host;
+    vec![
+        host.spawn("keeper", keeper::run(node.clone())),
+        host.spawn("offload", offload::run(node.clone())),
+        host.spawn("retention", retention::run(node.clone())),
+        host.spawn("collect", collect::run(node.clone())),
+        host.spawn("consolidate", consolidate::run(node.clone())),
+    ]
 }
 
 /// Hot segments of older sessions are copies of nobody knows what: away with them, beside the start.
