@@ -39,6 +39,10 @@ pub use append::Ticket;
 pub use local::Local;
 pub use stage::Serving;
 
+/// Producers whose newest record is older than this, by log time, are forgotten (Kafka's
+/// `producer.id.expiration.ms`).
+const PRODUCER_EXPIRY_MS: i64 = 24 * 3600 * 1000;
+
 /// Bytes of all tails of this broker.
 #[derive(Default)]
 pub struct TailBytes(AtomicU64);
@@ -195,7 +199,13 @@ impl Partition {
         let mut inner = self.inner.lock();
         let end = end.min(inner.ladder.durable_end());
         inner.ladder.tiered(end);
-        inner.untiered.release(end);
+        if let Some(newest_ms) = inner.untiered.release(end) {
+            // A record from the future must not make everybody else old.
+            let newest_ms = newest_ms.min(self.host.wall_ms());
+            let before = newest_ms.saturating_sub(PRODUCER_EXPIRY_MS);
+            inner.producers.expire(before);
+            inner.untiered.expire(before);
+        }
     }
 
     /// The deletion of everything below `start` is committed (I19).
@@ -203,7 +213,7 @@ impl Partition {
         let mut inner = self.inner.lock();
         let start = start.min(inner.ladder.durable_end());
         inner.ladder.delete_below(start);
-        inner.untiered.release(start);
+        let _ = inner.untiered.release(start);
         self.announce(&inner);
     }
 

@@ -44,6 +44,15 @@ enum Command {
         #[arg(long, value_name = "OFFSET", value_parser = offset_or_end)]
         before: u64,
     },
+    /// Give up what a lost disk held of a partition that waits for it, and go on behind it.
+    AcceptLoss {
+        name: String,
+        #[arg(short, long)]
+        partition: u32,
+        /// Exactly: "the old broker is stopped for good".
+        #[arg(long)]
+        statement: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -108,6 +117,13 @@ pub async fn run(args: Args) -> Result<(), CliError> {
         Command::DeleteRecords { name, partition, before } => {
             let start = admin.delete_records(&name, partition, before).await?;
             print(format_args!("{name} partition {partition} begins at offset {start}"))
+        }
+        Command::AcceptLoss { name, partition, statement } => {
+            let lost = admin.accept_loss(&name, partition, &statement).await?;
+            let (from, next) = (lost.lost_from, lost.next_offset);
+            print(format_args!(
+                "{name} partition {partition}: offsets from {from} on are given up; the next is {next}"
+            ))
         }
     }
 }

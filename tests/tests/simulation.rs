@@ -180,3 +180,239 @@ fn f2_a_ghost_slot_of_a_fenced_session_changes_nothing() {
         load.verify().await;
     });
 }
+
+/// F5: a controller sleeps for an hour, far past the garbage collection of the slot it would write.
+#[test]
+fn f5_a_controller_that_slept_past_garbage_collection_says_nothing() {
+    Sim::run(seed(5), |sim| async move {
+        let short = [("meta.retain", "1m"), ("meta.snapshot.interval", "20s")];
+        let cluster = Cluster::new(&sim, &short);
+        let (first, second) = (sim.host("a"), sim.host("b"));
+        let (near, far) = (cluster.bucket.seen_by("a"), cluster.bucket.seen_by("b"));
+        let old = cluster.start(&first, &near).await;
+        cluster.create("bucket", 1, "object").await;
+        first.pause();
+        cluster.start(&second, &far).await;
+        let load = SimLoad::start(&cluster, "bucket", 0);
+        later(3600).await;
+        let slots = |keys: Vec<String>| keys.iter().filter(|k| k.starts_with("meta/log/")).count();
+        assert!(slots(cluster.bucket.keys().await) < 300, "old slots are collected");
+        // What the sleeper is asked for now was asked for in vain.
+        let asked = old.clone();
+        let answer = old
+            .host
+            .spawn("late", async move { asked.create_topic("late", 1, Default::default()).await });
+        first.resume();
+        later(60).await;
+        assert!(old.is_ended());
+        assert!(answer.await.is_none_or(|answer| answer.is_err()), "it decides nothing any more");
+        load.stop();
+        later(15).await;
+        load.verify().await;
+        let state = cluster.node().unwrap().view.read().topic_named("late").cloned();
+        assert_eq!(state, None);
+    });
+}
+
+/// F6: two processes claim at once, with lost replies; one leads, the other one waits its turn.
+#[test]
+fn f6_two_claims_of_one_slot_make_one_controller() {
+    for number in 0..5 {
+        Sim::run(seed(600 + number), |sim| async move {
+            let cluster = Cluster::new(&sim, &FAST);
+            let (first, second) = (sim.host("a"), sim.host("b"));
+            let (near, far) = (cluster.bucket.seen_by("a"), cluster.bucket.seen_by("b"));
+            for bucket in [&near, &far] {
+                bucket.set(Faults { lost_reply: 3, conflict: 5, ..Faults::default() });
+            }
+            let one = tokio::spawn({
+                let (cluster, first, near) = (cluster.clone(), first.clone(), near.clone());
+                async move { cluster.try_start(&first, &near).await }
+            });
+            let two = tokio::spawn({
+                let (cluster, second, far) = (cluster.clone(), second.clone(), far.clone());
+                async move { cluster.try_start(&second, &far).await }
+            });
+            later(120).await;
+            let led = [one.is_finished(), two.is_finished()];
+            assert_eq!(led.iter().filter(|led| **led).count(), 1, "{led:?}");
+            cluster.create("bucket", 1, "object").await;
+            let load = SimLoad::start(&cluster, "bucket", 0);
+            load.progress(20).await;
+            match led[0] {
+                true => first.kill(),
+                false => second.kill(),
+            }
+            load.progress(20).await;
+            load.stop();
+            later(15).await;
+            load.verify().await;
+        });
+    }
+}
+
+/// F16: a flipped bit in the WAL below what was synced: reported, nothing cut, nothing wrong served.
+#[test]
+fn f16_a_flipped_bit_in_the_wal_stops_that_lane_and_names_it() {
+    Sim::run(seed(16), |sim| async move {
+        let cluster = Cluster::new(&sim, &[("tier.interval", "1h")]);
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        cluster.start(&machine, &bucket).await;
+        cluster.create("synced", 1, "local").await;
+        let load = SimLoad::start(&cluster, "synced", 0);
+        load.progress(50).await;
+        load.stop();
+        later(15).await;
+        machine.kill();
+        assert!(machine.disk().flip("00000001.wal", 10 * 4096 + 150));
+        let node = cluster.start(&machine, &bucket).await;
+        let waiting = node.waiting_lanes();
+        assert!(waiting.len() == 1 && waiting[0].contains("damaged"), "{waiting:?}");
+        let refused = cluster.ask(|node| async move {
+            let led = node.partition("synced", 0)?;
+            led.append(vec![0; 100].into(), Duration::from_millis(10)).await.map(drop)
+        });
+        assert!(refused.await.unwrap().is_err());
+        // The disk is repaired: no restart is needed.
+        assert!(machine.disk().flip("00000001.wal", 10 * 4096 + 150));
+        later(30).await;
+        load.verify().await;
+    });
+}
+
+/// F16: a flipped bit in the bucket is found, and no wrong byte is served.
+#[test]
+fn f16_a_flipped_bit_in_the_bucket_is_an_error_and_never_data() {
+    Sim::run(seed(160), |sim| async move {
+        let cluster = Cluster::new(&sim, &FAST);
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        cluster.start(&machine, &bucket).await;
+        cluster.create("synced", 1, "local").await;
+        let load = SimLoad::start(&cluster, "synced", 0);
+        load.progress(50).await;
+        load.stop();
+        later(30).await;
+        let keys = cluster.bucket.keys().await;
+        let key = keys.iter().find(|key| key.contains("/shared/")).unwrap();
+        let mut bytes = cluster.bucket.peek(key).await.unwrap();
+        bytes[64 + 61 + 5] ^= 1;
+        cluster.bucket.plant(key, bytes).await;
+        machine.kill();
+        cluster.start(&machine, &bucket).await;
+        let read = cluster.ask(|node| async move {
+            let led = node.partition("synced", 0)?;
+            let fetch = levee_broker::fetch::Fetch {
+                offset: 0,
+                max_bytes: 1000,
+                min_bytes: 0,
+                wait: Duration::ZERO,
+            };
+            node.fetch(&led, &fetch).await
+        });
+        let error = read.await.unwrap().unwrap_err();
+        assert!(error.message.contains("crc") && error.message.contains(key), "{error}");
+    });
+}
+
+/// F17: recoverers die again and again, at any point; the last one finishes.
+#[test]
+fn f17_recoverers_that_die_leave_one_truth() {
+    for number in 0..4 {
+        Sim::run(seed(1700 + number), |sim| async move {
+            let cluster = Cluster::new(&sim, &FAST);
+            let machine = sim.host("a");
+            let bucket = cluster.bucket.seen_by("a");
+            cluster.start(&machine, &bucket).await;
+            cluster.create("bucket", 1, "object").await;
+            cluster.create("synced", 1, "local").await;
+            let safe = SimLoad::start(&cluster, "bucket", 0);
+            let local = SimLoad::start(&cluster, "synced", 0);
+            safe.progress(30).await;
+            local.progress(30).await;
+            for _ in 0..8 {
+                machine.power_loss();
+                let starts = cluster.try_start(&machine, &bucket);
+                let dies = Duration::from_millis(sim.below(1500));
+                let _ = tokio::time::timeout(dies, starts).await;
+            }
+            machine.kill();
+            cluster.start(&machine, &bucket).await;
+            safe.progress(30).await;
+            local.progress(30).await;
+            safe.stop();
+            local.stop();
+            later(15).await;
+            safe.verify().await;
+            local.verify().await;
+        });
+    }
+}
+
+/// F18: the class changes back and forth, and the process dies in the middle of it.
+#[test]
+fn f18_a_crash_in_a_hand_off_keeps_offsets_and_order() {
+    for number in 0..6 {
+        Sim::run(seed(1800 + number), |sim| async move {
+            let cluster = Cluster::new(&sim, &FAST);
+            let machine = sim.host("a");
+            let bucket = cluster.bucket.seen_by("a");
+            cluster.start(&machine, &bucket).await;
+            cluster.create("moves", 1, "local").await;
+            let load = SimLoad::start(&cluster, "moves", 0);
+            for round in 0..10 {
+                load.progress(10).await;
+                let class = if round % 2 == 0 { "object" } else { "local" };
+                let set = [("durability.class".to_owned(), class.to_owned())];
+                let altered = cluster.ask(|node| async move {
+                    node.alter_topic("moves", set.into(), Vec::new(), 0).await
+                });
+                altered.await.unwrap().unwrap();
+                tokio::time::sleep(Duration::from_millis(sim.below(400))).await;
+                if sim.one_in(2) {
+                    machine.power_loss();
+                    cluster.start(&machine, &bucket).await;
+                }
+            }
+            load.progress(10).await;
+            load.stop();
+            later(15).await;
+            load.verify().await;
+        });
+    }
+}
+
+/// F23: retention is lowered and raised while uploads fail and processes die: nothing inside the
+/// rule goes.
+#[test]
+fn f23_retention_beside_failing_uploads_deletes_nothing_inside_the_rule() {
+    Sim::run(seed(23), |sim| async move {
+        let mut settings = FAST.to_vec();
+        settings.push(("retention.check.interval", "1s"));
+        let cluster = Cluster::new(&sim, &settings);
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        cluster.start(&machine, &bucket).await;
+        cluster.create("kept", 1, "local").await;
+        let load = SimLoad::start(&cluster, "kept", 0);
+        for round in 0..6u64 {
+            bucket.set(Faults { refused: 3, lost_reply: 6, ..Faults::default() });
+            load.progress(100).await;
+            // Far above what is there: lowered and raised, and always without effect.
+            let bytes = (1u64 << (30 + round % 3)).to_string();
+            let set = [("retention.bytes".to_owned(), bytes)];
+            let altered = cluster.ask(|node| async move {
+                node.alter_topic("kept", set.into(), Vec::new(), 0).await
+            });
+            drop(altered.await);
+            bucket.set(Faults::default());
+            machine.power_loss();
+            cluster.start(&machine, &bucket).await;
+        }
+        later(120).await;
+        load.stop();
+        later(15).await;
+        load.verify().await;
+    });
+}

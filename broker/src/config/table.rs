@@ -58,7 +58,7 @@ settings! {
     // Who and where.
     data_dir: PathBuf = Setting::of_kind("data.dir", Kind::Path, "/var/lib/levee")
         .dev("./levee-data"),
-        "Folder of everything local: WAL, hot segments, footer cache. One broker per folder.";
+        "Folder of everything local: WAL and hot segments. One broker per folder.";
     bucket_url: BucketUrl = Setting::of_kind("bucket.url", Kind::Url, "")
         .derived("none; with `levee dev` the folder `bucket` in data.dir"),
         "The bucket: what is true. Credentials come from the usual environment variables or \
@@ -151,8 +151,6 @@ settings! {
         "Unit of reading from the bucket and of its cache.";
     readahead_bytes: u64 = Setting::bytes("readahead.bytes", 64 * KIB, 64 * GIB, "16MiB"),
         "Bytes that all readers together may fetch ahead of their requests.";
-    footer_cache_bytes: u64 = Setting::bytes("footer.cache.bytes", MIB, TIB, "256MiB"),
-        "Disk for footers of tiered objects, so that a restart need not fetch them.";
 
     // Metadata, retention, garbage.
     meta_retain: Duration = Setting::duration("meta.retain", MINUTE, 365 * DAY, "24h"),

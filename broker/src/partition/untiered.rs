@@ -68,15 +68,23 @@ impl Untiered {
         (bytes > 0).then(|| (epoch, Cut { base, end, bytes, producers: producers.snapshot() }))
     }
 
-    /// Everything below `tiered_end` is covered.
-    pub fn release(&mut self, tiered_end: u64) {
+    /// Everything below `tiered_end` is covered. Gives the time of the newest batch released.
+    pub fn release(&mut self, tiered_end: u64) -> Option<i64> {
+        let mut newest = None;
         while let Some((header, _)) = self.batches.front() {
             if header.end_offset() > tiered_end {
-                return;
+                break;
             }
             self.producers.appended(header);
             self.bytes -= u64::from(header.bytes);
+            newest = Some(header.max_timestamp);
             self.batches.pop_front();
         }
+        newest
+    }
+
+    /// Forgets producers whose newest record is older, as the partition itself did.
+    pub fn expire(&mut self, before_ms: i64) {
+        self.producers.expire(before_ms);
     }
 }

@@ -42,6 +42,11 @@ impl Cluster {
 
     /// Starts a broker process on a host and makes it the one that clients reach.
     pub async fn start(&self, machine: &SimHost, store: &SimStore) -> Arc<Node> {
+        self.try_start(machine, store).await.expect("not killed while it starts")
+    }
+
+    /// As `start`; nothing where the process was killed while it started.
+    pub async fn try_start(&self, machine: &SimHost, store: &SimStore) -> Option<Arc<Node>> {
         let host = machine.start();
         let set: Vec<(&str, &str)> =
             self.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
@@ -64,10 +69,10 @@ impl Cluster {
                 node
             })
         });
-        let node = starting.await.expect("not killed while it starts").expect("it starts");
+        let node = starting.await?.expect("it starts");
         self.sim.note(format!("{} serves as {}", machine.name(), node.session));
         *self.serving.lock() = Some(node.clone());
-        node
+        Some(node)
     }
 
     pub fn node(&self) -> Option<Arc<Node>> {

@@ -5,7 +5,8 @@ use futures::future::join_all;
 use levee_proto::head::{HEAD_BYTES, Head, Kind};
 use levee_proto::ids::{Nonce, Writer};
 use levee_proto::keys;
-use levee_runtime::Host;
+use levee_runtime::{Backoff, Host};
+use std::time::Duration;
 use thiserror::Error;
 
 use super::{Created, Store, StoreError};
@@ -63,16 +64,11 @@ async fn one_round(store: &Store, host: &Host, key: &str, racers: usize) -> Resu
     let failed = |error| ProbeError::Store { bucket: store.describe().into(), error };
     let bad = |why: String| ProbeError::Unsafe { bucket: store.describe().into(), why };
     let bodies: Vec<(Nonce, Bytes)> = (0..racers).map(|n| body(host, n as u64)).collect();
-    let creates = bodies.iter().map(|(nonce, body)| store.create(key, vec![body.clone()], *nonce));
+    let creates = bodies.iter().map(|(nonce, body)| settled(store, host, key, body, *nonce));
     let mut winners = Vec::new();
-    for (created, (nonce, body)) in join_all(creates).await.into_iter().zip(&bodies) {
-        match created {
-            Created::Won => winners.push((*nonce, body.clone())),
-            Created::Lost(_) => {}
-            Created::Unknown(error) if error.is_retriable() => {
-                tracing::debug!(%error, "probe: one racer got no answer");
-            }
-            Created::Unknown(error) => return Err(failed(error)),
+    for (won, (nonce, body)) in join_all(creates).await.into_iter().zip(&bodies) {
+        if won.map_err(failed)? {
+            winners.push((*nonce, body.clone()));
         }
     }
     let found = store.get(key).await.map_err(failed)?;
@@ -105,6 +101,35 @@ async fn one_round(store: &Store, host: &Host, key: &str, racers: usize) -> Resu
     match listed.iter().any(|l| l.key == key && l.bytes == HEAD_BYTES as u64) {
         true => Ok(()),
         false => Err(bad("a listing does not show an object that was just created".into())),
+    }
+}
+
+/// Whether this create won; tried again while nobody can tell (a lost reply, a transient 409, which
+/// racing creates do cause).
+async fn settled(
+    store: &Store,
+    host: &Host,
+    key: &str,
+    body: &Bytes,
+    nonce: Nonce,
+) -> Result<bool, StoreError> {
+    const TRIES: usize = 10;
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match store.create(key, vec![body.clone()], nonce).await {
+            Created::Won => return Ok(true),
+            Created::Lost(_) => return Ok(false),
+            Created::Unknown(error) => {
+                let passes = error.is_retriable() || error.kind == super::Kind::Exists;
+                if !passes || tries == TRIES {
+                    return Err(error);
+                }
+                tracing::debug!(%error, "probe: one racer got no clear answer");
+            }
+        }
+        backoff.wait(host).await;
     }
 }
 
