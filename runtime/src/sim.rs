@@ -40,16 +40,20 @@ impl Rng {
     }
 }
 
-/// Prints the seed when a run panics.
-struct Tell(u64);
+/// Prints the seed and the end of the trace when a run panics.
+struct Tell(Sim);
+
+/// Lines of the trace that are shown then.
+const LINES_TOLD: usize = 60;
 
 impl Drop for Tell {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!(
-                "simulation failed with seed {}: run it again with LEVEE_SEED={}",
-                self.0, self.0
-            );
+            let seed = self.0.shared.seed;
+            let trace = self.0.shared.trace.lock();
+            let from = trace.len().saturating_sub(LINES_TOLD);
+            trace[from..].iter().for_each(|line| eprintln!("{line}"));
+            eprintln!("simulation failed with seed {seed}: run it again with LEVEE_SEED={seed}");
         }
     }
 }
@@ -57,7 +61,6 @@ impl Drop for Tell {
 impl Sim {
     /// Runs a scenario to its end, in virtual time.
     pub fn run<F: Future<Output = ()>>(seed: u64, scenario: impl FnOnce(Self) -> F) -> Vec<String> {
-        let _tell = Tell(seed);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -71,6 +74,7 @@ impl Sim {
                 start: tokio::time::Instant::now(),
             };
             let sim = Self { shared: Arc::new(shared) };
+            let _tell = Tell(sim.clone());
             scenario(sim.clone()).await;
             std::mem::take(&mut *sim.shared.trace.lock())
         })

@@ -41,9 +41,9 @@ pub async fn become_controller(
             match claim(log, me, &mut state).await? {
                 true if log.boundary().await? <= state.head => return Ok(state),
                 true => state = log.load().await?,
+                // Somebody wrote that slot: read it below before anything is tried again.
                 false => heard = host.now(),
             }
-            continue;
         }
         match log.tail(&state).await? {
             Tailed::Slot(slot, crc) => {

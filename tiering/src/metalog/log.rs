@@ -9,7 +9,8 @@ use levee_proto::head::{HEAD_BYTES, Head, Kind};
 use levee_proto::ids::{Nonce, Writer};
 use levee_proto::keys;
 use levee_proto::metalog::{Record, Slot, Snapshot};
-use levee_runtime::Host;
+use levee_runtime::{Backoff, Host};
+use std::time::Duration;
 use thiserror::Error;
 
 use super::fold::FoldError;
@@ -64,6 +65,9 @@ const FORMAT_EPOCH: u32 = 1;
 impl MetaLog {
     /// Reads `CLUSTER`, or makes it. `before_create` runs where it seems missing (the long probe).
     pub async fn identify(store: &Store, host: &Host) -> Result<Cluster, LoadError> {
+        const TRIES: usize = 10;
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        let mut tries = 0;
         loop {
             if let Some(bytes) = store.get(keys::CLUSTER).await? {
                 let id = decode_cluster(&bytes)
@@ -74,7 +78,14 @@ impl MetaLog {
             match store.create(keys::CLUSTER, vec![encode_cluster(id)], id).await {
                 Created::Won => return Ok(Cluster { id, is_new: true }),
                 Created::Lost(_) => {}
-                Created::Unknown(error) => return Err(error.into()),
+                // It may be there now: the next look tells, and takes what it finds.
+                Created::Unknown(error) => {
+                    tries += 1;
+                    if tries == TRIES {
+                        return Err(error.into());
+                    }
+                    backoff.wait(host).await;
+                }
             }
         }
     }
