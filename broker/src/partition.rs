@@ -71,6 +71,8 @@ pub struct Partition {
     hot: HotSegments,
     /// One task at a time moves tail to hot segments.
     flushing: AtomicBool,
+    /// Its topic is deleted: nothing of it has to be kept.
+    gone: AtomicBool,
     tails: Arc<TailBytes>,
 }
 
@@ -139,6 +141,7 @@ impl Partition {
             ends: watch::Sender::new(Ends::default()),
             hot,
             flushing: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             tails,
         })
     }

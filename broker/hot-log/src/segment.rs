@@ -39,6 +39,9 @@ pub struct HotSegments {
     dir: PathBuf,
     segment_bytes: u64,
     inner: Mutex<VecDeque<Segment>>,
+    /// Appends and removals go one after the other: an append writes to the last segment while
+    /// nothing is locked.
+    changing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone)]
@@ -75,7 +78,8 @@ impl Segment {
 impl HotSegments {
     /// `segment_bytes`: size at which a file is sealed and the next one begins.
     pub fn new(host: Host, dir: PathBuf, segment_bytes: u64) -> Self {
-        Self { host, dir, segment_bytes, inner: Mutex::default() }
+        let (inner, changing) = Default::default();
+        Self { host, dir, segment_bytes, inner, changing }
     }
 
     /// First offset here; nothing where there is none.
@@ -100,9 +104,10 @@ impl HotSegments {
         self.inner.lock().iter().map(|s| s.bytes).sum()
     }
 
-    /// Adds batches behind the last one. One caller at a time; a failure adds nothing.
+    /// Adds batches behind the last one; a failure adds nothing.
     pub async fn append(&self, batches: &[StoredBatch]) -> Result<(), SegmentError> {
         let Some(first) = batches.first() else { return Ok(()) };
+        let _alone = self.changing.lock().await;
         let base = first.header.base_offset;
         let last = self.inner.lock().back().cloned();
         let fits = |s: &Segment| s.end == base && s.bytes < self.segment_bytes;
@@ -197,6 +202,7 @@ impl HotSegments {
 
     /// Removes segments that end at or below `to`. Returns the bytes freed.
     pub async fn drop_below(&self, to: u64) -> u64 {
+        let _alone = self.changing.lock().await;
         let mut dropped = Vec::new();
         {
             let mut inner = self.inner.lock();

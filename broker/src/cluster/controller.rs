@@ -59,7 +59,10 @@ pub struct Controller {
     /// Present while slots get no answer: what the store says.
     trouble: watch::Sender<Option<String>>,
     beats: BTreeMap<SessionId, (Mono, Beat)>,
+    /// Silence of sessions counts from here at the earliest.
     started: Mono,
+    /// When it last looked for silent sessions.
+    looked: Mono,
     /// When the newest slot was sent.
     sent: Mono,
     snapshot_at: Mono,
@@ -93,6 +96,7 @@ impl Controller {
             trouble,
             beats: BTreeMap::new(),
             started: now,
+            looked: now,
             sent: now,
             snapshot_at: now,
             bytes_since_snapshot: 0,
@@ -180,6 +184,10 @@ impl Controller {
     /// Beats, trims, and sessions that fell silent; each record on its own.
     fn housekeeping(&mut self) -> Vec<Record> {
         let now = self.host.now();
+        // After a pause of its own it has heard nobody: that says nothing about them.
+        if now.since(std::mem::replace(&mut self.looked, now)) >= SESSION_TTL / 2 {
+            self.started = now;
+        }
         let mut wanted: Vec<Record> = Vec::new();
         for (_, beat) in self.beats.values() {
             wanted.push(
@@ -199,6 +207,7 @@ impl Controller {
         }
         for session in self.state.sessions.values() {
             let heard = self.beats.get(&session.id).map_or(self.started, |(at, _)| *at);
+            let heard = heard.max(self.started);
             if self.state.is_open(session.id) && now.since(heard) > SESSION_TTL {
                 let reason = format!("silent for {:?}", now.since(heard));
                 let (session, rid) = (session.id, session.rid + 1);

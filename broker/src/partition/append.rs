@@ -1,6 +1,7 @@
 //! Appending: check, assign, hand to the lane; and what the lane says later.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -255,6 +256,10 @@ impl EntryOwner for Partition {
     }
 
     fn is_covered(&self, _leader_epoch: u32, end: u64, hand_off: bool) -> bool {
+        // A deleted topic holds no lane back.
+        if self.gone.load(Ordering::Acquire) {
+            return true;
+        }
         let inner = self.inner.lock();
         // A hand-off is covered once the next grant is in use.
         inner.ladder.tiered_end() >= end && !(hand_off && inner.stage.is_handing_off())

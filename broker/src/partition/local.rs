@@ -151,6 +151,7 @@ impl Partition {
 
     /// The topic is deleted: nothing of it is served from here any more.
     pub async fn drop_all(&self) {
+        self.gone.store(true, Ordering::Release);
         let freed = self.inner.lock().tail.drop_below(u64::MAX);
         self.tails.sub(freed);
         self.hot.clear().await;
