@@ -39,6 +39,8 @@ struct State {
     paused: bool,
     killed: bool,
     sleepers: Vec<Waker>,
+    /// Grows when the sleepers are woken: then they must lie down again.
+    woken: u64,
     /// Virtual time that went by while it was paused: its clock stood still.
     lost: Duration,
     paused_at: Option<tokio::time::Instant>,
@@ -78,6 +80,7 @@ impl SimHost {
         let mut state = process.state.lock();
         let done = change(&mut state);
         let wake: Vec<Waker> = state.sleepers.drain(..).collect();
+        state.woken += 1;
         drop(state);
         wake.into_iter().for_each(Waker::wake);
         done
@@ -149,7 +152,7 @@ impl World for SimWorld {
 
     #[allow(clippy::disallowed_methods)]
     fn spawn(&self, _name: &'static str, future: BoxFuture<'static, ()>) -> AbortTask {
-        let gated = Gated { process: self.process.clone(), future: Some(future) };
+        let gated = Gated { process: self.process.clone(), future: Some(future), asleep: None };
         let handle = tokio::spawn(gated).abort_handle();
         Box::new(move || handle.abort())
     }
@@ -163,20 +166,29 @@ impl World for SimWorld {
 struct Gated {
     process: Arc<Process>,
     future: Option<BoxFuture<'static, ()>>,
+    /// What is registered with the process, and since which waking.
+    asleep: Option<(u64, Waker)>,
 }
 
 impl Future for Gated {
     type Output = ();
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         {
-            let mut state = self.process.state.lock();
+            let process = self.process.clone();
+            let mut state = process.state.lock();
             if state.killed {
                 drop(state);
                 self.future = None;
                 return Poll::Ready(());
             }
             // Wakes it on pause, resume and kill alike.
-            state.sleepers.push(cx.waker().clone());
+            let known = |(woken, waker): &(u64, Waker)| {
+                *woken == state.woken && waker.will_wake(cx.waker())
+            };
+            if !self.asleep.as_ref().is_some_and(known) {
+                state.sleepers.push(cx.waker().clone());
+                self.asleep = Some((state.woken, cx.waker().clone()));
+            }
             if state.paused {
                 return Poll::Pending;
             }
