@@ -7,13 +7,15 @@
 //! Owns: the layout of data, footer and trailer. Does not own: keys (`keys`), upload, caching.
 
 pub mod footer;
+pub mod index;
+pub mod trailer;
 pub mod producers;
 pub mod writer;
 
-pub use footer::{
-    BatchEntry, Footer, Index, Range, RangeKind, SparseEntry, TRAILER_BYTES, Trailer,
-};
+pub use footer::{Footer, Range, RangeKind};
+pub use index::{BatchEntry, Index, SparseEntry};
 pub use producers::{ProducerBatch, ProducerEntry, ProducerSnapshot};
+pub use trailer::{TRAILER_BYTES, Trailer};
 pub use writer::ObjectWriter;
 
 /// Who shares an object, and how it is indexed.

@@ -40,17 +40,23 @@ pub struct ProducerBatch {
 }
 
 const NO_TXN: u64 = u64::MAX;
-/// Smallest encoding of one producer: its fixed part with no batches.
-const PRODUCER_BYTES_MIN: usize = 8 + 2 + 2 + 4 + 8 + 8;
+/// The fixed part of one producer, and one batch, as this release writes them.
+const PRODUCER_BYTES: usize = 8 + 2 + 2 + 4 + 8 + 8;
 const BATCH_BYTES: usize = 28;
 
 impl ProducerSnapshot {
     /// ```text
-    /// count 4 | producers: id 8, epoch 2, batch count 2, coordinator epoch 4, last timestamp 8,
-    ///           open txn start 8 (all ones: none), batches 28 each
+    /// count 4 | bytes of a producer 2 | bytes of a batch 2 |
+    /// producers: id 8, epoch 2, batch count 2, coordinator epoch 4, last timestamp 8,
+    ///            open txn start 8 (all ones: none), batches: base offset 8, last offset delta 4,
+    ///            base sequence 4, last sequence 4, max timestamp 8
     /// ```
+    /// A later release may append fields to a producer or a batch and raise their sizes: what
+    /// stands behind the known fields is skipped.
     pub fn encode(&self, out: &mut BytesMut) {
         out.put_u32_le(self.producers.len() as u32);
+        out.put_u16_le(PRODUCER_BYTES as u16);
+        out.put_u16_le(BATCH_BYTES as u16);
         for p in &self.producers {
             out.put_i64_le(p.producer_id);
             out.put_i16_le(p.producer_epoch);
@@ -70,18 +76,28 @@ impl ProducerSnapshot {
 
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut r = Reader::new(WHAT, bytes);
-        let count = r.count(PRODUCER_BYTES_MIN)?;
-        let mut producers = Vec::with_capacity(count);
+        let count = r.count(PRODUCER_BYTES)?;
+        let (producer_bytes, batch_bytes) = (usize::from(r.u16()?), usize::from(r.u16()?));
+        if producer_bytes < PRODUCER_BYTES || batch_bytes < BATCH_BYTES {
+            return Err(r.error(format!("sizes {producer_bytes} and {batch_bytes} are too small")));
+        }
+        let (skip_producer, skip_batch) =
+            (producer_bytes - PRODUCER_BYTES, batch_bytes - BATCH_BYTES);
+        let mut producers: Vec<ProducerEntry> = Vec::with_capacity(count);
         for _ in 0..count {
             let producer_id = r.i64()?;
             let producer_epoch = r.i16()?;
             let batch_count = usize::from(r.u16()?);
-            if batch_count > PRODUCER_BATCHES || batch_count * BATCH_BYTES > r.remaining() {
+            if producers.last().is_some_and(|last| last.producer_id >= producer_id) {
+                return Err(r.error(format!("producer {producer_id} is out of order")));
+            }
+            if batch_count > PRODUCER_BATCHES || batch_count * batch_bytes > r.remaining() {
                 return Err(r.error(format!("producer {producer_id}: {batch_count} batches")));
             }
             let coordinator_epoch = r.i32()?;
             let last_timestamp = r.i64()?;
             let open = r.u64()?;
+            r.take(skip_producer)?;
             let mut batches = Vec::with_capacity(batch_count);
             for _ in 0..batch_count {
                 batches.push(ProducerBatch {
@@ -91,6 +107,7 @@ impl ProducerSnapshot {
                     last_sequence: r.i32()?,
                     max_timestamp: r.i64()?,
                 });
+                r.take(skip_batch)?;
             }
             producers.push(ProducerEntry {
                 producer_id,

@@ -3,12 +3,14 @@
 use bytes::{Bytes, BytesMut};
 
 use super::Level;
-use super::footer::{BatchEntry, Footer, Index, Range, RangeKind, SparseEntry, Trailer};
+use super::footer::{Footer, Range, RangeKind};
+use super::index::{BatchEntry, Index, SparseEntry};
 use super::producers::ProducerSnapshot;
+use super::trailer::{TRAILER_BYTES, Trailer};
 use crate::crc::{Crc32c, crc32c};
 use crate::head::{HEAD_BYTES, Head, Kind};
 use crate::ids::{Nonce, PartitionId, Writer};
-use crate::limits::SPARSE_INDEX_STRIDE;
+use crate::limits::{RANGE_BYTES_MAX, SPARSE_INDEX_STRIDE};
 use crate::record::BatchHeader;
 
 /// Order of calls: `new`, then for each range `begin`, `batch`..., `end`; last `finish`.
@@ -154,6 +156,7 @@ impl ObjectWriter {
     pub fn end(&mut self, end: u64, producers: Option<ProducerSnapshot>) {
         let mut open = self.open.take().expect("begin comes before end");
         assert!(end >= open.range.end, "a range ends after its last batch");
+        assert!(open.range.len <= RANGE_BYTES_MAX, "positions in a range must fit its index");
         open.range.end = end;
         open.range.crc = open.crc.finish();
         open.range.producers = producers;
@@ -177,7 +180,7 @@ impl ObjectWriter {
             footer_crc: crc32c(&footer_bytes),
             body_crc: self.body_crc.finish(),
         };
-        let mut tail = BytesMut::with_capacity(footer_bytes.len() + super::TRAILER_BYTES);
+        let mut tail = BytesMut::with_capacity(footer_bytes.len() + TRAILER_BYTES);
         tail.extend_from_slice(&footer_bytes);
         tail.extend_from_slice(&trailer.encode());
         let object_len = self.pos + tail.len() as u64;
