@@ -1,8 +1,8 @@
 //! Tests of every format: golden files, round trips of arbitrary values, and damaged bytes.
 
-
+mod make;
 mod samples;
 
-
+mod damage;
 mod golden;
-
+mod round_trip;

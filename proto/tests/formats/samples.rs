@@ -317,13 +317,8 @@ pub(crate) fn boundary() -> Boundary {
 }
 
 pub(crate) fn image() -> Image {
-    let leader = Leader {
-        epoch: 7,
-        lane: LANE,
-        start: 61,
-        handed_off: Some(62),
-        loss_accepted: Some(63),
-    };
+    let leader =
+        Leader { epoch: 7, lane: LANE, start: 61, handed_off: Some(62), loss_accepted: Some(63) };
     let lane = Lane {
         id: LANE,
         kind: LaneKind::Local,
@@ -367,7 +362,10 @@ pub(crate) fn image() -> Image {
                 log_start: 64,
                 l2_end: 65,
                 leader: Some(leader),
-                epochs: vec![EpochStart { epoch: 6, start: 66 }, EpochStart { epoch: 7, start: 61 }],
+                epochs: vec![
+                    EpochStart { epoch: 6, start: 66 },
+                    EpochStart { epoch: 7, start: 61 },
+                ],
                 losses: vec![LostRange { from: 67, to: 68 }],
             },
             Partition {
