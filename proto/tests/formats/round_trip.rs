@@ -9,7 +9,8 @@ use levee_proto::limits::{SPARSE_INDEX_STRIDE, WAL_ALIGN};
 use levee_proto::metalog::{Record, Slot, Snapshot};
 use levee_proto::object::writer::{Finished, ObjectPlan};
 use levee_proto::object::{
-    BatchEntry, Index, Level, ObjectWriter, ProducerSnapshot, Range, RangeKind, Trailer,
+    BatchEntry, Index, Level, ObjectWriter, ProducerSnapshot, Range, RangeKind, SparseEntry,
+    Trailer,
 };
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::{BatchBuilder, ProducerStamp, RecordData, decode_records};
@@ -25,13 +26,9 @@ fn seed(max: usize) -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..max)
 }
 
-fn make_batch(s: &mut Source<'_>, value_max: usize) -> StoredBatch {
-    let codec = Compression::ALL[s.byte() as usize % 5];
-    let mut builder = BatchBuilder::new(codec);
-    for _ in 0..=s.byte() % 3 {
-        let value = Bytes::from(vec![s.byte(); s.below(value_max)]);
-        builder.push(&RecordData { value: Some(value), ..s.make() });
-    }
+fn make_batch(s: &mut Source<'_>, records: &[RecordData]) -> StoredBatch {
+    let mut builder = BatchBuilder::new(Compression::ALL[s.byte() as usize % 5]);
+    records.iter().for_each(|record| builder.push(record));
     let producer = s.make::<bool>().then(|| ProducerStamp {
         producer_id: s.make(),
         producer_epoch: s.make(),
@@ -40,6 +37,21 @@ fn make_batch(s: &mut Source<'_>, value_max: usize) -> StoredBatch {
     let bytes = builder.build(producer);
     let header = batch::check(&bytes).unwrap();
     StoredBatch::stamped(&bytes, header)
+}
+
+/// A batch of up to 60 KB that does not compress, from few bytes of the source, so that there are
+/// enough of them for several blocks of a sparse index.
+fn make_large_batch(s: &mut Source<'_>) -> StoredBatch {
+    let mut noise = u64::from(s.byte()) + 1;
+    let value = (0..s.below(60_000)).map(|_| {
+        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (noise >> 56) as u8
+    });
+    let value = Some(value.collect());
+    let timestamp_ms = i64::from(s.byte()) - 2;
+    let record = RecordData { timestamp_ms, value, ..RecordData::default() };
+    let records = vec![record; 1 + usize::from(s.byte().is_multiple_of(40))];
+    make_batch(s, &records)
 }
 
 /// An object, its batches by range, and what its writer says of it.
@@ -57,9 +69,9 @@ fn make_object(s: &mut Source<'_>) -> Made {
         let base = u64::from(s.make::<u32>());
         let mut offset = base;
         let mut range = Vec::new();
-        for _ in 0..s.byte() % 12 {
+        for _ in 0..s.byte() % 16 {
             offset += s.below(5) as u64;
-            let fresh = make_batch(s, 40_000);
+            let fresh = make_large_batch(s);
             let stamped = StoredBatch::stamp(&fresh.to_bytes(), fresh.header, offset, 3);
             offset = stamped.header.end_offset();
             range.push(stamped);
@@ -117,20 +129,19 @@ fn scan(batches: &[StoredBatch], wanted: impl Fn(&StoredBatch) -> bool) -> Optio
     None
 }
 
-/// A seek may stop before what it looks for, but at a batch, and by no more than one block.
-fn check_seek(range: &Range, batches: &[StoredBatch], found: usize, wanted: usize) {
-    let largest = batches.iter().map(StoredBatch::len).max().unwrap_or(0);
-    let slack = match range.index {
-        Index::Full(_) => 0,
-        Index::Sparse(_) => SPARSE_INDEX_STRIDE + largest,
-    };
-    assert!(found <= wanted && wanted - found <= slack, "found {found}, it is at {wanted}");
-    let mut starts = batches.iter().scan(0, |pos, b| {
-        let start = *pos;
-        *pos += b.len();
-        Some(start)
-    });
-    assert!(found == range.len as usize || starts.any(|start| start == found));
+/// Where a seek must end: at the batch itself, or at the start of the block that it is in, where
+/// `passes` says of a block that what is looked for lies before it.
+fn check_seek(range: &Range, found: u32, wanted: usize, passes: impl Fn(&SparseEntry) -> bool) {
+    match &range.index {
+        Index::Full(_) => assert_eq!(found as usize, wanted),
+        Index::Sparse(blocks) => {
+            assert!(found as usize <= wanted, "found {found}, it is at {wanted}");
+            assert!(found == 0 || blocks.iter().any(|block| block.pos == found));
+            let next = blocks.iter().find(|block| block.pos > found);
+            let is_last = next.is_none_or(|next| passes(next) || next.pos as usize > wanted);
+            assert!(is_last, "found {found}, a later block would do: {next:?} for {wanted}");
+        }
+    }
 }
 
 fn check_range(object: &Bytes, range: &Range, batches: &[StoredBatch]) {
@@ -152,21 +163,24 @@ fn check_range(object: &Bytes, range: &Range, batches: &[StoredBatch]) {
         Index::Sparse(blocks) => {
             let ends = blocks.iter().skip(1).map(|b| b.pos as usize).chain([bytes.len()]);
             for (block, end) in blocks.iter().zip(ends) {
-                assert_eq!(crc32c(&bytes[block.pos as usize..end]), block.crc);
+                let block_bytes = &bytes[block.pos as usize..end];
+                assert_eq!(crc32c(block_bytes), block.crc);
+                let largest = batches.iter().map(StoredBatch::len).max().unwrap_or(0);
+                assert!(block_bytes.len() < SPARSE_INDEX_STRIDE + largest, "too large a block");
             }
         }
     }
     // Around the edges of every batch, where a search goes wrong by one.
     let edges = batches.iter().flat_map(|b| [b.header.base_offset, b.header.end_offset()]);
     for offset in edges.flat_map(|at| [at.saturating_sub(1), at, at + 1]) {
-        let wanted = scan(batches, |b| b.header.end_offset() > offset);
-        check_seek(range, batches, range.seek(offset) as usize, wanted.unwrap_or(bytes.len()));
+        let wanted = scan(batches, |b| b.header.end_offset() > offset).unwrap_or(bytes.len());
+        check_seek(range, range.seek(offset), wanted, |block| block.base_offset > offset);
     }
     let times = batches.iter().map(|b| b.header.max_timestamp);
     for time in times.flat_map(|at| [at.saturating_sub(1), at, at.saturating_add(1)]) {
         let wanted = scan(batches, |b| b.header.max_timestamp >= time);
         match (range.seek_time(time), wanted) {
-            (Some(found), Some(wanted)) => check_seek(range, batches, found as usize, wanted),
+            (Some(found), Some(wanted)) => check_seek(range, found, wanted, |_| false),
             // -1 stands for a range without timestamps, so below it everything fits.
             (found, wanted) => assert!(found.is_none() == wanted.is_none() || time < 0),
         }
@@ -195,7 +209,9 @@ proptest! {
 
     #[test]
     fn a_stamp_moves_a_batch_and_keeps_its_records(seed in seed(600), base in 0u64..1 << 62, epoch: u32) {
-        let fresh = make_batch(&mut Source(&seed), 500);
+        let s = &mut Source(&seed);
+        let records: Vec<RecordData> = (0..=s.byte() % 4).map(|_| s.make()).collect();
+        let fresh = make_batch(s, &records);
         let stored = StoredBatch::stamp(&fresh.to_bytes(), fresh.header, base, epoch);
         let bytes = stored.to_bytes();
         let header = batch::check(&bytes).unwrap();
