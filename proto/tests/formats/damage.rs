@@ -136,6 +136,20 @@ proptest! {
     }
 }
 
+#[test]
+fn no_single_byte_behind_a_right_crc_makes_a_panic() {
+    for good in valid() {
+        for at in 0..good.len() {
+            for value in [0, 1, 0x7f, 0x80, 0xff, good[at] ^ 2] {
+                let mut bytes = good.to_vec();
+                bytes[at] = value;
+                with_right_crcs(&mut bytes);
+                decode_all(&bytes.into());
+            }
+        }
+    }
+}
+
 /// Each single bit of `covered` changed, and each shorter length, must be refused.
 fn refuses_damage<T: std::fmt::Debug>(
     what: &str,

@@ -5,4 +5,5 @@ mod samples;
 
 mod damage;
 mod golden;
+mod lies;
 mod round_trip;
