@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use levee_proto::ids::SessionId;
+use levee_proto::limits::METALOG_SLOT_BYTES_MAX;
 use levee_proto::metalog::{LaneTrim, Record, Resign, SessionBeat, SessionFencing, Slot};
 use levee_runtime::{Host, Mono};
 use levee_tiering::metalog::{MetaLog, MetaState};
@@ -22,6 +23,11 @@ const IDLE_SLOT: Duration = Duration::from_secs(1);
 const SESSION_TTL: Duration = Duration::from_secs(6);
 /// Requests of one slot; more wait for the next.
 const REQUESTS_PER_SLOT: usize = 512;
+/// Bytes of records at which a slot takes no further request.
+const SLOT_BYTES: usize = 1 << 20;
+/// Largest request; with a full slot before it and the housekeeping behind it, every reader still
+/// takes the slot.
+const REQUEST_BYTES_MAX: usize = METALOG_SLOT_BYTES_MAX - (2 << 20);
 
 /// Settings of the controller.
 #[derive(Debug, Clone)]
@@ -67,6 +73,13 @@ pub struct Controller {
     sent: Mono,
     snapshot_at: Mono,
     bytes_since_snapshot: u64,
+}
+
+/// Bytes of records in a slot.
+fn size(records: &[Record]) -> usize {
+    let mut bytes = bytes::BytesMut::new();
+    records.iter().for_each(|record| record.put(&mut bytes));
+    bytes.len()
 }
 
 struct Pending {
@@ -135,10 +148,11 @@ impl Controller {
     fn gather(&mut self, first: Option<Envelope>) -> (Vec<Record>, Vec<Pending>) {
         let (mut records, mut pending) = (Vec::new(), Vec::new());
         let mut next = first;
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         while let Some(Envelope { request, reply }) = next {
             match self.admit(request) {
                 Ok((more, answer)) => {
+                    bytes += size(&more);
                     records.extend(more);
                     pending.push(Pending { reply, answer });
                 }
@@ -146,7 +160,8 @@ impl Controller {
                 Err(refused) => drop(reply.send(Err(refused))),
             }
             count += 1;
-            next = if count < REQUESTS_PER_SLOT { self.inbox.try_recv().ok() } else { None };
+            let room = count < REQUESTS_PER_SLOT && bytes < SLOT_BYTES;
+            next = if room { self.inbox.try_recv().ok() } else { None };
         }
         (records, pending)
     }
@@ -161,6 +176,11 @@ impl Controller {
         }
         let given = Given { wall_ms: self.host.wall_ms(), random: self.host.random_u128() };
         let (records, answer) = decide(&self.state, &request, &given)?;
+        let bytes = size(&records);
+        if bytes > REQUEST_BYTES_MAX {
+            let why = format!("{bytes} bytes of metadata at once, the most is {REQUEST_BYTES_MAX}");
+            return Err(Error::invalid_argument(why));
+        }
         self.fold(&records)?;
         Ok((records, answer))
     }
