@@ -4,16 +4,15 @@
 //! every range below log_start or in L2 -> Unref committed -> grace -> validated by a fresh slot -> DELETE -> Deleted
 //! ```
 //! Owns: that order (I13). FENCE objects and Claim slots are never deleted (I21). Unknown state
-//! means do nothing.
+//! means do nothing. Does not own: what nothing ever referred to (`sweep`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use levee_proto::ids::{LaneId, PartitionId, SessionId, Writer};
+use levee_proto::ids::{LaneId, PartitionId};
 use levee_proto::keys;
-use levee_proto::metalog::image::SessionState;
 use levee_proto::metalog::{Deleted, LaneKind, LaneTrim, ObjectId, Record, SlotsDeleted, Unref};
 use levee_runtime::Mono;
 use levee_tiering::metalog::MetaState;
@@ -24,8 +23,6 @@ use crate::error::{Error, Result};
 use crate::node::Node;
 
 const EVERY: Duration = Duration::from_secs(10);
-/// The sweep lists the bucket: rarely.
-const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Deletes side by side.
 const SIDE_BY_SIDE: usize = 16;
 /// Objects of one round.
@@ -42,17 +39,10 @@ struct Seen {
 /// Runs until the session ends.
 pub async fn run(node: Arc<Node>) {
     let mut seen = Seen::default();
-    let mut swept = node.host.now();
     while !node.is_ended() {
         node.host.sleep(EVERY.min(node.config.gc_grace)).await;
         if let Err(error) = round(&node, &mut seen).await {
             tracing::warn!(%error, "garbage collection is tried again");
-        }
-        if node.host.now().since(swept) >= SWEEP_EVERY {
-            swept = node.host.now();
-            if let Err(error) = sweep(&node).await {
-                tracing::warn!(%error, "the sweep is tried again later");
-            }
         }
     }
 }
@@ -172,12 +162,12 @@ async fn delete_slots(node: &Arc<Node>, seen: &mut Seen) -> Result<()> {
 }
 
 /// This broker's session and its controller are alive as of now: a slot was Won after the decision.
-async fn validate(node: &Node) -> Result<()> {
+pub(crate) async fn validate(node: &Node) -> Result<()> {
     let nothing = Record::from(Deleted { objects: Vec::new() });
     node.commit(Request::Collect(vec![nothing])).await.map(drop)
 }
 
-async fn delete(node: &Node, keys: Vec<String>) -> Result<()> {
+pub(crate) async fn delete(node: &Node, keys: Vec<String>) -> Result<()> {
     let count = keys.len() as u64;
     let deletes = keys.into_iter().map(|key| async move { node.store.delete(&key).await });
     let mut done = stream::iter(deletes).buffer_unordered(SIDE_BY_SIDE);
@@ -186,49 +176,4 @@ async fn delete(node: &Node, keys: Vec<String>) -> Result<()> {
     }
     metrics::counter!("levee_gc_deleted_objects_total").increment(count);
     Ok(())
-}
-
-/// Deletes objects of sessions that ended, which nothing names: uploads that were never committed.
-/// Decided by the writer in the key, never by age (I14).
-pub async fn sweep(node: &Arc<Node>) -> Result<u64> {
-    let mut orphans = Vec::new();
-    for folder in [keys::DATA, keys::PARTITIONS] {
-        let listed = node.store.list(folder, None).await.map_err(Error::store_unavailable)?;
-        // The state must be newer than the listing: what it does not name then, was never named.
-        validate(node).await?;
-        let state = node.view.read();
-        for found in listed {
-            if let Some(id) = keys::object_of(&found.key)
-                && is_orphan(&state, id)
-            {
-                orphans.push(found.key);
-            }
-        }
-    }
-    let count = orphans.len() as u64;
-    delete(node, orphans).await?;
-    if count > 0 {
-        tracing::info!(objects = count, "swept what ended sessions left behind");
-    }
-    Ok(count)
-}
-
-fn is_orphan(state: &MetaState, (writer, seq): (Writer, u64)) -> bool {
-    let id = ObjectId { writer, seq };
-    if state.objects.contains_key(&id) || state.unreferenced.contains_key(&id) {
-        return false;
-    }
-    match writer.as_session() {
-        Some(session) => has_ended(state, session),
-        // A job that is not running can commit nothing any more.
-        None => writer.as_job().is_some_and(|job| !state.jobs.contains_key(&job)),
-    }
-}
-
-/// Closed, or forgotten after it closed: epochs only grow.
-fn has_ended(state: &MetaState, session: SessionId) -> bool {
-    match state.sessions.get(&session) {
-        Some(known) => known.state == SessionState::Closed,
-        None => state.newest_session(session.broker).is_some_and(|newest| newest.id > session),
-    }
 }

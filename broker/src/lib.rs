@@ -19,6 +19,7 @@ pub mod offload;
 pub mod keeper;
 pub mod retention;
 pub mod collect;
+pub mod sweep;
 pub mod find_time;
 pub mod listener;
 pub mod server;

@@ -64,6 +64,16 @@ pub fn lane_slot_of(key: &str) -> Option<u64> {
     u64::from_str_radix(name, 16).ok()
 }
 
+/// Lane and number of a slot or FENCE; nothing for objects and everything else.
+pub fn slot_of(key: &str) -> Option<(LaneId, u64)> {
+    let mut parts = key.strip_prefix(DATA)?.split('/').skip(2);
+    let (writer, lane) = (parts.next()?, parts.next()?);
+    let session = writer_of(writer)?.as_session()?;
+    let lane = LaneId { session, lane: u16::from_str_radix(lane, 16).ok()? };
+    let slot = lane_slot_of(key)?;
+    (parts.count() == 1).then_some((lane, slot))
+}
+
 /// Folder of a writer's L1 objects: no lane number, so it never meets a lane's folder.
 pub fn shared_prefix(writer: Writer) -> String {
     let name = writer_name(writer);
@@ -145,7 +155,10 @@ mod tests {
             assert_eq!(object_of(&shared(writer, 12, nonce)), Some((writer, 12)));
             assert_eq!(object_of(&single(id, 100, 4, writer, 13, nonce)), Some((writer, 13)));
         }
-        assert_eq!(object_of(&lane_slot(LaneId { session, lane: 0 }, 5)), None);
+        let lane = LaneId { session, lane: 1 };
+        assert_eq!(object_of(&lane_slot(lane, 5)), None);
+        assert_eq!(slot_of(&lane_slot(lane, 5)), Some((lane, 5)));
+        assert_eq!(slot_of(&shared(Writer::session(session), 12, nonce)), None);
         assert_eq!(object_of(CLUSTER), None);
         assert_eq!(object_of("d/00/zz/shared/1-2"), None);
     }

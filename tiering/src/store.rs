@@ -11,6 +11,7 @@
 mod error;
 pub mod open;
 pub mod probe;
+mod staged;
 pub mod transfer;
 
 use std::future::Future;
@@ -54,6 +55,8 @@ pub struct Store {
     host: Host,
     name: Arc<str>,
     deadlines: Deadlines,
+    /// Where a `file://` bucket is.
+    folder: Option<Arc<std::path::Path>>,
 }
 
 /// What came of a create.
@@ -98,7 +101,8 @@ impl Store {
     /// Over any object store; `name` is what people read in messages.
     pub fn over(inner: Arc<dyn ObjectStore>, prefix: &str, host: Host, name: &str) -> Self {
         let prefix = Path::from(prefix);
-        Self { inner, prefix, host, name: name.into(), deadlines: Deadlines::default() }
+        let deadlines = Deadlines::default();
+        Self { inner, prefix, host, name: name.into(), deadlines, folder: None }
     }
 
     pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {

@@ -164,6 +164,8 @@ settings! {
     gc_grace: Duration = Setting::duration("gc.grace", SECOND, 30 * DAY, "15m"),
         "How long an object stays after nothing refers to it. Keep above 6m where several \
          brokers read: a reader may hold an old plan that long.";
+    sweep_interval: Duration = Setting::duration("sweep.interval", SECOND, 30 * DAY, "1h"),
+        "How often the bucket is listed for what ended sessions left behind.";
     retention_check_interval: Duration = Setting::duration(
         "retention.check.interval", 100, DAY, "30s"),
         "How often retention is applied.";

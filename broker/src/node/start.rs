@@ -28,7 +28,7 @@ use crate::error::Error;
 use crate::limits::Limits;
 use crate::partition::TailBytes;
 use crate::tiers::Tiers;
-use crate::{collect, consolidate, keeper, offload, retention};
+use crate::{collect, consolidate, keeper, offload, retention, sweep};
 
 pub const HOT_DIR: &str = "hot";
 pub const WAL_DIR: &str = "wal";
@@ -118,6 +118,7 @@ pub fn beside(node: &Arc<Node>) -> Vec<levee_runtime::Task<()>> {
         host.spawn("offload", offload::run(node.clone())),
         host.spawn("retention", retention::run(node.clone())),
         host.spawn("collect", collect::run(node.clone())),
+        host.spawn("sweep", sweep::run(node.clone())),
         host.spawn("consolidate", consolidate::run(node.clone())),
     ]
 }

@@ -4,15 +4,16 @@
 //! `az://container/prefix`, `file:///folder`, `memory://`, `opendal+memory://`. What the query
 //! does not say comes from the usual environment variables.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use levee_runtime::Host;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
@@ -54,7 +55,11 @@ impl Store {
                 return Err(invalid(url, format!("scheme {other:?} is not one of {known}")));
             }
         };
-        Ok(Self::over(inner, &prefix, host, &shown(&parsed)))
+        let mut store = Self::over(inner, &prefix, host, &shown(&parsed));
+        if parsed.scheme() == "file" {
+            store.folder = parsed.to_file_path().ok().map(Into::into);
+        }
+        Ok(store)
     }
 }
 
@@ -70,63 +75,42 @@ fn client() -> ClientOptions {
         .with_pool_max_idle_per_host(64)
 }
 
-/// Hands each query pair to the builder; refuses names that it does not know.
-fn options<K: FromStr>(url: &Url, mut with: impl FnMut(K, String)) -> Result<(), StoreError> {
-    for (name, value) in url.query_pairs() {
-        let key = K::from_str(&name).map_err(|_| {
+/// The query's pairs; refuses names that the store does not know.
+fn options<K: FromStr>(url: &Url) -> Result<Vec<(K, String)>, StoreError> {
+    let pair = |(name, value): (Cow<'_, str>, Cow<'_, str>)| match K::from_str(&name) {
+        Ok(key) => Ok((key, value.into_owned())),
+        Err(_) => {
             let example = "region, endpoint, access_key_id, secret_access_key, allow_http";
-            invalid(
-                url.as_str(),
-                format!("option {name:?} is not known; known ones are e.g. {example}"),
-            )
-        })?;
-        with(key, value.into_owned());
-    }
-    Ok(())
+            let why = format!("option {name:?} is not known; known ones are e.g. {example}");
+            Err(invalid(url.as_str(), why))
+        }
+    };
+    url.query_pairs().map(pair).collect()
 }
 
 fn bucket(url: &Url) -> Result<&str, StoreError> {
     url.host_str().ok_or_else(|| invalid(url.as_str(), "names no bucket: write SCHEME://BUCKET"))
 }
 
-fn s3(url: &Url) -> Result<object_store::aws::AmazonS3, StoreError> {
-    let mut builder = AmazonS3Builder::from_env()
-        .with_bucket_name(bucket(url)?)
-        .with_client_options(client())
-        .with_retry(no_retry());
-    let mut options_given = Vec::new();
-    options::<AmazonS3ConfigKey>(url, |key, value| options_given.push((key, value)))?;
-    for (key, value) in options_given {
-        builder = builder.with_config(key, value);
-    }
-    builder.build().map_err(|error| invalid(url.as_str(), error.to_string()))
+/// One of the cloud builders of `object_store`: environment first, then the bucket, then the query.
+macro_rules! cloud {
+    ($name:ident, $builder:ty, $key:ty, $bucket:ident, $store:ty) => {
+        fn $name(url: &Url) -> Result<$store, StoreError> {
+            let mut builder = <$builder>::from_env()
+                .$bucket(bucket(url)?)
+                .with_client_options(client())
+                .with_retry(no_retry());
+            for (key, value) in options::<$key>(url)? {
+                builder = builder.with_config(key, value);
+            }
+            builder.build().map_err(|error| invalid(url.as_str(), error.to_string()))
+        }
+    };
 }
 
-fn gcs(url: &Url) -> Result<object_store::gcp::GoogleCloudStorage, StoreError> {
-    let mut builder = GoogleCloudStorageBuilder::from_env()
-        .with_bucket_name(bucket(url)?)
-        .with_client_options(client())
-        .with_retry(no_retry());
-    let mut options_given = Vec::new();
-    options::<GoogleConfigKey>(url, |key, value| options_given.push((key, value)))?;
-    for (key, value) in options_given {
-        builder = builder.with_config(key, value);
-    }
-    builder.build().map_err(|error| invalid(url.as_str(), error.to_string()))
-}
-
-fn azure(url: &Url) -> Result<object_store::azure::MicrosoftAzure, StoreError> {
-    let mut builder = MicrosoftAzureBuilder::from_env()
-        .with_container_name(bucket(url)?)
-        .with_client_options(client())
-        .with_retry(no_retry());
-    let mut options_given = Vec::new();
-    options::<AzureConfigKey>(url, |key, value| options_given.push((key, value)))?;
-    for (key, value) in options_given {
-        builder = builder.with_config(key, value);
-    }
-    builder.build().map_err(|error| invalid(url.as_str(), error.to_string()))
-}
+cloud!(s3, AmazonS3Builder, AmazonS3ConfigKey, with_bucket_name, AmazonS3);
+cloud!(gcs, GoogleCloudStorageBuilder, GoogleConfigKey, with_bucket_name, GoogleCloudStorage);
+cloud!(azure, MicrosoftAzureBuilder, AzureConfigKey, with_container_name, MicrosoftAzure);
 
 /// Synced to disk before it answers; the folder is made.
 #[allow(clippy::disallowed_methods)]

@@ -1,0 +1,62 @@
+//! What a killed process leaves behind in a folder that serves as bucket: files named `KEY#N`,
+//! written and not yet linked to their key. No listing shows them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Kind, Op, Store, StoreError};
+
+impl Store {
+    /// Removes such files whose key `is_over`. Other stores than folders have none.
+    pub async fn remove_staged(&self, is_over: impl Fn(&str) -> bool) -> Result<u64, StoreError> {
+        let Some(root) = self.folder.clone() else { return Ok(0) };
+        let mut over = self.blocking(move || find(&root)).await?;
+        over.retain(|(key, _)| is_over(key));
+        let count = over.len() as u64;
+        self.blocking(move || over.iter().try_for_each(|(_, file)| remove(file))).await?;
+        Ok(count)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let failed = |why: String| StoreError::new(Op::List, "", Kind::Unavailable, why);
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done.map_err(|error| failed(error.to_string())),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+}
+
+/// Keys and files of everything staged below `root`.
+#[allow(clippy::disallowed_methods)]
+fn find(root: &Arc<Path>) -> std::io::Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Some(key) = key_of(root, &path) {
+                found.push((key, path));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn key_of(root: &Path, file: &Path) -> Option<String> {
+    let (key, attempt) = file.strip_prefix(root).ok()?.to_str()?.rsplit_once('#')?;
+    let is_attempt = !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_digit());
+    is_attempt.then(|| key.to_owned())
+}
+
+#[allow(clippy::disallowed_methods)]
+fn remove(file: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
