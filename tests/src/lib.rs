@@ -8,4 +8,5 @@
 pub mod load;
 pub mod minio;
 pub mod process;
+pub mod s3;
 pub mod sim;

@@ -206,14 +206,19 @@ impl Store {
         range: Range<u64>,
     ) -> Result<Option<Bytes>, StoreError> {
         let path = self.path(key);
-        let wanted = range.end - range.start;
+        let (wanted, end) = (range.end - range.start, range.end);
         let got = async {
             let range = Some(GetRange::Bounded(range));
             let options = GetOptions { range, ..GetOptions::default() };
-            self.inner.get_opts(&path, options).await?.bytes().await
+            let result = self.inner.get_opts(&path, options).await?;
+            Ok((result.meta.size, result.bytes().await?))
         };
         match self.once(Op::GetRange, key, got).await {
-            Ok(bytes) => self.whole(Op::GetRange, key, bytes, wanted).map(Some),
+            Ok((size, _)) if size < end => {
+                let why = format!("it has {size} bytes, and byte {end} was asked for");
+                Err(StoreError::new(Op::GetRange, key, Kind::Short, why))
+            }
+            Ok((_, bytes)) => self.whole(Op::GetRange, key, bytes, wanted).map(Some),
             Err(error) if error.kind == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

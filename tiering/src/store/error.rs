@@ -38,6 +38,8 @@ pub enum Kind {
     Timeout,
     /// Nothing there. Not an error for reads.
     NotFound,
+    /// The object ends before what was asked for.
+    Short,
     /// Something is there already.
     Exists,
     /// Credentials or permissions.
@@ -53,6 +55,7 @@ impl Kind {
             Self::Throttled => "throttled",
             Self::Timeout => "timeout",
             Self::NotFound => "not_found",
+            Self::Short => "short",
             Self::Exists => "exists",
             Self::Denied => "denied",
             Self::Invalid => "invalid",
@@ -75,7 +78,7 @@ fn remedy(kind: Kind) -> &'static str {
         Kind::Denied => "; check the credentials and that they may read, write, list and delete",
         Kind::Throttled => "; the store limits the request rate",
         Kind::Invalid => "; check the bucket URL",
-        Kind::Unavailable | Kind::Timeout | Kind::NotFound | Kind::Exists => "",
+        Kind::Unavailable | Kind::Timeout | Kind::NotFound | Kind::Short | Kind::Exists => "",
     }
 }
 
