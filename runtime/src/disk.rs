@@ -70,6 +70,9 @@ pub trait File: Send + Sync {
     async fn sync(&self) -> io::Result<()>;
     async fn len(&self) -> io::Result<u64>;
     async fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Takes room for `len` bytes, so that a write below meets no full disk; new bytes are zeros.
+    /// Does nothing where the file system has no such call.
+    async fn reserve(&self, len: u64) -> io::Result<()>;
 }
 
 /// A growable buffer whose bytes start at a multiple of 4096, as O_DIRECT wants.

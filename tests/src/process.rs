@@ -63,6 +63,24 @@ impl Broker {
         }
     }
 
+    /// As `dev`, with the data folder on a disk of its own of so many megabytes, which ends with
+    /// the process. Nothing where this machine lets nobody mount one.
+    pub async fn on_small_disk(data: &Path, mb: u32, more: &[&str]) -> Option<Self> {
+        let may = Plain::new("unshare").args(["-rm", "true"]).status();
+        if !may.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let script = "mount -t tmpfs -o size=$0m levee \"$1\" && shift && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["-rm", "sh", "-c", script, &mb.to_string()]).arg(data).arg(binary());
+        command.args(["dev", "--data"]).arg(data).args(more);
+        let args = more.iter().map(|arg| (*arg).to_owned()).collect();
+        match Self::run(command, args, Vec::new(), "127.0.0.1:0").await {
+            Ok(broker) => Some(broker),
+            Err(failed) => panic!("the broker did not start: {failed:?}"),
+        }
+    }
+
     pub async fn try_dev(data: &Path, more: &[&str]) -> Result<Self, NotStarted> {
         let mut args: Vec<String> = vec!["dev".into(), "--data".into(), data.display().to_string()];
         args.extend(more.iter().map(|arg| (*arg).to_owned()));
@@ -75,7 +93,17 @@ impl Broker {
         grpc: &str,
     ) -> Result<Self, NotStarted> {
         let mut command = Command::new(binary());
-        command.args(&args).args(["--grpc", grpc, "--http", "127.0.0.1:0"]).envs(env.clone());
+        command.args(&args);
+        Self::run(command, args, env, grpc).await
+    }
+
+    async fn run(
+        mut command: Command,
+        args: Vec<String>,
+        env: Vec<(String, String)>,
+        grpc: &str,
+    ) -> Result<Self, NotStarted> {
+        command.args(["--grpc", grpc, "--http", "127.0.0.1:0"]).envs(env.clone());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().expect("the binary runs");
         let log: Arc<Mutex<Vec<String>>> = Arc::default();

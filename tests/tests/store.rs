@@ -113,6 +113,12 @@ async fn the_fake_conforms() {
 async fn minio_conforms() {
     let minio = Minio::start();
     conforms(&Store::open(&minio.url("some/prefix"), host()).unwrap()).await;
+    let missing = minio.url("p").replacen("s3://levee/", "s3://nothing/", 1);
+    let error = Store::open(&missing, host()).unwrap().get("k").await.unwrap_err();
+    assert_eq!(error.kind, Kind::Invalid, "{error}");
+    let wrong = minio.url("p").replacen("levee-test-secret", "guessed", 1);
+    let error = Store::open(&wrong, host()).unwrap().get("k").await.unwrap_err();
+    assert_eq!(error.kind, Kind::Denied, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,6 +208,9 @@ async fn what_cannot_work_fails_at_once_and_the_rest_at_its_deadline() {
     assert!(started.elapsed() < Duration::from_secs(1), "a denial is not retried");
 
     let store = open(&s3.url("p"));
+    s3.add(Rule::next(Op::Get, Fault::Status(404)));
+    let error = store.get("k").await.unwrap_err();
+    assert_eq!(error.kind, Kind::Invalid, "no bucket is not no object: {error}");
     s3.read_only(true);
     match create(&store, "k", "x").await {
         Created::Unknown(error) => assert_eq!(error.kind, Kind::Denied, "{error}"),

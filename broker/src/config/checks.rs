@@ -1,7 +1,7 @@
 //! What must hold between settings.
 
 use super::error::ConfigError;
-use super::setting::{MIB, Setting, Value};
+use super::setting::{MIB, Scope, Setting, Value};
 use super::values::{Held, Origin, Values};
 
 /// Room that a WAL file needs beside the largest batch: heads, index, padding.
@@ -48,8 +48,10 @@ fn at_most(less: &Held, more: &Held, slack: u64, why: &str) -> Result<(), Config
     }
     // Blame what somebody chose; where both were chosen, the one that is too small.
     let blamed = if more.origin == Origin::Default { less } else { more };
-    let name = |held: &Held| match held.origin {
-        Origin::Topic => held.setting.name.to_owned(),
+    // Who sets up a topic can change any setting of it, wherever the value comes from now.
+    let of_topic = [less, more].iter().any(|held| held.origin == Origin::Topic);
+    let name = |held: &Held| match held.setting.scope {
+        Scope::Topic if of_topic => held.setting.name.to_owned(),
         _ => held.setting.broker_name(),
     };
     let slack = match slack {

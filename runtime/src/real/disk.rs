@@ -237,4 +237,15 @@ impl File for RealFile {
         let file = self.file.clone();
         blocking(move || file.set_len(len)).await
     }
+
+    async fn reserve(&self, len: u64) -> io::Result<()> {
+        let file = self.file.clone();
+        blocking(move || {
+            match rustix::fs::fallocate(&*file, rustix::fs::FallocateFlags::empty(), 0, len) {
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+                done => Ok(done?),
+            }
+        })
+        .await
+    }
 }

@@ -333,4 +333,8 @@ impl File for SimFile {
         self.content.lock().bytes.resize(len as usize, 0);
         Ok(())
     }
+
+    async fn reserve(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -77,7 +77,7 @@ fn remedy(kind: Kind) -> &'static str {
     match kind {
         Kind::Denied => "; check the credentials and that they may read, write, list and delete",
         Kind::Throttled => "; the store limits the request rate",
-        Kind::Invalid => "; check the bucket URL",
+        Kind::Invalid => "; check the bucket URL, and that the bucket is there",
         Kind::Unavailable | Kind::Timeout | Kind::NotFound | Kind::Short | Kind::Exists => "",
     }
 }
@@ -95,7 +95,10 @@ impl StoreError {
     pub(super) fn of(op: Op, key: &str, error: &object_store::Error) -> Self {
         use object_store::Error as E;
         let text = chain(error);
+        let no_bucket = ["NoSuchBucket", "ContainerNotFound", "bucket does not exist"];
         let kind = match error {
+            // Says nothing about the object.
+            _ if no_bucket.iter().any(|code| text.contains(code)) => Kind::Invalid,
             E::NotFound { .. } => Kind::NotFound,
             E::AlreadyExists { .. } | E::Precondition { .. } | E::NotModified { .. } => {
                 Kind::Exists

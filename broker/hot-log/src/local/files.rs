@@ -74,12 +74,20 @@ impl Files {
     }
 
     /// An empty file to write next: a spare one, else a new one. Fills another in the background.
-    pub(super) async fn take(&self) -> io::Result<WalFile> {
+    /// A group of `bytes` fits: a write never meets a full disk, which would end the lane.
+    pub(super) async fn take(&self, bytes: u64) -> io::Result<WalFile> {
         let spare = self.pool.lock().spare.pop_front();
-        let file = match spare {
+        let mut file = match spare {
             Some(file) => file,
-            None => self.create().await?,
+            None => self.create(bytes).await?,
         };
+        if file.bytes < bytes {
+            if let Err(error) = file.file.reserve(bytes).await {
+                self.pool.lock().spare.push_front(file);
+                return Err(error);
+            }
+            file.bytes = bytes;
+        }
         self.fill_ahead();
         Ok(file)
     }
@@ -116,13 +124,18 @@ impl Files {
         }));
     }
 
-    async fn create(&self) -> io::Result<WalFile> {
+    async fn create(&self, at_least: u64) -> io::Result<WalFile> {
         let name = {
             let mut pool = self.pool.lock();
             pool.next_name += 1;
             pool.next_name
         };
-        create_file(&self.host, &self.dir, name, self.file_bytes).await
+        let bytes = self.file_bytes.max(at_least);
+        let made = create_file(&self.host, &self.dir, name, bytes).await?;
+        match made.file.reserve(bytes).await {
+            Ok(()) => Ok(made),
+            Err(error) => Err(remove_half_made(&self.host, &made.path, error).await),
+        }
     }
 
     /// Keeps one filled spare ahead of the writer: a write into a filled file changes no metadata,
@@ -162,6 +175,21 @@ async fn create_file(host: &Host, dir: &Path, name: u64, bytes: u64) -> io::Resu
 
 async fn fill(host: &Host, dir: &Path, name: u64, bytes: u64) -> io::Result<WalFile> {
     let made = create_file(host, dir, name, bytes).await?;
+    match write_zeros(&made, bytes).await {
+        Ok(()) => Ok(made),
+        Err(error) => Err(remove_half_made(host, &made.path, error).await),
+    }
+}
+
+/// What lies around of a full disk would keep it full.
+async fn remove_half_made(host: &Host, path: &Path, why: io::Error) -> io::Error {
+    if let Err(error) = host.disk().remove_file(path).await {
+        tracing::warn!(path = %path.display(), %error, "half-made wal file stays");
+    }
+    why
+}
+
+async fn write_zeros(made: &WalFile, bytes: u64) -> io::Result<()> {
     let mut zeros = AlignedBuf::with_capacity(FILL_BYTES);
     zeros.extend(&vec![0; FILL_BYTES]);
     let mut at = 0;
@@ -175,6 +203,5 @@ async fn fill(host: &Host, dir: &Path, name: u64, bytes: u64) -> io::Result<WalF
         zeros = made.file.write_aligned(at, zeros, false).await?;
         at += FILL_BYTES as u64;
     }
-    made.file.sync().await?;
-    Ok(made)
+    made.file.sync().await
 }

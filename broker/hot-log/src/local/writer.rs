@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use levee_proto::crc::crc32c;
 use levee_proto::object::RangeKind;
@@ -15,6 +16,9 @@ use levee_runtime::{AlignedBuf, Mono};
 use super::files::WalFile;
 use super::{FIRST_GROUP, Shared};
 use crate::lane::{Entry, LaneEnd, LaneState, Payload};
+
+/// Between two looks for room on a full disk.
+const FULL_RETRY: Duration = Duration::from_millis(200);
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -230,11 +234,41 @@ impl Writer {
         if let Some(left) = self.active.take() {
             self.shared.files.leave(left.file, self.group_seq - 1);
         }
-        let shared = self.shared.clone();
-        let file = self.watched("make", "the next file", shared.files.take()).await?;
+        let file = self.next_file(bytes).await?;
         self.file_seq += 1;
         self.active = Some(Active { file, pos: 0 });
         Ok(())
+    }
+
+    /// A full disk costs nothing that was written: the lane is stalled until there is room.
+    async fn next_file(&self, bytes: u64) -> Result<WalFile, LaneEnd> {
+        let shared = &self.shared;
+        let mut full = false;
+        loop {
+            let take = async {
+                match shared.files.take(bytes).await {
+                    Err(error) if is_full(&error) => Ok(Err(error)),
+                    taken => taken.map(Ok),
+                }
+            };
+            let error = match self.watched("make", "the next file", take).await? {
+                Ok(file) => {
+                    if full {
+                        shared.state.send_replace(LaneState::Open);
+                    }
+                    return Ok(file);
+                }
+                Err(error) => error,
+            };
+            let why = format!("no space left for the next WAL file ({error})");
+            if !std::mem::replace(&mut full, true) {
+                tracing::error!(lane = %shared.id, %why, "the local lane is stalled");
+            }
+            shared.state.send_replace(LaneState::Stalled(why));
+            if shared.host.timeout(FULL_RETRY, shared.abandoned.notified()).await.is_ok() {
+                return Err(LaneEnd::Closed);
+            }
+        }
     }
 
     /// The one place of this lane that says "durable" (I5).
@@ -269,7 +303,8 @@ impl Writer {
             tokio::select! {
                 biased;
                 done = &mut work => {
-                    let done = done.map_err(|error| LaneEnd::Disk(disk_trouble(what, path, &error)))?;
+                    let failed = |error| LaneEnd::Disk(format!("{what} of {path}: {error}"));
+                    let done = done.map_err(failed)?;
                     if stalled {
                         shared.state.send_replace(LaneState::Open);
                     }
@@ -287,11 +322,6 @@ impl Writer {
     }
 }
 
-fn disk_trouble(what: &str, path: &str, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            format!("no space left for the WAL at {path} ({error}); free space, then start again")
-        }
-        _ => format!("{what} of {path}: {error}"),
-    }
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
