@@ -63,9 +63,10 @@ fn is_due(node: &Node) -> bool {
     bytes >= node.config.tier_bytes || oldest >= node.config.tier_interval
 }
 
-/// Uploads all that is durable now and not in the bucket. Returns the bytes.
+/// Uploads all that is durable now and not in the bucket, for as long as it takes. Returns the
+/// bytes.
 pub async fn flush(node: &Arc<Node>, partitions: &[Arc<Partition>]) -> Result<u64> {
-    let mut total = 0;
+    let (mut total, mut backoff) = (0, fresh());
     let targets: Vec<u64> = partitions.iter().map(|p| p.ladder().durable_end()).collect();
     loop {
         let behind: Vec<Arc<Partition>> = partitions
@@ -77,11 +78,18 @@ pub async fn flush(node: &Arc<Node>, partitions: &[Arc<Partition>]) -> Result<u6
         if behind.is_empty() {
             return Ok(total);
         }
-        let moved = round(node, &behind).await?;
-        total += moved;
-        if moved == 0 {
+        match round(node, &behind).await {
             // Another round has them under way.
-            node.host.sleep(Duration::from_millis(10)).await;
+            Ok(0) => node.host.sleep(Duration::from_millis(10)).await,
+            Ok(moved) => {
+                total += moved;
+                backoff = fresh();
+            }
+            Err(error) if error.retriable => {
+                tracing::warn!(%error, "flush failed, trying again");
+                backoff.wait(&node.host).await;
+            }
+            Err(error) => return Err(error),
         }
     }
 }
