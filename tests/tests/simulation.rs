@@ -138,7 +138,7 @@ fn f15_a_failed_sync_ends_the_session_and_acknowledges_nothing() {
         cluster.create("synced", 1, "local").await;
         let load = SimLoad::start(&cluster, "synced", 0);
         load.progress(50).await;
-        machine.disk().set_faults(DiskFaults { failing_syncs: 1, room: None });
+        machine.disk().set_faults(DiskFaults { failing_syncs: 1, ..DiskFaults::default() });
         later(5).await;
         assert!(node.is_ended());
         let acks = load.acks();

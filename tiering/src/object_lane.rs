@@ -60,6 +60,8 @@ pub struct ObjectLane {
     config: ObjectLaneConfig,
     queue: Mutex<Queue>,
     wake: Notify,
+    /// A drain took too long: the writer must not wait for the bucket any more.
+    abandoned: Notify,
     room: Arc<Semaphore>,
     state: watch::Sender<LaneState>,
     book: Mutex<Book>,
@@ -104,6 +106,7 @@ impl ObjectLane {
             room: Arc::new(Semaphore::new(config.queue_bytes)),
             queue: Mutex::default(),
             wake: Notify::new(),
+            abandoned: Notify::new(),
             state: watch::Sender::new(LaneState::Open),
             book: Mutex::new(Book::new(0)),
             next_durable: AtomicU64::new(0),
@@ -169,6 +172,7 @@ impl ObjectLane {
             tokio::select! {
                 biased;
                 landed = landing(flying) => return Step::Landed(landed),
+                () = self.abandoned.notified() => return Step::Close,
                 () = woken => {}
                 () = paused => match wait {
                     Some(_) => {}
@@ -181,9 +185,6 @@ impl ObjectLane {
     /// Entries of the next slot, if it is full or its first entry waited long enough.
     fn take(&self) -> Taken {
         let mut queue = self.queue.lock();
-        if queue.ended.is_some() {
-            return Taken::Closed;
-        }
         let Some(since) = queue.since else {
             return if queue.closing { Taken::Closed } else { Taken::Nothing };
         };
@@ -263,9 +264,6 @@ impl ObjectLane {
     fn end(&self, why: LaneEnd, in_hand: Vec<Entry>) {
         let queued = {
             let mut queue = self.queue.lock();
-            if queue.ended.is_some() {
-                return;
-            }
             queue.ended = Some(why.clone());
             std::mem::take(&mut queue.entries)
         };
@@ -359,10 +357,10 @@ impl Wal for ObjectLane {
         self.queue.lock().closing = true;
         self.wake.notify_one();
         let mut state = self.state.subscribe();
-        let ended = state.wait_for(|state| matches!(state, LaneState::Ended(_)));
-        if self.host.timeout(drain, ended).await.is_err() {
-            self.end(LaneEnd::Closed, Vec::new());
-            self.wake.notify_one();
+        let ended = |state: &LaneState| matches!(state, LaneState::Ended(_));
+        if self.host.timeout(drain, state.wait_for(ended)).await.is_err() {
+            self.abandoned.notify_one();
+            let _ = state.wait_for(ended).await;
         }
     }
 }

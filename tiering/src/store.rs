@@ -144,6 +144,10 @@ impl Store {
             Ok(Some(found)) => found,
             // Nothing is there, or nobody can tell.
             Ok(None) => return Created::Unknown(error),
+            // Ours is never that short.
+            Err(short) if short.kind == Kind::Short => {
+                return Created::Lost(Lost { key: key.into(), found: Err(short.message) });
+            }
             Err(_) => return Created::Unknown(error),
         };
         match Head::decode(&found) {

@@ -7,7 +7,7 @@
 //! ```
 //! Positions are slots (object lane) or groups (local lane); each holds entries of many partitions.
 //!
-//! The contract, held by every implementation and checked by one suite (`suite`):
+//! The contract, held by every implementation and checked by one suite (`tests/tests/lanes.rs`):
 //! - `append` MUST NOT wait. The order of `append` calls is the order of entries in the lane.
 //! - Completion MUST come in that order, for successes and failures alike, and exactly once per
 //!   entry that was taken: `EntryOwner::durable` or `EntryOwner::failed`, from the lane's own task

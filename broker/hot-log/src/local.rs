@@ -87,7 +87,6 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     entries: VecDeque<Entry>,
-    bytes: usize,
     closing: bool,
     ended: Option<LaneEnd>,
 }
@@ -181,7 +180,6 @@ impl Wal for LocalLane {
             return Err(why);
         }
         let wake = queue.entries.is_empty();
-        queue.bytes += entry.payload.len();
         queue.entries.push_back(entry);
         drop(queue);
         if wake {

@@ -20,8 +20,10 @@ const PAGE: usize = 4096;
 pub struct DiskFaults {
     /// The next syncs fail (EIO), so many; what was unsynced then is gone for good.
     pub failing_syncs: u32,
-    /// Bytes that can still be written; none: no bound.
+    /// Bytes by which files can still grow; none: no bound.
     pub room: Option<u64>,
+    /// Nothing that touches a file's bytes is answered.
+    pub silent: bool,
 }
 
 /// See the module. Outlives the processes that use it.
@@ -252,22 +254,28 @@ impl SimFile {
     async fn latency(&self) {
         let micros = 50 + self.disk.sim.below(1500);
         tokio::time::sleep(Duration::from_micros(micros)).await;
+        while self.disk.inner.lock().faults.silent {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Takes room for a file of `len` bytes.
+    fn grow(&self, len: u64) -> io::Result<()> {
+        let mut inner = self.disk.inner.lock();
+        let mut content = self.content.lock();
+        let more = len.saturating_sub(content.bytes.len() as u64);
+        if let Some(room) = &mut inner.faults.room {
+            *room = room.checked_sub(more).ok_or(io::ErrorKind::StorageFull)?;
+        }
+        let len = content.bytes.len().max(len as usize);
+        content.bytes.resize(len, 0);
+        Ok(())
     }
 
     fn write(&self, pos: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut inner = self.disk.inner.lock();
-        if let Some(room) = &mut inner.faults.room {
-            if *room < bytes.len() as u64 {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            *room -= bytes.len() as u64;
-        }
-        drop(inner);
+        self.grow(pos + bytes.len() as u64)?;
         let mut content = self.content.lock();
         let (from, to) = (pos as usize, pos as usize + bytes.len());
-        if content.bytes.len() < to {
-            content.bytes.resize(to, 0);
-        }
         content.bytes[from..to].copy_from_slice(bytes);
         content.dirty.extend(from / PAGE..=(to.max(from + 1) - 1) / PAGE);
         Ok(())
@@ -334,7 +342,8 @@ impl File for SimFile {
         Ok(())
     }
 
-    async fn reserve(&self, _: u64) -> io::Result<()> {
-        Ok(())
+    async fn reserve(&self, len: u64) -> io::Result<()> {
+        self.latency().await;
+        self.grow(len)
     }
 }

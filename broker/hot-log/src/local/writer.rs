@@ -65,7 +65,6 @@ impl Writer {
         let queued = {
             let mut queue = self.shared.queue.lock();
             queue.ended = Some(why.clone());
-            queue.bytes = 0;
             std::mem::take(&mut queue.entries)
         };
         self.shared.room.close();
@@ -106,7 +105,6 @@ impl Writer {
             if !taken.is_empty() && bytes > self.shared.config.group_bytes {
                 break;
             }
-            queue.bytes -= entry.payload.len();
             taken.extend(queue.entries.pop_front());
         }
         (taken, queue.closing)
