@@ -173,15 +173,8 @@ impl Tiers {
     ) -> Result<Option<u64>, Error> {
         let Some(place) = self.index.find_time(id, from, timestamp) else { return Ok(None) };
         let footer = self.footers.get(&place.key, place.object_bytes).await?;
-        let Some(range) = footer.ranges.get(place.number as usize) else { return Ok(None) };
-        Ok(match &range.index {
-            Index::Full(all) => {
-                all.iter().find(|b| b.max_timestamp >= timestamp).map(|b| b.base_offset)
-            }
-            Index::Sparse(all) => {
-                all.iter().find(|b| b.max_timestamp >= timestamp).map(|b| b.base_offset)
-            }
-        })
+        let range = footer.ranges.get(place.number as usize);
+        Ok(range.and_then(|range| range.seek_time(timestamp)))
     }
 
     /// One attempt: a failed one leaves garbage behind that is swept by its writer.

@@ -1,7 +1,7 @@
 //! Bucket keys, below the root. Every key holds its writer; a key belongs to one write attempt.
 
 use crate::crc::crc32c;
-use crate::ids::{LaneId, Nonce, PartitionId, SessionId, TopicId, Writer};
+use crate::ids::{LaneId, Nonce, PartitionId, SessionId, Writer};
 
 pub const CLUSTER: &str = "CLUSTER";
 pub const META_LOG: &str = "meta/log";
@@ -75,7 +75,7 @@ pub fn slot_of(key: &str) -> Option<(LaneId, u64)> {
 }
 
 /// Folder of a writer's L1 objects: no lane number, so it never meets a lane's folder.
-pub fn shared_prefix(writer: Writer) -> String {
+fn shared_prefix(writer: Writer) -> String {
     let name = writer_name(writer);
     format!("{DATA}/{}/{name}/shared", spread(&name))
 }
@@ -85,7 +85,7 @@ pub fn shared(writer: Writer, seq: u64, nonce: Nonce) -> String {
 }
 
 /// Folder of a topic's L2 objects under one of its partitions.
-pub fn partition_prefix(id: PartitionId) -> String {
+fn partition_prefix(id: PartitionId) -> String {
     let name = format!("{}/{:08x}", id.topic, id.partition);
     format!("{PARTITIONS}/{:04x}/{name}", crc32c(name.as_bytes()) & 0xffff)
 }
@@ -103,11 +103,6 @@ pub fn single(
         partition_prefix(id),
         writer_name(writer)
     )
-}
-
-/// A topic id in a key.
-pub fn topic_of(text: &str) -> Option<TopicId> {
-    text.parse().ok()
 }
 
 /// Writer and number of an L1 or L2 object; nothing for slots, fences and everything else.
@@ -146,6 +141,7 @@ fn writer_of(name: &str) -> Option<Writer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::TopicId;
 
     #[test]
     fn objects_are_known_by_their_keys_and_slots_are_not() {

@@ -9,7 +9,7 @@
 use bytes::{BufMut, Bytes};
 
 use crate::codec::{FormatError, Reader};
-use crate::crc::{Crc32c, crc32c};
+use crate::crc::crc32c;
 use crate::ids::{LaneId, PartitionId, SessionId, TopicId};
 use crate::limits::{BATCH_BYTES_MAX, WAL_ALIGN, WAL_GROUP_BYTES_MAX};
 use crate::object::RangeKind;
@@ -194,6 +194,3 @@ impl GroupEntry {
         Ok(Self { partition, leader_epoch, base, end, len, kind })
     }
 }
-
-/// Checksum of a body that is gathered piece by piece.
-pub type BodyCrc = Crc32c;

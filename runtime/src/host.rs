@@ -144,25 +144,11 @@ impl<T> Task<T> {
     pub fn abort(&self) {
         (self.abort)();
     }
-
-    /// Aborts the task when the guard is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop {
-        AbortOnDrop(self.abort)
-    }
 }
 
 impl<T> Future for Task<T> {
     type Output = Option<T>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.result).poll(cx).map(Result::ok)
-    }
-}
-
-/// See [`Task::abort_on_drop`].
-pub struct AbortOnDrop(AbortTask);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        (self.0)();
     }
 }

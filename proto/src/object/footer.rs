@@ -15,9 +15,6 @@ pub(super) const FOOTER: &str = "object footer";
 const RANGE_BYTES: usize = 96;
 const SECTION_BYTES: usize = 16;
 const SECTION_PRODUCERS: u16 = 1;
-/// Aborted transactions; reserved for the transaction issue, kept and ignored until then.
-#[allow(dead_code)]
-const SECTION_ABORTED: u16 = 2;
 
 /// What a range holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,18 +61,14 @@ impl Range {
         }
     }
 
-    /// Byte position of the first block that may hold a record at or after `timestamp`.
-    pub fn seek_time(&self, timestamp: i64) -> Option<u32> {
-        if self.max_timestamp < timestamp {
-            return None;
-        }
+    /// First offset of the first block that may hold a record at or after `timestamp`.
+    pub fn seek_time(&self, timestamp: i64) -> Option<u64> {
         match &self.index {
             Index::Full(batches) => {
-                batches.iter().find(|b| b.max_timestamp >= timestamp).map(|b| b.pos)
+                batches.iter().find(|b| b.max_timestamp >= timestamp).map(|b| b.base_offset)
             }
             Index::Sparse(blocks) => {
-                let at = blocks.partition_point(|b| b.max_timestamp < timestamp);
-                blocks.get(at).map(|b| b.pos)
+                blocks.iter().find(|b| b.max_timestamp >= timestamp).map(|b| b.base_offset)
             }
         }
     }

@@ -112,10 +112,6 @@ impl BatchHeader {
         self.producer_id != NO_PRODUCER
     }
 
-    pub fn is_transactional(&self) -> bool {
-        self.attributes & 0x10 != 0
-    }
-
     pub fn is_control(&self) -> bool {
         self.attributes & 0x20 != 0
     }

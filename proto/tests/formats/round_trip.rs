@@ -180,7 +180,13 @@ fn check_range(object: &Bytes, range: &Range, batches: &[StoredBatch]) {
     for time in times.flat_map(|at| [at.saturating_sub(1), at, at.saturating_add(1)]) {
         let wanted = scan(batches, |b| b.header.max_timestamp >= time);
         match (range.seek_time(time), wanted) {
-            (Some(found), Some(wanted)) => check_seek(range, found, wanted, |_| false),
+            (Some(found), Some(wanted)) => {
+                let found = match &range.index {
+                    Index::Full(all) => all.iter().find(|b| b.base_offset == found).unwrap().pos,
+                    Index::Sparse(all) => all.iter().find(|b| b.base_offset == found).unwrap().pos,
+                };
+                check_seek(range, found, wanted, |_| false);
+            }
             // -1 stands for a range without timestamps, so below it everything fits.
             (found, wanted) => assert!(found.is_none() == wanted.is_none() || time < 0),
         }

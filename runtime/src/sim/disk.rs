@@ -119,7 +119,7 @@ pub(super) struct ProcessDisk {
 }
 
 impl ProcessDisk {
-    pub(super) fn new(disk: Arc<SimDisk>, _process: u64) -> Self {
+    pub(super) fn new(disk: Arc<SimDisk>) -> Self {
         Self { disk }
     }
 

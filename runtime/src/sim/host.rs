@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -31,7 +30,6 @@ struct Process {
     rng: Mutex<Rng>,
     disk: Arc<SimDisk>,
     state: Mutex<State>,
-    number: u64,
 }
 
 #[derive(Default)]
@@ -58,13 +56,11 @@ impl SimHost {
 
     /// Starts a process; one that ran here before must have been killed.
     pub fn start(&self) -> Host {
-        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let process = Arc::new(Process {
             sim: self.sim.clone(),
             rng: Mutex::new(Rng(self.sim.random())),
             disk: self.disk.clone(),
             state: Mutex::default(),
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
         });
         let before = self.process.lock().replace(process.clone());
         assert!(before.is_none_or(|p| p.state.lock().killed), "one process at a time");
@@ -158,7 +154,7 @@ impl World for SimWorld {
     }
 
     fn disk(&self) -> Arc<dyn Disk> {
-        Arc::new(super::disk::ProcessDisk::new(self.process.disk.clone(), self.process.number))
+        Arc::new(super::disk::ProcessDisk::new(self.process.disk.clone()))
     }
 }
 
