@@ -21,6 +21,7 @@ use levee_tiering::remote::Source;
 use crate::cluster::message::Request;
 use crate::error::{Error, Result};
 use crate::node::Node;
+use crate::partition::PRODUCER_EXPIRY_MS;
 
 const EVERY: Duration = Duration::from_secs(10);
 /// Deletes side by side.
@@ -63,11 +64,24 @@ fn is_over(state: &MetaState, partition: PartitionId, end: u64, single: bool) ->
         .is_none_or(|p| end <= p.log_start || (!single && end <= p.l2_end))
 }
 
+/// Whether a range is the last that tells of producers who may still send: it stays although all
+/// its records are deleted, or a restart would forget them (I15).
+fn tells_of_producers(node: &Node, state: &MetaState, partition: PartitionId, end: u64) -> bool {
+    if !state.partitions.contains_key(&partition) {
+        return false;
+    }
+    let (known_end, producers) = node.tiers.state(partition);
+    let expiry = node.host.wall_ms() - PRODUCER_EXPIRY_MS;
+    end >= known_end && producers.newest() >= Some(expiry)
+}
+
 async fn unreference(node: &Node) -> Result<()> {
     let objects: Vec<ObjectId> = {
         let state = node.view.read();
         let over = |id: &ObjectId, level: u8| match node.tiers.index.held_by(Source::Object(*id)) {
-            Some(held) => held.iter().all(|(p, _, end)| is_over(&state, *p, *end, level == 2)),
+            Some(held) => held.iter().all(|(p, _, end)| {
+                is_over(&state, *p, *end, level == 2) && !tells_of_producers(node, &state, *p, *end)
+            }),
             // Not in the index: nothing is known of it.
             None => false,
         };
@@ -90,7 +104,9 @@ async fn trim_closed_lanes(node: &Node) -> Result<()> {
             let needed = node.tiers.index.slots(lane.id).into_iter().find(|slot| {
                 let held = node.tiers.index.held_by(Source::Slot(lane.id, *slot));
                 let covered = |(p, base, end): &(PartitionId, u64, u64)| {
-                    is_over(&state, *p, *end, false) || node.tiers.index.in_objects(*p, *base, *end)
+                    node.tiers.index.in_objects(*p, *base, *end)
+                        || (is_over(&state, *p, *end, false)
+                            && !tells_of_producers(node, &state, *p, *end))
                 };
                 !held.unwrap_or_default().iter().all(covered)
             });

@@ -41,7 +41,7 @@ pub use stage::Serving;
 
 /// Producers whose newest record is older than this, by log time, are forgotten (Kafka's
 /// `producer.id.expiration.ms`).
-const PRODUCER_EXPIRY_MS: i64 = 24 * 3600 * 1000;
+pub(crate) const PRODUCER_EXPIRY_MS: i64 = 24 * 3600 * 1000;
 
 /// Bytes of all tails of this broker.
 #[derive(Default)]

@@ -11,6 +11,7 @@ use levee_proto::metalog::{Record, TopicPurge};
 use crate::cluster::message::Request;
 use crate::error::{Error, Result};
 use crate::node::Node;
+use crate::offload;
 use crate::partition::Partition;
 
 /// Asks for everything that may be deleted.
@@ -72,12 +73,20 @@ async fn set_log_start(node: &Node, partition: &Partition, log_start: u64) -> Re
 }
 
 /// Deletes records below `before`; returns where the log starts now.
-pub async fn delete_records(node: &Node, partition: &Partition, before: u64) -> Result<u64> {
+pub async fn delete_records(
+    node: &Arc<Node>,
+    partition: &Arc<Partition>,
+    before: u64,
+) -> Result<u64> {
     let ladder = partition.ladder();
     let high = ladder.high_watermark();
     let start = if before >= UP_TO_HIGH_WATERMARK { high } else { before };
     if start > high {
         return Err(Error::offset_out_of_range(before, ladder.log_start(), high));
+    }
+    if start > ladder.tiered_end() {
+        // Producer state at the new start must be in the bucket, or a restart forgets producers.
+        offload::flush(node, std::slice::from_ref(partition)).await?;
     }
     if start > ladder.log_start() {
         set_log_start(node, partition, start).await?;

@@ -312,6 +312,40 @@ async fn slots_of_older_sessions_are_consolidated_and_deleted_but_their_fence() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_records_keeps_its_place_and_its_producers() {
+    let dir = tempfile::tempdir().unwrap();
+    let fast = ["gc.grace=1s", "tier.interval=1h"].map(|setting| ["--set", setting]).concat();
+    let mut broker = Broker::dev(dir.path(), &fast).await;
+    let client = Client::connect(&broker.grpc).await.unwrap();
+    let producer = client.producer(ProducerConfig::default()).await.unwrap();
+    let send = async |topic: &str| {
+        let record = RecordData { value: Some("v".into()), ..RecordData::default() };
+        producer.send(topic, Some(0), record).await.unwrap().await.unwrap()
+    };
+    for class in ["local", "object"] {
+        create(&client, class, 1, &[("durability.class", class)]).await;
+        for offset in 0..10 {
+            assert_eq!(send(class).await, offset);
+        }
+        // Not in an object before, or only partly.
+        assert_eq!(client.manage().delete_records(class, 0, 10).await.unwrap(), 10);
+    }
+    for restart in 0..3 {
+        // Long enough for the garbage collection to take what it may.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        broker.kill9().await;
+        broker.restart().await;
+        for class in ["local", "object"] {
+            if restart > 0 {
+                assert_eq!(send(class).await, 9 + restart, "{class}");
+                let deleted = client.manage().delete_records(class, 0, 10 + restart).await;
+                assert_eq!(deleted.unwrap(), 10 + restart);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn retention_deletion_and_garbage_collection_keep_to_the_rule() {
     let dir = tempfile::tempdir().unwrap();
     let fast = [

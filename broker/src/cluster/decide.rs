@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use levee_proto::ids::{LaneId, PartitionId, SessionId, TopicId};
-use levee_proto::metalog::image::{Partition, SessionState};
+use levee_proto::metalog::image::{Lane, Partition, SessionState};
 use levee_proto::metalog::*;
 use levee_tiering::metalog::MetaState;
 
@@ -159,6 +159,11 @@ fn hand_off_done(
 /// LaneClosed, what was copied, and the next grants, in one slot.
 fn close_lane(state: &MetaState, closing: &CloseLane) -> Decision {
     ensure_open(state, closing.session)?;
+    let lane = closing.lane;
+    let earlier = |l: &&Lane| l.id.lane < lane.lane && l.end.is_none();
+    if let Some(open) = state.lanes_of(lane.session).find(earlier) {
+        return Err(Error::internal(format!("{lane} cannot be closed before {}", open.id)));
+    }
     let mut records: Vec<Record> = vec![
         LaneClosed { lane: closing.lane, rid: closing.rid, trim: closing.trim, end: closing.end }
             .into(),
@@ -167,7 +172,9 @@ fn close_lane(state: &MetaState, closing: &CloseLane) -> Decision {
     for partition in state.partitions_on(closing.lane) {
         let Some(leader) = &partition.leader else { continue };
         let found = closing.ends.get(&partition.id).copied().unwrap_or(leader.start);
-        let start = leader.handed_off.unwrap_or(found.max(leader.start));
+        // Where everything was deleted, nothing but the log start tells where it ended (I4).
+        let found = found.max(leader.start).max(partition.log_start);
+        let start = leader.handed_off.unwrap_or(found);
         records.push(grant(state, closing.session, partition, start));
     }
     Ok((records, Answer::Done))
@@ -258,7 +265,7 @@ fn accept_loss(state: &MetaState, id: PartitionId, known_end: u64) -> Decision {
     }
     let to = open_sessions(state).first().copied();
     let to = to.ok_or_else(|| Error::internal("no broker session is open"))?;
-    let from = known_end.max(leader.start);
+    let from = known_end.max(leader.start).max(partition.log_start);
     let next = from + LOSS_GAP;
     let records = vec![
         LossAccepted { partition: id, from, to: next }.into(),

@@ -93,11 +93,19 @@ impl<E: std::error::Error> From<E> for Stays {
     }
 }
 
-/// One pass over all lanes of sessions that are being fenced; true where none is left.
+/// One pass over all lanes of sessions that are being fenced; true where none is left. The object
+/// lane of a session goes first, and its local lane waits for it: what a local lane holds follows
+/// on what the object lane holds, and so does producer state.
 pub async fn pass(node: &Arc<Node>, store_id: Nonce) -> bool {
     let lanes = open_lanes(node);
-    let mut all = true;
+    let mut stays_open: Option<LaneId> = None;
     for (lane, kind, rid, disk) in lanes {
+        if let Some(before) = stays_open
+            && before.session == lane.session
+        {
+            node.wait_for_lane(lane, &format!("lane {before} of its session must be closed first"));
+            continue;
+        }
         let done = match kind {
             LaneKind::Object => object_lane(node, lane, rid).await,
             LaneKind::Local => local_lane(node, lane, rid, disk, store_id).await,
@@ -105,7 +113,7 @@ pub async fn pass(node: &Arc<Node>, store_id: Nonce) -> bool {
         match done {
             Ok(()) => drop(node.waiting.lock().remove(&lane)),
             Err(stays) => {
-                all = false;
+                stays_open = Some(lane);
                 let why = match stays {
                     Stays::Waits(why) => why,
                     Stays::Failed(why) => format!("recovery failed, it is tried again: {why}"),
@@ -114,7 +122,7 @@ pub async fn pass(node: &Arc<Node>, store_id: Nonce) -> bool {
             }
         }
     }
-    all
+    stays_open.is_none()
 }
 
 /// Tries again what waits, for as long as the session lives.

@@ -15,7 +15,6 @@ pub struct Ladder {
 impl Ladder {
     /// A new leader: everything below `start` is durable and readable from the bucket.
     pub fn new(log_start: u64, start: u64) -> Self {
-        let log_start = log_start.min(start);
         let ladder = Self {
             log_start,
             local_start: start,

@@ -50,6 +50,11 @@ impl Producers {
         self.by_id.is_empty()
     }
 
+    /// Time of the newest record of any producer.
+    pub fn newest(&self) -> Option<i64> {
+        self.by_id.values().map(|producer| producer.last_timestamp).max()
+    }
+
     /// Judges a batch that has not been appended; changes nothing.
     pub fn judge(&self, batch: &BatchHeader) -> Verdict {
         if !batch.is_idempotent() {

@@ -263,6 +263,9 @@ impl MetaState {
             }
         }
         let partition = self.partition(r.partition)?;
+        ensure(r.start >= partition.log_start, || {
+            format!("{} below the log start {}", r.start, partition.log_start)
+        })?;
         partition.leader = Some(Leader {
             epoch: r.leader_epoch,
             lane: r.lane,
