@@ -63,7 +63,7 @@ impl Node {
     /// Reads, and waits at the end of the log for up to `wait`.
     pub async fn fetch(&self, partition: &Partition, fetch: &Fetch) -> Result<Fetched> {
         let started = self.host.now();
-        let mut ends = partition.ends();
+        let (mut ends, mut draining) = (partition.ends(), self.draining());
         loop {
             ends.borrow_and_update();
             let found = self.fetch_now(partition, fetch.offset, fetch.max_bytes).await;
@@ -78,19 +78,25 @@ impl Node {
             let enough = found.batches.len() >= fetch.min_bytes.max(1);
             // Only at the end of the log there is more to wait for.
             let at_end = found.next_offset >= found.high_watermark;
-            if enough || !at_end || left.is_zero() {
+            if enough || !at_end || left.is_zero() || self.is_draining() {
                 count(found.from.name(), "ok", found.batches.len());
                 return Ok(found);
             }
             // Whatever changed, the loop looks again; so it does after the time is over.
-            let _ = self.host.timeout(left, ends.changed()).await;
+            let changed = async {
+                tokio::select! {
+                    _ = ends.changed() => {}
+                    _ = draining.wait_for(|draining| *draining) => {}
+                }
+            };
+            let _ = self.host.timeout(left, changed).await;
         }
     }
 
     async fn fetch_now(&self, partition: &Partition, offset: u64, max: usize) -> Result<Fetched> {
         let mut last = None;
         for _ in 0..TRIES {
-            let ladder = partition.ladder();
+            let ladder = partition.readable()?;
             let place = partition.locate(offset, max);
             let answer = |batches: Bytes, next_offset, from| Fetched {
                 batches,

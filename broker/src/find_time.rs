@@ -1,17 +1,17 @@
-//! From a time to an offset, and ids for producers.
+//! From a time to an offset.
 
+use bytes::Bytes;
+use levee_proto::FormatError;
+use levee_proto::limits::BATCH_DECODED_BYTES_MAX;
 use levee_proto::record::batch::check_run;
-use levee_proto::record::records::decode_records;
+use levee_proto::record::records::{DecodedRecord, Records};
 
-use crate::cluster::message::{Answer, Request};
 use crate::error::{Error, Result};
 use crate::fetch::Fetch;
 use crate::node::Node;
 use crate::partition::Partition;
 
 const STEP_BYTES: usize = 1 << 20;
-/// Producer ids taken from the controller at once.
-const ID_BLOCK: u64 = 1000;
 
 impl Node {
     /// The first record at or after `timestamp`: its offset and time.
@@ -41,13 +41,10 @@ impl Node {
                 if header.max_timestamp < timestamp {
                     return true;
                 }
-                match decode_records(&found.batches.slice(at..at + header.bytes as usize)) {
-                    Ok(records) => {
-                        let hit = records
-                            .iter()
-                            .find(|r| r.data.timestamp_ms >= timestamp && r.offset >= offset);
-                        first = hit.map(|r| (r.offset, r.data.timestamp_ms));
-                    }
+                match first_at(&found.batches.slice(at..at + header.bytes as usize), |record| {
+                    record.data.timestamp_ms >= timestamp && record.offset >= offset
+                }) {
+                    Ok(hit) => first = hit,
                     Err(error) => bad = Some(error),
                 }
                 first.is_none() && bad.is_none()
@@ -62,18 +59,18 @@ impl Node {
         }
         Ok(None)
     }
+}
 
-    /// An id that no producer ever had.
-    pub async fn producer_id(&self) -> Result<i64> {
-        let mut block = self.producer_ids.lock().await;
-        if block.is_empty() {
-            let request = Request::ProducerIds { count: ID_BLOCK };
-            let Answer::ProducerIds(first) = self.commit(request).await? else {
-                return Err(Error::internal("asking for producer ids gave something else"));
-            };
-            *block = first..first + ID_BLOCK;
+/// Offset and time of the first record of a batch that fits.
+fn first_at(
+    batch: &Bytes,
+    fits: impl Fn(&DecodedRecord) -> bool,
+) -> std::result::Result<Option<(u64, i64)>, FormatError> {
+    for record in Records::of(batch, BATCH_DECODED_BYTES_MAX)? {
+        let record = record?;
+        if fits(&record) {
+            return Ok(Some((record.offset, record.data.timestamp_ms)));
         }
-        let next = block.next().ok_or_else(|| Error::internal("an empty block of producer ids"))?;
-        i64::try_from(next).map_err(|_| Error::internal("producer ids are used up"))
     }
+    Ok(None)
 }

@@ -14,6 +14,7 @@ pub mod tiers;
 pub mod limits;
 pub mod node;
 pub mod produce;
+pub mod producer_ids;
 pub mod fetch;
 pub mod offload;
 pub mod keeper;

@@ -163,6 +163,16 @@ impl Partition {
         self.inner.lock().ladder
     }
 
+    /// The ladder for an answer to a reader: an error where this broker does not lead the
+    /// partition, because what it knows of it would be wrong, not late (I9).
+    pub fn readable(&self) -> Result<Ladder, Error> {
+        let inner = self.inner.lock();
+        match inner.stage.unreadable(&self.topic, self.id.partition) {
+            None => Ok(inner.ladder),
+            Some(why) => Err(why),
+        }
+    }
+
     pub fn status(&self) -> Status {
         let inner = self.inner.lock();
         let (state, reason) = inner.stage.describe();

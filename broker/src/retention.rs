@@ -36,7 +36,7 @@ pub async fn run(node: Arc<Node>) {
 /// Where the log of a partition should start now, if that is above where it does.
 fn due(node: &Node, partition: &Partition) -> Option<u64> {
     let config = partition.config();
-    let ladder = partition.ladder();
+    let ladder = partition.readable().ok()?;
     let ranges = node.tiers.index.ranges(partition.id);
     let mut start = ladder.log_start();
     if let Some(keep) = config.retention_ms {
@@ -78,7 +78,7 @@ pub async fn delete_records(
     partition: &Arc<Partition>,
     before: u64,
 ) -> Result<u64> {
-    let ladder = partition.ladder();
+    let ladder = partition.readable()?;
     let high = ladder.high_watermark();
     let start = if before >= UP_TO_HIGH_WATERMARK { high } else { before };
     if start > high {

@@ -24,6 +24,7 @@ pub struct ServeArgs {
 /// Exits with success only after a signal.
 pub async fn serve(args: ServeArgs, mode: Mode) -> Result<(), CliError> {
     logging::init(args.log)?;
+    abort_on_panic();
     let Loaded { config, warnings } = args.settings.sources(mode)?.load()?;
     for warning in &warnings {
         tracing::warn!("{warning}");
@@ -70,6 +71,16 @@ pub async fn serve(args: ServeArgs, mode: Mode) -> Result<(), CliError> {
             Err(CliError::new(format!("did not drain within {drain:?}")))
         }
     }
+}
+
+/// A task that panicked leaves a broker behind that looks alive and is not: better none, which the
+/// next start recovers from as from any crash.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 /// The one line on standard output that scripts wait for. It stays open for them to read, so a

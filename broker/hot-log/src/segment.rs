@@ -173,6 +173,10 @@ impl HotSegments {
         inner.get(at).filter(|s| s.base <= offset).cloned()
     }
 
+    pub fn holds(&self, offset: u64) -> bool {
+        self.holding(offset).is_some()
+    }
+
     /// Whole checked batches, the first one holding `offset`; up to `max_bytes`, at least one.
     pub async fn read(&self, offset: u64, max_bytes: usize) -> Result<Bytes, SegmentError> {
         let segment = self.holding(offset).ok_or(SegmentError::Gone(offset))?;

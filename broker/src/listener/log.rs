@@ -78,17 +78,26 @@ impl Log for LogService {
     ) -> Result<Response<ListOffsetsResponse>, Status> {
         let request = request.into_inner();
         let partition = self.node.partition(&request.topic, request.partition)?;
-        let ladder = partition.ladder();
+        let ladder = partition.readable()?;
         let missing = || Error::invalid_argument("`at` must say which offset is asked for");
         let (offset, timestamp_ms) = match request.at.ok_or_else(missing)? {
             At::Start(_) => (Some(ladder.log_start()), -1),
             At::End(_) => (Some(ladder.high_watermark()), -1),
             At::TieredEnd(_) => (Some(ladder.tiered_end()), -1),
             At::LocalStart(_) => (Some(ladder.local_start()), -1),
-            At::TimestampMs(asked) => match self.node.find_time(&partition, asked).await? {
-                Some((offset, timestamp)) => (Some(offset), timestamp),
-                None => (None, -1),
-            },
+            At::TimestampMs(asked) => {
+                let limit = self.node.config.request_timeout;
+                let found = self.node.find_time(&partition, asked);
+                match self.node.host.timeout(limit, found).await {
+                    Ok(Ok(Some((offset, timestamp)))) => (Some(offset), timestamp),
+                    Ok(Ok(None)) => (None, -1),
+                    Ok(Err(error)) => return Err(error.into()),
+                    Err(_) => {
+                        let limit = limit.as_millis() as u64;
+                        return Err(Error::timed_out("the search by time", limit).into());
+                    }
+                }
+            }
         };
         let leader_epoch = partition.status().leader_epoch;
         Ok(Response::new(ListOffsetsResponse { offset, timestamp_ms, leader_epoch }))

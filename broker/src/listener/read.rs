@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use levee_proto::FormatError;
 use levee_proto::grpc::{Header, ReadRequest, ReadResponse, ReadStreamRequest, Record};
+use levee_proto::record::BatchHeader;
 use levee_proto::record::batch::check_run;
-use levee_proto::record::records::decode_records;
+use levee_proto::record::records::{DecodedRecord, Records};
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
@@ -18,6 +20,9 @@ use crate::partition::Partition;
 const DEFAULT_BYTES: usize = 1 << 20;
 /// Largest answer; one whole batch is sent even where it is larger.
 const BYTES_MAX: usize = 16 << 20;
+/// Memory for the decoded records of an answer, and for those of its first batch alone.
+const DECODED_BYTES: usize = 16 << 20;
+const FIRST_DECODED_BYTES: usize = 96 << 20;
 const WAIT_MAX: Duration = Duration::from_secs(300);
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Answers of a stream that are made before the client takes them.
@@ -49,39 +54,75 @@ fn response(found: Fetched, decode: bool, offset: u64) -> Result<ReadResponse> {
         ..Default::default()
     };
     match decode {
-        true => response.records = records(&found.batches, offset)?,
+        true => {
+            let (records, stopped) = records(&found.batches, offset)?;
+            response.records = records;
+            response.next_offset = stopped.unwrap_or(found.next_offset);
+        }
         false => response.batches = found.batches,
     }
     Ok(response)
 }
 
-fn records(batches: &Bytes, offset: u64) -> Result<Vec<Record>> {
-    let mut out = Vec::new();
-    let mut bad = None;
+/// Decoded records from `offset` on, and where they stop if that is before the end: an answer
+/// stays small, whatever its batches unpack to.
+fn records(batches: &Bytes, offset: u64) -> Result<(Vec<Record>, Option<u64>)> {
+    let (mut out, mut left, mut stopped, mut bad) = (Vec::new(), DECODED_BYTES, None, None);
     let walked = check_run(batches, |at, header| {
-        let decoded = decode_records(&batches.slice(at..at + header.bytes as usize));
-        match decoded {
-            Ok(found) => out.extend(found.into_iter().filter(|r| r.offset >= offset).map(|r| {
-                Record {
-                    timestamp_ms: r.data.timestamp_ms,
-                    key: r.data.key,
-                    value: r.data.value,
-                    headers: r
-                        .data
-                        .headers
-                        .into_iter()
-                        .map(|(key, value)| Header { key, value })
-                        .collect(),
-                    offset: r.offset,
-                }
-            })),
-            Err(error) => bad = Some(error),
+        let batch = batches.slice(at..at + header.bytes as usize);
+        match add_records(&mut out, &batch, header, offset, left) {
+            Ok(bytes) => left = left.saturating_sub(bytes),
+            // The first batch must go, or a reader never gets past it.
+            Err(error) if out.is_empty() => bad = Some(error),
+            Err(_) => stopped = Some(header.base_offset.max(offset)),
         }
-        bad.is_none()
+        stopped.is_none() && bad.is_none()
     });
     match (walked, bad) {
-        (Ok(_), None) => Ok(out),
+        (Ok(_), None) => Ok((out, stopped)),
         (Err(error), _) | (_, Some(error)) => Err(Error::corrupt_data(error)),
+    }
+}
+
+/// Adds the records of one batch; an error where it is damaged, or needs more than `left` bytes
+/// and is not the first. Returns the bytes that it takes.
+fn add_records(
+    out: &mut Vec<Record>,
+    batch: &Bytes,
+    header: &BatchHeader,
+    offset: u64,
+    left: usize,
+) -> std::result::Result<usize, FormatError> {
+    let heads = header.record_count as usize * std::mem::size_of::<Record>();
+    let room = if out.is_empty() { FIRST_DECODED_BYTES } else { left };
+    let Some(room) = room.checked_sub(heads) else {
+        let why = format!("{} records are too many for one answer", header.record_count);
+        return Err(FormatError::new("record batch", 57, why));
+    };
+    let found = Records::of(batch, room)?;
+    let bytes = heads + found.plain_bytes();
+    let before = out.len();
+    for record in found {
+        match record {
+            Ok(record) if record.offset < offset => {}
+            Ok(record) => out.push(encoded(record)),
+            Err(error) => {
+                out.truncate(before);
+                return Err(error);
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+fn encoded(record: DecodedRecord) -> Record {
+    let headers = record.data.headers.into_iter();
+    Record {
+        timestamp_ms: record.data.timestamp_ms,
+        key: record.data.key,
+        value: record.data.value,
+        headers: headers.map(|(key, value)| Header { key, value }).collect(),
+        offset: record.offset,
     }
 }
 
@@ -93,7 +134,11 @@ pub(super) async fn stream(
     mut requests: Streaming<ReadStreamRequest>,
     answers: Answers,
 ) -> std::result::Result<(), Status> {
-    let first = requests.message().await?;
+    let mut draining = node.draining();
+    let first = tokio::select! {
+        first = requests.message() => first?,
+        _ = draining.wait_for(|draining| *draining) => return Err(Error::shutting_down().into()),
+    };
     let first = first.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
     let missing = || Error::invalid_argument("the first message must name what to read (start)");
     let start = first.start.ok_or_else(missing)?;
@@ -157,7 +202,7 @@ impl Reader {
         let wait = if credit == 0 { Duration::ZERO } else { self.heartbeat };
         let max_bytes = size(&self.start).min(usize::try_from(credit).unwrap_or(usize::MAX));
         if credit == 0 {
-            let ladder = self.partition.ladder();
+            let ladder = self.partition.readable()?;
             return Ok(ReadResponse {
                 next_offset: offset,
                 high_watermark: ladder.high_watermark(),

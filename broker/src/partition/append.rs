@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use levee_hot_log::lane::{Entry, EntryOwner, LaneEnd, Payload, Refused, Reservation};
+use levee_hot_log::lane::{Entry, EntryOwner, LaneEnd, Payload, Reservation};
 use levee_proto::ids::LaneId;
 use levee_proto::record::{BatchHeader, StoredBatch, batch};
 use tokio::sync::oneshot;
@@ -45,8 +45,7 @@ impl Partition {
             let left = limit.saturating_sub(self.host.now().since(started));
             let room = match self.host.timeout(left, serving.lane.reserve(bytes.len())).await {
                 Ok(Ok(room)) => room,
-                Ok(Err(Refused::Stalled(why))) => return Err(Error::stalled(why)),
-                Ok(Err(Refused::Ended(why))) => return Err(Error::session_ended(why)),
+                Ok(Err(refused)) => return Err(refused.into()),
                 Err(_) => {
                     return Err(Error::overloaded(format!("the WAL had no room for {limit:?}")));
                 }
@@ -84,7 +83,7 @@ impl Partition {
                         return Ok(serving.clone());
                     }
                     if let Some(why) = inner.stage.ended() {
-                        return Err(why.clone());
+                        return Err(why);
                     }
                     if !inner.stage.is_handing_off() {
                         let (_, why) = inner.stage.describe();

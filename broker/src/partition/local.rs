@@ -37,9 +37,10 @@ impl Partition {
         if offset >= inner.tail.start() {
             return Local::Tail(inner.tail.read(offset, max_bytes, high_watermark));
         }
-        match self.hot.start() {
-            Some(start) if offset >= start => Local::Hot,
-            _ => Local::Remote,
+        // A copy may have been dropped in the middle: then the bucket has it.
+        match self.hot.holds(offset) {
+            true => Local::Hot,
+            false => Local::Remote,
         }
     }
 
@@ -116,9 +117,7 @@ impl Partition {
         inner.ladder.dropped_local(start);
         dropped + freed as u64
     }
-}
 
-impl Partition {
     /// Drops the oldest hot segment, if all of it is in the bucket. Returns the bytes freed.
     pub async fn drop_oldest_hot(&self) -> u64 {
         match self.hot.oldest() {

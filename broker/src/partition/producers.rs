@@ -31,11 +31,16 @@ pub enum Verdict {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Producers {
     by_id: BTreeMap<i64, ProducerEntry>,
+    /// Largest timestamp of all records so far: the time at which a producer was last seen is that
+    /// of the log, whatever time its own records carry.
+    log_time: i64,
 }
 
 impl Producers {
     pub fn from_snapshot(snapshot: ProducerSnapshot) -> Self {
-        Self { by_id: snapshot.producers.into_iter().map(|p| (p.producer_id, p)).collect() }
+        let log_time = snapshot.producers.iter().map(|p| p.last_timestamp).max().unwrap_or(0);
+        let by_id = snapshot.producers.into_iter().map(|p| (p.producer_id, p)).collect();
+        Self { by_id, log_time }
     }
 
     pub fn snapshot(&self) -> ProducerSnapshot {
@@ -50,7 +55,7 @@ impl Producers {
         self.by_id.is_empty()
     }
 
-    /// Time of the newest record of any producer.
+    /// When any producer was last seen, by log time.
     pub fn newest(&self) -> Option<i64> {
         self.by_id.values().map(|producer| producer.last_timestamp).max()
     }
@@ -100,14 +105,18 @@ impl Producers {
 
     /// Folds an appended batch in; `batch` carries its final offset.
     pub fn appended(&mut self, batch: &BatchHeader) {
-        if !batch.is_idempotent() || batch.is_control() {
+        if batch.is_control() {
+            return;
+        }
+        self.log_time = self.log_time.max(batch.max_timestamp);
+        if !batch.is_idempotent() {
             return;
         }
         let entry = self.by_id.entry(batch.producer_id).or_insert_with(|| ProducerEntry {
             producer_id: batch.producer_id,
             producer_epoch: batch.producer_epoch,
             coordinator_epoch: -1,
-            last_timestamp: batch.max_timestamp,
+            last_timestamp: self.log_time,
             open_txn_start: None,
             batches: Vec::new(),
         });
@@ -118,7 +127,7 @@ impl Producers {
         if entry.batches.len() == PRODUCER_BATCHES {
             entry.batches.remove(0);
         }
-        entry.last_timestamp = entry.last_timestamp.max(batch.max_timestamp);
+        entry.last_timestamp = self.log_time;
         entry.batches.push(ProducerBatch {
             base_offset: batch.base_offset,
             last_offset_delta: batch.last_offset_delta,
@@ -128,7 +137,7 @@ impl Producers {
         });
     }
 
-    /// Forgets producers whose newest record is older than `before_ms` (log time, never a clock).
+    /// Forgets producers that were last seen before `before_ms` (log time, never a clock).
     pub fn expire(&mut self, before_ms: i64) {
         self.by_id.retain(|_, p| p.last_timestamp >= before_ms || p.open_txn_start.is_some());
     }
@@ -192,6 +201,18 @@ mod tests {
     fn the_second_batch_of_a_producer_cannot_overtake_the_first() {
         let second = Verdict::OutOfOrder { expected: 0, got: 10 };
         assert_eq!(Producers::default().judge(&batch(0, 10, 10, 0)), second);
+    }
+
+    #[test]
+    fn a_producer_of_old_records_is_seen_at_the_time_of_the_log() {
+        let mut producers = Producers::default();
+        let now = 1_700_000_000_000;
+        producers.appended(&BatchHeader { max_timestamp: now, ..batch(0, 0, 1, 0) });
+        producers.appended(&BatchHeader { producer_id: 5, ..batch(0, 0, 1, 1) });
+        producers.expire(now - 1000);
+        assert_eq!(producers.len(), 2, "both wrote just now");
+        producers.expire(now + 1);
+        assert!(producers.is_empty());
     }
 
     #[test]

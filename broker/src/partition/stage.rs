@@ -75,11 +75,20 @@ impl Stage {
         }
     }
 
-    /// The error that ended it.
-    pub fn ended(&self) -> Option<&Error> {
+    /// The error that ended it, as later requests hear it: nothing of theirs was written.
+    pub fn ended(&self) -> Option<Error> {
         match &self.at {
-            At::Ended(why) => Some(why),
+            At::Ended(why) => Some(Error { may_be_written: false, ..why.clone() }),
             _ => None,
+        }
+    }
+
+    /// Why reads cannot be answered: what it knows of the log is nothing, or may be old.
+    pub fn unreadable(&self, topic: &str, partition: u32) -> Option<Error> {
+        match &self.at {
+            At::Waiting(why) => Some(Error::partition_unavailable(topic, partition, why)),
+            At::Serving(_) | At::HandingOff(_) => None,
+            At::Ended(_) => self.ended(),
         }
     }
 

@@ -75,6 +75,9 @@ pub struct Reader {
     /// Of the next batches to come.
     offset: u64,
     stream: Option<Stream>,
+    /// Batches that were read and not decoded yet, and the first offset wanted of them.
+    undecoded: Bytes,
+    from: u64,
     records: VecDeque<DecodedRecord>,
     high_watermark: u64,
 }
@@ -122,14 +125,23 @@ impl Reader {
                 end.ok_or_else(|| Error::connection("the broker gave no end of the partition"))?
             }
         };
-        let (topic, records) = (topic.to_owned(), VecDeque::new());
-        let (stream, high_watermark) = (None, 0);
-        Ok(Self { client, topic, partition, config, offset, stream, records, high_watermark })
+        Ok(Self {
+            client,
+            topic: topic.to_owned(),
+            partition,
+            config,
+            offset,
+            stream: None,
+            undecoded: Bytes::new(),
+            from: offset,
+            records: VecDeque::new(),
+            high_watermark: 0,
+        })
     }
 
-    /// The offset of the next batches: records that were decoded and not taken are before it.
+    /// The offset to go on from: records that were decoded and not taken are before it.
     pub fn offset(&self) -> u64 {
-        self.offset
+        if self.undecoded.is_empty() { self.offset } else { self.from }
     }
 
     /// As the broker last said; 0 before its first answer.
@@ -170,11 +182,42 @@ impl Reader {
     }
 
     /// The next records; none is a sign of life at the end. Not to be mixed with `next`, which
-    /// keeps what it has not given yet.
+    /// keeps what it has not given yet. A batch that cannot be decoded is an error once; the next
+    /// call reads on behind it.
     pub async fn next_records(&mut self) -> Result<Vec<DecodedRecord>> {
-        let from = self.offset;
-        let batches = self.next_batches().await?;
-        records_from(&batches.bytes, from)
+        loop {
+            if self.undecoded.is_empty() {
+                let from = self.offset;
+                let batches = self.next_batches().await?;
+                if batches.bytes.is_empty() {
+                    return Ok(Vec::new());
+                }
+                (self.undecoded, self.from) = (batches.bytes, from);
+            }
+            let records = self.decode_batch()?;
+            if !records.is_empty() {
+                return Ok(records);
+            }
+        }
+    }
+
+    /// Takes the first batch of what was read and not decoded yet.
+    fn decode_batch(&mut self) -> Result<Vec<DecodedRecord>> {
+        let rest = std::mem::take(&mut self.undecoded);
+        let header = BatchHeader::decode(&rest).map_err(|error| Error::corrupt(&error))?;
+        let len = (header.bytes as usize).min(rest.len());
+        let from = std::mem::replace(&mut self.from, header.end_offset());
+        self.undecoded = rest.slice(len..);
+        let decoded = decode_records(&rest.slice(..len)).map_err(|error| {
+            // The crc was right, so this is what was appended: it will not get better.
+            let (base, end) = (header.base_offset, header.end_offset());
+            let place = format!(
+                "offsets {base}..{end} of {} partition {} cannot be decoded, read on from {end}",
+                self.topic, self.partition
+            );
+            Error { retriable: false, ..Error::corrupt(&error).at(&place) }
+        })?;
+        Ok(decoded.into_iter().filter(|record| record.offset >= from).collect())
     }
 
     async fn try_next(&mut self) -> Result<Batches> {
@@ -267,20 +310,4 @@ fn from_offset(bytes: Bytes, offset: u64) -> Result<(Bytes, u64)> {
         return Err(Error { kind: ErrorKind::Corrupt, code: ErrorCode::CorruptData, ..error });
     }
     Ok((bytes.slice(from.unwrap_or(whole)..whole), end))
-}
-
-fn records_from(bytes: &Bytes, offset: u64) -> Result<Vec<DecodedRecord>> {
-    let mut records = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let header = BatchHeader::decode(&bytes[at..]);
-        let header = header.map_err(|error| Error::corrupt(&error))?;
-        let end = (at + header.bytes as usize).min(bytes.len());
-        let found = decode_records(&bytes.slice(at..end));
-        // The crc was right, so this is what was appended: it will not get better.
-        let found = found.map_err(|error| Error { retriable: false, ..Error::corrupt(&error) })?;
-        records.extend(found.into_iter().filter(|record| record.offset >= offset));
-        at = end;
-    }
-    Ok(records)
 }

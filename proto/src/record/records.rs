@@ -67,6 +67,16 @@ impl BatchBuilder {
         HEADER_BYTES + self.body.len()
     }
 
+    /// Most bytes that a record can take in a batch.
+    pub fn bytes_of(record: &RecordData) -> usize {
+        /// A length or a delta.
+        const VARINT_MAX: usize = 10;
+        let opt = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len) + VARINT_MAX;
+        let headers = record.headers.iter();
+        let headers: usize = headers.map(|(key, v)| key.len() + VARINT_MAX + opt(v)).sum();
+        1 + 4 * VARINT_MAX + opt(&record.key) + opt(&record.value) + headers
+    }
+
     pub fn push(&mut self, record: &RecordData) {
         if self.count == 0 {
             self.first_timestamp = record.timestamp_ms;
@@ -144,27 +154,86 @@ pub fn stamp_producer(batch: Bytes, stamp: ProducerStamp) -> Result<Bytes, Forma
     Ok(out.freeze())
 }
 
+/// Bytes of the shortest record: a batch that claims more records than fit lies.
+const RECORD_BYTES_MIN: usize = 7;
+
 /// Reads all records of one whole batch, whose crc is checked. Control batches have none.
 pub fn decode_records(batch: &Bytes) -> Result<Vec<DecodedRecord>, FormatError> {
-    let header = check(batch)?;
-    if header.is_control() {
-        return Ok(Vec::new());
+    Records::of(batch, BATCH_DECODED_BYTES_MAX)?.collect()
+}
+
+/// The records of one whole batch, one after the other. Ends at the first error.
+pub struct Records {
+    header: BatchHeader,
+    plain: Bytes,
+    at: usize,
+    left: u32,
+}
+
+impl Records {
+    /// Checks the crc and unpacks, to at most `max` bytes.
+    pub fn of(batch: &Bytes, max: usize) -> Result<Self, FormatError> {
+        let header = check(batch)?;
+        if header.is_control() {
+            return Ok(Self { header, plain: Bytes::new(), at: 0, left: 0 });
+        }
+        let codec = Compression::of(header.attributes)?;
+        let plain = codec.decompress(&batch.slice(HEADER_BYTES..), max)?;
+        if header.record_count as usize > plain.len() / RECORD_BYTES_MIN {
+            let why = format!("{} records in {} bytes", header.record_count, plain.len());
+            return Err(FormatError::new(WHAT, 0, why));
+        }
+        Ok(Self { header, plain, at: 0, left: header.record_count })
     }
-    let packed = batch.slice(HEADER_BYTES..);
-    let codec = Compression::of(header.attributes)?;
-    let plain = codec.decompress(&packed, BATCH_DECODED_BYTES_MAX)?;
+
+    /// Bytes that it holds.
+    pub fn plain_bytes(&self) -> usize {
+        self.plain.len()
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<DecodedRecord, FormatError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            let behind = self.plain.len() - self.at;
+            let why = format!("{behind} bytes behind the last one");
+            let at = std::mem::replace(&mut self.at, self.plain.len());
+            return (behind > 0).then(|| Err(FormatError::new(WHAT, at, why)));
+        }
+        self.left -= 1;
+        let mut cursor = Cursor { bytes: &self.plain, at: self.at };
+        let record = cursor.record(&self.header);
+        self.at = cursor.at;
+        if record.is_err() {
+            (self.left, self.at) = (0, self.plain.len());
+        }
+        Some(record)
+    }
+}
+
+/// Whether a batch without compression holds as many records as its header says, each with its
+/// own offset. Looks at lengths only.
+pub fn check_count(batch: &Bytes, header: &BatchHeader) -> Result<(), FormatError> {
+    let plain = batch.slice(HEADER_BYTES..);
     let mut cursor = Cursor { bytes: &plain, at: 0 };
-    // A record takes at least 7 bytes: a larger claim is a lie.
-    let room = plain.len() / 7 + 1;
-    let mut records = Vec::with_capacity((header.record_count as usize).min(room));
-    for _ in 0..header.record_count {
-        records.push(cursor.record(&header)?);
+    for number in 0..i64::from(header.record_count) {
+        let len = cursor.length()?.ok_or_else(|| cursor.error("no length"))?;
+        let end = cursor.at.checked_add(len).filter(|end| *end <= plain.len());
+        let end = end.ok_or_else(|| cursor.error(format!("needs {len} bytes")))?;
+        cursor.byte()?;
+        cursor.varint()?;
+        let delta = cursor.varint()?;
+        if delta != number || cursor.at > end {
+            return Err(cursor.error(format!("record {number} has offset delta {delta}")));
+        }
+        cursor.at = end;
     }
-    if cursor.at != plain.len() {
-        let why = format!("{} bytes behind the last one", plain.len() - cursor.at);
-        return Err(FormatError::new(WHAT, cursor.at, why));
+    match plain.len() - cursor.at {
+        0 => Ok(()),
+        behind => Err(cursor.error(format!("{behind} bytes behind the last one"))),
     }
-    Ok(records)
 }
 
 struct Cursor<'a> {
@@ -310,6 +379,20 @@ mod tests {
             assert_eq!(offsets, (0..200).collect::<Vec<_>>());
             let back: Vec<_> = decoded.into_iter().map(|d| d.data).collect();
             assert_eq!(back, records, "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_count_is_found_without_decoding() {
+        let mut builder = BatchBuilder::new(Compression::None);
+        (0..20).map(some).for_each(|record| builder.push(&record));
+        let size: usize = (0..20).map(|n| BatchBuilder::bytes_of(&some(n))).sum();
+        assert!(builder.plain_bytes() <= HEADER_BYTES + size);
+        let batch = builder.build(None);
+        let header = check(&batch).unwrap();
+        check_count(&batch, &header).unwrap();
+        for record_count in [19, 21, u32::MAX] {
+            check_count(&batch, &BatchHeader { record_count, ..header }).unwrap_err();
         }
     }
 

@@ -179,7 +179,10 @@ fn records_of_a_batch() {
     refused(records(|b| b.push(0)), "behind the last one");
     refused(records(|b| b[60] = 2), "behind the last one");
     refused(records(|b| b[60] = 4), "ends early");
-    refused(records(|b| b[57..61].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff])), "ends early");
+    refused(
+        records(|b| b[57..61].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff])),
+        "records in 50 bytes",
+    );
     // Byte 61 is the length of the first record, a zigzag number: one step is 2.
     refused(records(|b| b[61] += 2), "in place of");
     refused(records(|b| b[61] = 1), "no length");

@@ -72,6 +72,14 @@ impl Batch {
         }
     }
 
+    /// Before compression.
+    fn bytes(&self) -> usize {
+        match &self.body {
+            Body::Open(builder) => builder.plain_bytes(),
+            Body::Encoded(bytes) => bytes.len(),
+        }
+    }
+
     pub(super) fn fail(self, error: &Error) {
         let _ = self.told.send(Err(error.clone()));
     }
@@ -98,6 +106,11 @@ impl Lane {
     pub(super) fn push(&self, record: &RecordData, room: OwnedSemaphorePermit) -> Result<Ticket> {
         let mut state = self.state.lock();
         state.refuse()?;
+        // A large record must not make a batch too large that others are in.
+        let bytes = BatchBuilder::bytes_of(record);
+        if state.open.as_ref().is_some_and(|open| open.bytes() + bytes > self.config.batch_bytes) {
+            state.seal();
+        }
         let is_first = state.open.is_none();
         if is_first {
             let body = Body::Open(BatchBuilder::new(self.config.compression));
@@ -203,7 +216,8 @@ impl Lane {
 
     /// When the oldest batch is given up.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.state.lock().ready.front().map(|batch| batch.deadline)
+        let state = self.state.lock();
+        state.ready.front().or(state.open.as_ref()).map(|batch| batch.deadline)
     }
 
     /// The next batch that is ready.
@@ -221,6 +235,9 @@ impl Lane {
         let mut over = Vec::new();
         {
             let mut state = self.state.lock();
+            if state.open.as_ref().is_some_and(|batch| batch.deadline <= now) {
+                state.seal();
+            }
             while state.ready.front().is_some_and(|batch| batch.deadline <= now) {
                 over.extend(state.ready.pop_front());
             }

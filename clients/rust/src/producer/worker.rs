@@ -9,8 +9,8 @@
 //!   that is left is resent in order.
 //! - A batch that fails for good leaves a gap in the sequences. What was sent behind it fails too
 //!   (the broker refuses it), and what was not sent goes on under a new producer id.
-//! - Under an id that the partition does not know yet, a broker takes any sequence (KIP-360), so
-//!   the first batch travels alone.
+//! - Under an id that the partition does not know, a broker takes sequence 0 only, so the second
+//!   batch cannot overtake the first.
 
 mod sent;
 
@@ -57,8 +57,6 @@ pub(super) struct Worker {
 struct Identity {
     id: ProducerId,
     next_sequence: i32,
-    /// The partition has taken a batch of it.
-    known: bool,
     /// There is a gap: nothing more goes under it.
     broken: bool,
 }
@@ -197,11 +195,7 @@ impl Worker {
     /// Counted from the oldest batch that is not over: a broker that remembers five batches must
     /// still know that one when it is sent again, however many behind it are over.
     fn has_room(&self) -> bool {
-        let limit = match &self.identity {
-            Some(identity) if !identity.known => 1,
-            _ => self.config.max_in_flight,
-        };
-        self.sent.span(self.next_number) < limit as u64
+        self.sent.span(self.next_number) < self.config.max_in_flight as u64
     }
 
     /// Sends what may be sent: first, in order, what must be sent again.
@@ -243,9 +237,6 @@ impl Worker {
         let Some(at) = self.sent.position(answer.id) else { return };
         let Some(detail) = answer.error else {
             self.backoff.reset();
-            if let Some(identity) = &mut self.identity {
-                identity.known = true;
-            }
             self.sent.succeed(at, answer.base_offset);
             return;
         };
@@ -311,7 +302,7 @@ impl Worker {
 
 impl Identity {
     fn new(id: ProducerId) -> Self {
-        Self { id, next_sequence: 0, known: false, broken: false }
+        Self { id, next_sequence: 0, broken: false }
     }
 
     fn stamp(&self) -> ProducerStamp {

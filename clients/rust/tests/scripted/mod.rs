@@ -149,7 +149,7 @@ impl Model {
 }
 
 impl State {
-    /// As a broker: duplicates are told their place, an unknown producer may begin anywhere.
+    /// As a broker: duplicates are told their place, an unknown producer begins at sequence 0.
     fn append(
         &mut self,
         partition: u32,
@@ -163,7 +163,7 @@ impl State {
             if let Some(found) = known.iter().find(|b| (b.0, b.1) == span) {
                 return Ok((found.2, true));
             }
-            if known.back().is_some_and(|last| sequence_add(last.1, 1) != span.0) {
+            if known.back().map_or(0, |last| sequence_add(last.1, 1)) != span.0 {
                 return Err(ErrorCode::OutOfOrderSequence);
             }
             known.push_back((span.0, span.1, partition.end));
