@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     tonic_prost_build::configure()
         .bytes(".levee.v1")
+        .codec_path("crate::grpc::bounded::BoundedCodec")
         .file_descriptor_set_path(out.join("levee.bin"))
         .compile_fds(descriptors.clone())?;
     std::fs::write(out.join("levee.bin"), prost_bytes(&descriptors))?;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use levee_proto::ids::PartitionId;
 use levee_proto::object::Level;
 use levee_tiering::remote::{RangeRef, Source};
-use levee_tiering::upload::{Batches, Part, UploadError};
+use levee_tiering::upload::{Batches, Part, Room, UploadError};
 
 use crate::error::{Error, Result};
 use crate::node::Node;
@@ -53,7 +53,7 @@ pub async fn round(node: &Arc<Node>) -> Result<u64> {
     }
 }
 
-/// A stretch of one partition and epoch without a gap.
+/// A stretch of one partition and epoch without a gap, at most an object's worth.
 struct Run {
     epoch: u32,
     base: u64,
@@ -66,25 +66,25 @@ fn plan(node: &Arc<Node>) -> Vec<Part> {
         let state = node.view.read();
         state.partitions.iter().map(|(id, p)| (*id, p.log_start)).collect()
     };
-    let (mut parts, mut held) = (Vec::new(), 0);
+    let (mut parts, mut room) = (Vec::new(), Room::new(node.config.tier_object_bytes));
     for (id, log_start) in starts {
         if !node.tiers.has_slots(id) {
             continue;
         }
         for run in runs(node, id, log_start) {
-            if held >= node.config.tier_object_bytes {
-                return parts;
-            }
-            held += run.bytes;
             // Producer state is known at the end of all slots, and needed only there.
             let state = node.tiers.state_in_slots(id).filter(|(end, _)| *end == run.end);
+            let producers = state.map(|(_, producers)| producers.snapshot());
+            if !room.take(run.bytes, producers.as_ref()) {
+                return parts;
+            }
             parts.push(Part {
                 partition: id,
                 leader_epoch: run.epoch,
                 base: run.base,
                 end: run.end,
                 bytes: run.bytes,
-                producers: state.map(|(_, producers)| producers.snapshot()),
+                producers,
                 source: Box::new(RemoteBatches { node: node.clone(), partition: id }),
             });
         }
@@ -102,7 +102,11 @@ fn runs(node: &Node, id: PartitionId, log_start: u64) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for range in index.ranges(id).into_iter().filter(needed) {
         match runs.last_mut() {
-            Some(run) if run.end == range.base && run.epoch == range.leader_epoch => {
+            Some(run)
+                if run.end == range.base
+                    && run.epoch == range.leader_epoch
+                    && run.bytes + range.len <= node.config.tier_object_bytes =>
+            {
                 run.end = range.end;
                 run.bytes += range.len;
             }

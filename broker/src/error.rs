@@ -113,6 +113,19 @@ impl Error {
         Self::retriable(ErrorCode::TimedOut, message, remedy).maybe_written()
     }
 
+    /// A request that is larger than any batch may be.
+    pub fn message_too_large(bytes: usize, max: usize) -> Self {
+        let message = format!("a request of {bytes} bytes is above what this broker takes, {max}");
+        let remedy = "send smaller batches, or raise max.batch.bytes";
+        Self::final_(ErrorCode::BatchTooLarge, message, remedy)
+    }
+
+    /// A request that was announced and did not come, or found no room.
+    pub fn slow_message(after_s: u64) -> Self {
+        let message = format!("the request was not here whole after {after_s} s");
+        Self::retriable(ErrorCode::TimedOut, message, "send it again; nothing of it was written")
+    }
+
     /// Anything that changes nothing.
     pub fn timed_out(what: &str, after_ms: u64) -> Self {
         let message = format!("{what} took longer than {after_ms} ms");
@@ -144,9 +157,12 @@ impl Error {
         Self::final_(ErrorCode::ProducerFenced, message, remedy)
     }
 
-    pub fn unknown_producer(producer: i64) -> Self {
-        let message = format!("nobody gave out producer id {producer}");
-        Self::final_(ErrorCode::UnknownProducer, message, "get a producer id: InitProducer")
+    /// It never wrote here, or so long ago that it was forgotten.
+    pub fn unknown_producer(producer: i64, got: i32) -> Self {
+        let message =
+            format!("producer {producer} sent sequence {got}, and nothing before it is known");
+        let remedy = "start at sequence 0 with a new producer id (InitProducer)";
+        Self::final_(ErrorCode::UnknownProducer, message, remedy)
     }
 
     /// The records that wait for an answer may be written: see `maybe_written`.

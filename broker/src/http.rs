@@ -8,9 +8,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -20,19 +18,16 @@ use axum::routing::get;
 use axum::{Router, serve::Listener};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::Sleep;
 
+use crate::listener::connections::{Connection, Connections};
 use crate::metrics::process_metrics;
 
 const BOUNDS: Bounds = Bounds { connections: 64, deadline: Duration::from_secs(10) };
 /// Histograms hold every sample until this runs.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// Between two tries to accept when the process has no file handles left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
@@ -87,12 +82,12 @@ impl HttpServer {
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
         let addr = listener.local_addr()?;
-        let slots = Arc::new(Semaphore::new(bounds.connections));
+        let (most, within) = (bounds.connections, bounds.deadline);
+        let listener = HttpListener(Connections::new(listener, most, within, usize::MAX));
         let routes = routes(Shared { metrics: metrics.clone(), readiness });
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(async move {
-            let bounded = BoundedListener { listener, slots, deadline: bounds.deadline };
-            axum::serve(bounded, routes)
+            axum::serve(listener, routes)
                 .with_graceful_shutdown(async {
                     let _ = stopped.await;
                 })
@@ -162,83 +157,19 @@ fn closing(answer: impl IntoResponse) -> Response {
     answer
 }
 
-struct BoundedListener {
-    listener: TcpListener,
-    slots: Arc<Semaphore>,
-    deadline: Duration,
-}
+/// All of a connection must be over in time, so no number of bytes lifts its deadline.
+struct HttpListener(Connections);
 
-impl Listener for BoundedListener {
-    type Io = BoundedStream;
+impl Listener for HttpListener {
+    type Io = Connection;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (BoundedStream, SocketAddr) {
-        let slots = self.slots.clone();
-        let slot = slots.acquire_owned().await.expect("the semaphore is never closed");
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, peer)) => {
-                    let deadline = Box::pin(tokio::time::sleep(self.deadline));
-                    return (BoundedStream { stream, deadline, _slot: slot }, peer);
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "accepting an HTTP connection failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        self.0.accept().await
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection that fails once its time is over.
-struct BoundedStream {
-    stream: TcpStream,
-    deadline: Pin<Box<Sleep>>,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl BoundedStream {
-    fn in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.deadline.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
-        }
-    }
-}
-
-impl AsyncRead for BoundedStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.in_time(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for BoundedStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.in_time(cx)?;
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.in_time(cx)?;
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-        Poll::Ready(Ok(()))
+        self.0.local_addr()
     }
 }
 
@@ -248,6 +179,7 @@ mod tests {
 
     use metrics_exporter_prometheus::PrometheusBuilder;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
 

@@ -7,6 +7,8 @@
 
 pub mod admin;
 pub mod append;
+pub(crate) mod connections;
 pub mod grpc;
+mod intake;
 pub mod log;
 pub mod read;

@@ -24,7 +24,7 @@ use levee_tiering::metalog::MetaState;
 use levee_tiering::object_lane::ObjectLane;
 use levee_tiering::store::Store;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Semaphore, watch};
 
 use crate::cluster::message::{Answer, ControllerClient, Request};
 use crate::cluster::view::View;
@@ -57,13 +57,13 @@ pub struct Node {
     known: Mutex<Known>,
     ended: watch::Sender<Option<String>>,
     draining: watch::Sender<bool>,
-    /// The offload should look now.
-    pub(crate) offload_wanted: Notify,
     /// Partitions whose local copy could not be read, and when that was seen.
     pub(crate) damaged: Mutex<BTreeMap<PartitionId, levee_runtime::Mono>>,
     /// One round of offload at a time.
     pub(crate) offloading: tokio::sync::Mutex<()>,
     pub(crate) limits: crate::limits::Limits,
+    /// Bytes of appends that may wait for their topic or lane.
+    pub(crate) waiting_bytes: Semaphore,
     /// Producer ids of this broker that are not given out yet.
     pub(crate) producer_ids: tokio::sync::Mutex<std::ops::Range<u64>>,
 }

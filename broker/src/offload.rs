@@ -14,7 +14,7 @@ use futures::stream::{self, StreamExt};
 use levee_proto::metalog::ObjectRef;
 use levee_proto::object::{Footer, Level};
 use levee_runtime::Backoff;
-use levee_tiering::upload::{Batches, Part, UploadError};
+use levee_tiering::upload::{Batches, Part, Room, UploadError};
 
 use crate::cluster::message::Request;
 use crate::error::{Error, Result};
@@ -35,7 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub async fn run(node: Arc<Node>) {
     let mut backoff = fresh();
     while !node.is_ended() {
-        let _ = node.host.timeout(LOOK_EVERY, node.offload_wanted.notified()).await;
+        node.host.sleep(LOOK_EVERY).await;
         if !is_due(&node) {
             continue;
         }
@@ -124,7 +124,8 @@ async fn round(node: &Arc<Node>, partitions: &[Arc<Partition>]) -> Result<u64> {
 
 fn plan(node: &Node, partitions: &[Arc<Partition>]) -> Vec<Plan> {
     let config = &node.config;
-    let (mut plans, mut shared, mut held) = (Vec::new(), Vec::new(), 0);
+    let (mut plans, mut shared) = (Vec::new(), Vec::new());
+    let mut room = Room::new(config.tier_object_bytes);
     let now = node.host.now();
     let mut damaged = node.damaged.lock();
     damaged.retain(|_, since| now.since(*since) < DAMAGED_AGAIN);
@@ -134,11 +135,11 @@ fn plan(node: &Node, partitions: &[Arc<Partition>]) -> Vec<Plan> {
             plans.push(Plan { level: Level::L2, parts: vec![(partition.clone(), epoch, cut)] });
             continue;
         }
-        if held + cut.bytes > config.tier_object_bytes && !shared.is_empty() {
+        if !room.take(cut.bytes, Some(&cut.producers)) {
             plans.push(Plan { level: Level::L1, parts: std::mem::take(&mut shared) });
-            held = 0;
+            room = Room::new(config.tier_object_bytes);
+            room.take(cut.bytes, Some(&cut.producers));
         }
-        held += cut.bytes;
         shared.push((partition.clone(), epoch, cut));
     }
     if !shared.is_empty() {

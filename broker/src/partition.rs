@@ -8,6 +8,7 @@
 
 pub mod acks;
 pub mod append;
+mod check;
 pub mod ladder;
 pub mod local;
 pub mod producers;

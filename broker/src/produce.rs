@@ -2,6 +2,8 @@
 //!
 //! Owns: admission, the deadline, and counting. Does not own: offsets and acks (the partition).
 
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,7 +43,16 @@ impl Node {
         acks: Acks,
         limit: Duration,
     ) -> Result<Pending> {
-        let placed = self.place(topic, partition, batch, acks, limit).await;
+        let bytes = batch.len() as u32;
+        let mut placing = pin!(self.place(topic, partition, batch, acks, limit));
+        let placed = match futures::poll!(&mut placing) {
+            Poll::Ready(placed) => placed,
+            // Those that wait must leave room for requests that need not.
+            Poll::Pending => match self.waiting_bytes.try_acquire_many(bytes) {
+                Ok(_room) => placing.await,
+                Err(_) => Err(Error::overloaded("half of request.bytes waits already")),
+            },
+        };
         if let Err(error) = &placed {
             count(error.code.as_str_name());
         }

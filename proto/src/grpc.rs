@@ -2,6 +2,8 @@
 
 #![allow(clippy::all, missing_docs, unreachable_pub, rust_2018_idioms)]
 
+pub mod bounded;
+
 tonic::include_proto!("levee.v1");
 
 /// For server reflection.

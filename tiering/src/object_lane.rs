@@ -17,6 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use levee_hot_log::lane::{Book, Entry, LaneEnd, LaneState, Payload, Refused, Reservation, Wal};
 use levee_proto::ids::LaneId;
+use levee_proto::limits::FOOTER_BYTES_MAX;
 use levee_proto::metalog::LaneKind;
 use levee_runtime::{Host, Mono, Task};
 use parking_lot::Mutex;
@@ -51,6 +52,10 @@ impl Default for ObjectLaneConfig {
         }
     }
 }
+
+/// Entries of one slot: keeps its footer far below what a reader takes.
+const ENTRIES_MAX: usize = 1 << 16;
+const _: () = assert!(ENTRIES_MAX * 256 < FOOTER_BYTES_MAX, "a slot's footer can be read");
 
 /// See the module.
 pub struct ObjectLane {
@@ -197,7 +202,8 @@ impl ObjectLane {
         let mut bytes = 0;
         while let Some(entry) = queue.entries.front() {
             bytes += entry.payload.len();
-            if !taken.is_empty() && bytes > self.config.slot_bytes {
+            let full = bytes > self.config.slot_bytes || taken.len() == ENTRIES_MAX;
+            if !taken.is_empty() && full {
                 break;
             }
             queue.bytes -= entry.payload.len();

@@ -3,6 +3,8 @@
 //! Owns: checking every batch on its way, and the proof that what is in the bucket is what was sent.
 //! Does not own: what goes into an object, the commit of its reference.
 
+mod room;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -14,11 +16,13 @@ use levee_proto::crc::Crc32c;
 use levee_proto::ids::{Nonce, PartitionId, Writer};
 use levee_proto::metalog::{ObjectRef, SingleRange};
 use levee_proto::object::writer::{Finished, ObjectPlan};
-use levee_proto::object::{Footer, Level, ObjectWriter, ProducerSnapshot, RangeKind};
+use levee_proto::object::{Footer, Level, ObjectWriter, ProducerSnapshot, RangeKind, Trailer};
 use levee_proto::record::batch;
 use levee_runtime::Host;
 use parking_lot::Mutex;
 use thiserror::Error;
+
+pub use room::Room;
 
 use crate::store::transfer::{MULTIPART_ABOVE, Progress};
 use crate::store::{Created, Store, StoreError};
@@ -30,6 +34,9 @@ pub enum UploadError {
     /// The local bytes are not what they should be; nothing was referenced.
     #[error("local copy of {partition} at offset {offset}: {why}")]
     Source { partition: PartitionId, offset: u64, why: String },
+    /// The object would be one that no reader takes; nothing was referenced.
+    #[error("object {key} cannot be made: {error}")]
+    Unmade { key: String, error: FormatError },
     /// The object in the bucket is not what was sent; it is garbage now.
     #[error("object {key} is not what was sent: {why}")]
     Unlike { key: String, why: String },
@@ -163,7 +170,7 @@ impl Flow {
         while let Some(piece) = self.next().await? {
             body.push(piece);
         }
-        let finished = self.writer.finish();
+        let finished = finish(self.writer, key)?;
         body.push(finished.tail.clone());
         match store.create(key, body, nonce).await {
             Created::Won => Ok(finished),
@@ -180,16 +187,17 @@ impl Flow {
         key: &str,
         progress: Progress,
     ) -> Result<Finished, UploadError> {
+        let name = key.to_owned();
         let done: Arc<Mutex<Option<Finished>>> = Arc::default();
         let made = done.clone();
         let pieces = stream::try_unfold(Some(self), move |flow| {
-            let made = made.clone();
+            let (made, name) = (made.clone(), name.clone());
             async move {
                 let Some(mut flow) = flow else { return Ok::<_, UploadError>(None) };
                 if let Some(piece) = flow.next().await? {
                     return Ok(Some((piece, Some(flow))));
                 }
-                let finished = flow.writer.finish();
+                let finished = finish(flow.writer, &name)?;
                 let tail = finished.tail.clone();
                 *made.lock() = Some(finished);
                 Ok(Some((tail, None)))
@@ -223,6 +231,10 @@ impl Flow {
             }
         }
     }
+}
+
+fn finish(writer: ObjectWriter, key: &str) -> Result<Finished, UploadError> {
+    writer.finish().map_err(|error| UploadError::Unmade { key: key.into(), error })
 }
 
 /// Takes batches from the source, checks each, and tells the writer.
@@ -290,6 +302,12 @@ impl Uploaded {
                 return Err(unlike("its data differs".into()));
             }
         }
-        Ok(Verified { object, footer: finished.footer })
+        // What is referenced can be read: by the reader's own code.
+        let trailer = Trailer::decode(&finished.tail, wanted);
+        let footer = trailer
+            .and_then(|trailer| trailer.footer(&finished.tail[..trailer.footer_len as usize]))
+            .map_err(|error| UploadError::Unmade { key: key.clone(), error })?;
+        assert_eq!(footer, finished.footer, "a footer reads as it was written");
+        Ok(Verified { object, footer })
     }
 }

@@ -12,6 +12,7 @@ pub(super) fn broker(values: &Values) -> Result<(), ConfigError> {
         at_most(values.held(less), values.held(more), slack, why)
     };
     let fits = "the largest batch must fit";
+    at_most("max.batch.bytes", "request.bytes", 2 * MIB, fits)?;
     at_most("max.batch.bytes", "wal.file.bytes", WAL_FILE_SLACK, fits)?;
     at_most("max.batch.bytes", "wal.queue.bytes", 0, fits)?;
     at_most("max.batch.bytes", "object.lane.queue.bytes", 0, fits)?;

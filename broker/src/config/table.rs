@@ -81,6 +81,11 @@ settings! {
         "Partitions of a topic that is created without a number.";
     max_batch_bytes: u64 = Setting::bytes("max.batch.bytes", 64 * KIB, BATCH_MAX, "16MiB"),
         "Largest record batch that any topic may accept, as it arrives (compressed).";
+    request_bytes: u64 = Setting::bytes("request.bytes", 2 * MIB, TIB, "256MiB"),
+        "Memory for requests that are received and not dealt with; clients wait for room. At \
+         least max.batch.bytes and 2MiB more. Appends that wait for a topic may take half of it.";
+    connections_max: u32 = Setting::int("connections.max", 1, 1_000_000, "4096"),
+        "Connections of clients at a time; more wait.";
     request_timeout: Duration = Setting::duration(
         "request.timeout", SECOND, 10 * MINUTE, "30s"),
         "When a request that names no time of its own is answered at the latest.";
@@ -132,7 +137,7 @@ settings! {
     tier_l2_bytes: u64 = Setting::bytes("tier.l2.bytes", MIB, RANGE_MAX, "64MiB"),
         "A partition with at least this much in a cut gets an object of its own (L2).";
     tier_object_bytes: u64 = Setting::bytes(
-        "tier.object.bytes", MIB, limits::OBJECT_BYTES_MAX / 2, "128MiB"),
+        "tier.object.bytes", MIB, RANGE_MAX, "128MiB"),
         "Size of a tiered object at which the next one begins.";
     upload_deadline: Duration = Setting::duration(
         "upload.deadline", SECOND, HOUR, "120s"),
@@ -206,6 +211,10 @@ settings! {
     max_message_bytes: u64 = Setting::bytes("max.message.bytes", KIB, BATCH_MAX, "")
         .derived("max.batch.bytes of the broker"),
         "Largest record batch that is accepted, as it arrives (compressed).";
+    message_timestamp_after_max_ms: Option<Duration> = Setting::duration(
+        "message.timestamp.after.max.ms", 0, CENTURY, "3600000").or_absent("-1"),
+        "Batches with a record this far ahead of the broker's clock are refused: such a record \
+         would be kept past any retention.ms. -1: none is.";
     upload_lag_max_bytes: Option<u64> = Setting::bytes(
         "upload.lag.max.bytes", MIB, 1024 * TIB, "4GiB").or_absent("-1"),
         "Bytes of the topic on one broker that may be acknowledged and not in the bucket yet; \

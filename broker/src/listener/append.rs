@@ -18,6 +18,12 @@ use crate::produce::{Acks, Pending};
 /// Appends of one stream that wait for their acks; their bytes are bounded by the lanes.
 const IN_FLIGHT: usize = 4096;
 
+/// Longest time that an append may ask for.
+const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Smaller batches are copied: a slice would keep the buffer that they came in, and others with it,
+/// for as long as they are the newest of their partition.
+const COPY_BELOW: usize = 64 << 10;
+
 /// One append of a stream that has its place, or has none.
 pub(super) type Placed = (u64, Result<Pending>);
 
@@ -29,6 +35,8 @@ pub(super) fn place_all(
     let (send, receive) = mpsc::channel(IN_FLIGHT);
     let mut draining = node.draining();
     tokio::spawn(async move {
+        // The buffer of a stream is as large as its largest message of late.
+        let mut before = 0;
         loop {
             let next = tokio::select! {
                 biased;
@@ -37,8 +45,9 @@ pub(super) fn place_all(
             };
             // A broken stream and an ended one mean the same: no more requests.
             let Ok(Some(request)) = next else { return };
-            let id = request.id;
-            let placed = place(&node, request).await;
+            let (id, bytes) = (request.id, request.batch.len());
+            let placed = place(&node, request, before).await;
+            before = bytes;
             if send.send((id, placed)).await.is_err() {
                 return;
             }
@@ -47,22 +56,27 @@ pub(super) fn place_all(
     receive
 }
 
-pub(super) async fn place(node: &Node, request: AppendRequest) -> Result<Pending> {
+/// `before`: bytes of the batch that came before this one in the same buffer.
+pub(super) async fn place(node: &Node, request: AppendRequest, before: usize) -> Result<Pending> {
     let limit = match request.timeout_ms {
         0 => node.config.request_timeout,
-        ms => Duration::from_millis(ms.into()),
+        ms => Duration::from_millis(ms.into()).min(TIMEOUT_MAX),
     };
     let acks = match request.acks() {
         levee_proto::grpc::Acks::All => Acks::All,
         levee_proto::grpc::Acks::Leader => Acks::Leader,
     };
-    let batch = batch_of(node, &request)?;
+    let batch = batch_of(node, &request, before)?;
     node.append(&request.topic, request.partition, batch, acks, limit).await
 }
 
-fn batch_of(node: &Node, request: &AppendRequest) -> Result<Bytes> {
-    match (request.batch.is_empty(), request.records.is_empty()) {
-        (false, true) => return Ok(request.batch.clone()),
+fn batch_of(node: &Node, request: &AppendRequest, before: usize) -> Result<Bytes> {
+    let batch = &request.batch;
+    match (batch.is_empty(), request.records.is_empty()) {
+        (false, true) if batch.len() < COPY_BELOW.max(before / 4) => {
+            return Ok(Bytes::copy_from_slice(batch));
+        }
+        (false, true) => return Ok(batch.clone()),
         (true, false) => {}
         (true, true) => {
             return Err(Error::invalid_argument("neither batch nor records are set"));

@@ -5,28 +5,31 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream;
 use levee_proto::grpc::DESCRIPTORS;
 use levee_proto::grpc::admin_server::AdminServer;
 use levee_proto::grpc::log_server::LogServer;
-use levee_proto::limits::BATCH_BYTES_MAX;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 use super::admin::AdminService;
+use super::connections::Connections;
+use super::intake::IntakeLayer;
 use super::log::LogService;
 use crate::node::Node;
 
-/// A batch with its envelope.
-const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX + (1 << 20);
+/// What stands around a batch in a message.
+const ENVELOPE_BYTES: usize = 1 << 20;
 /// HTTP/2 windows: bytes of one stream and of one connection that may be under way.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
 const FRAME_BYTES: u32 = 1 << 20;
 const STREAMS_MAX: u32 = 1024;
+/// The greeting of an HTTP/2 client, and how long it may take.
+const GREETING_BYTES: usize = 24;
+const GREETING_TIME: Duration = Duration::from_secs(10);
 
 /// A running listener.
 pub struct GrpcServer {
@@ -44,9 +47,14 @@ impl GrpcServer {
     pub async fn start(listener: TcpListener, node: Arc<Node>) -> io::Result<Self> {
         let addr = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
+        let config = &node.config;
+        let message_max = config.max_batch_bytes as usize + ENVELOPE_BYTES;
+        let intake = IntakeLayer::new(config.request_bytes as usize, message_max);
+        let most = config.connections_max as usize;
+        let connections = Connections::new(listener, most, GREETING_TIME, GREETING_BYTES);
         let log = LogServer::new(LogService::new(node.clone()))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            .max_decoding_message_size(message_max)
+            .max_encoding_message_size(usize::MAX);
         let admin = AdminServer::new(AdminService::new(node));
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<LogServer<LogService>>().await;
@@ -63,15 +71,14 @@ impl GrpcServer {
             .max_concurrent_streams(STREAMS_MAX)
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .layer(intake)
             .add_service(log)
             .add_service(admin)
             .add_service(health_service)
             .add_service(reflection);
-        // A listener given from outside must set this itself, or small answers wait 40 ms.
-        let incoming = TcpListenerStream::new(listener).map(|stream| {
-            let stream = stream?;
-            stream.set_nodelay(true)?;
-            io::Result::Ok(stream)
+        let incoming = stream::unfold(connections, |connections| async {
+            let (connection, _) = connections.accept().await;
+            Some((io::Result::Ok(connection), connections))
         });
         let until = async {
             let _ = stopped.await;

@@ -54,7 +54,7 @@ impl Log for LogService {
     ) -> Result<Response<AppendResponse>, Status> {
         let request = request.into_inner();
         let id = request.id;
-        let pending = append::place(&self.node, request).await?;
+        let pending = append::place(&self.node, request, 0).await?;
         let appended = pending.done(&self.node).await?;
         Ok(Response::new(append::response(id, Ok(appended))))
     }

@@ -16,7 +16,7 @@ use levee_proto::object::{Footer, Index, Level, RangeKind};
 use levee_proto::record::{BatchHeader, batch};
 use levee_proto::wal::GroupEntry;
 use levee_tiering::fence;
-use levee_tiering::upload::{Part, Pieces};
+use levee_tiering::upload::{Part, Pieces, Room};
 
 use super::Node;
 use crate::cluster::message::{CloseLane, Request};
@@ -305,7 +305,8 @@ impl<'a> Copy<'a> {
         let run = self.chunk.entry((entry.partition, entry.leader_epoch));
         let run = run.or_insert(Run { base: entry.base, end: entry.base, batches: Vec::new() });
         run.end = entry.end;
-        run.batches.push(bytes);
+        // A slice would keep the whole window that was read.
+        run.batches.push(Bytes::copy_from_slice(&bytes));
         Ok(())
     }
 
@@ -322,11 +323,17 @@ impl<'a> Copy<'a> {
         if chunk.is_empty() {
             return Ok(());
         }
-        let mut parts = Vec::new();
+        let (mut parts, mut room) = (Vec::new(), Room::new(u64::MAX));
         for ((partition, leader_epoch), run) in chunk {
             let (end, producers) = self.known.entry(self.node, partition);
             // Only the newest run of a partition ends where its producer state stands.
             let producers = (run.end == *end).then(|| producers.snapshot());
+            if !room.take(0, producers.as_ref()) {
+                let full = std::mem::take(&mut parts);
+                self.objects.push(self.node.tiers.upload(Level::L1, full).await?);
+                room = Room::new(u64::MAX);
+                room.take(0, producers.as_ref());
+            }
             parts.push(Part {
                 partition,
                 leader_epoch,
@@ -337,8 +344,7 @@ impl<'a> Copy<'a> {
                 source: Box::new(Pieces::new(run.batches)),
             });
         }
-        let uploaded = self.node.tiers.upload(Level::L1, parts).await?;
-        self.objects.push(uploaded);
+        self.objects.push(self.node.tiers.upload(Level::L1, parts).await?);
         Ok(())
     }
 }

@@ -265,10 +265,10 @@ impl Opening<'_> {
             known: Default::default(),
             ended: watch::Sender::new(None),
             draining: watch::Sender::new(false),
-            offload_wanted: Default::default(),
             damaged: Default::default(),
             offloading: Default::default(),
             limits: Limits::default(),
+            waiting_bytes: tokio::sync::Semaphore::new(config.request_bytes as usize / 2),
             producer_ids: Default::default(),
         });
         Ok((node, pushes))

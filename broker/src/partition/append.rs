@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use levee_hot_log::lane::{Entry, EntryOwner, LaneEnd, Payload, Reservation};
 use levee_proto::ids::LaneId;
-use levee_proto::record::{BatchHeader, StoredBatch, batch};
+use levee_proto::record::{BatchHeader, StoredBatch};
 use tokio::sync::oneshot;
 
 use super::acks::{Appended, Outcome};
+use super::check::check;
 use super::producers::{Producers, Verdict};
 use super::stage::Serving;
 use super::untiered::Untiered;
@@ -35,9 +36,7 @@ impl Partition {
     /// Appends one encoded batch. Returns once it has an offset; waits at most `limit` for room
     /// in the lane or for a hand-off to end, and then nothing was written.
     pub async fn append(self: &Arc<Self>, bytes: Bytes, limit: Duration) -> Result<Ticket, Error> {
-        let header = batch::check(&bytes)
-            .map_err(|error| Error::corrupt_batch(format!("{}: {error}", self.topic)))?;
-        self.check_size(&header)?;
+        let header = check(&self.topic, &bytes, &self.config(), self.host.wall_ms())?;
         let started = self.host.now();
         loop {
             let left = limit.saturating_sub(self.host.now().since(started));
@@ -55,22 +54,6 @@ impl Partition {
                 return done;
             }
         }
-    }
-
-    fn check_size(&self, header: &BatchHeader) -> Result<(), Error> {
-        let max = self.config().max_message_bytes;
-        if u64::from(header.bytes) > max {
-            return Err(Error::batch_too_large(u64::from(header.bytes), max));
-        }
-        let empty = header.record_count == 0;
-        if empty || header.record_count != header.last_offset_delta + 1 || header.is_control() {
-            let why = format!(
-                "{} records with last offset delta {}, attributes {:#x}",
-                header.record_count, header.last_offset_delta, header.attributes
-            );
-            return Err(Error::invalid_argument(format!("batch for {}: {why}", self.topic)));
-        }
-        Ok(())
     }
 
     async fn wait_serving(&self, limit: Duration) -> Result<Serving, Error> {
@@ -217,6 +200,7 @@ impl Partition {
 fn refusal(header: &BatchHeader, verdict: Verdict) -> Error {
     let producer = header.producer_id;
     match verdict {
+        Verdict::Unknown { got } => Error::unknown_producer(producer, got),
         Verdict::OutOfOrder { expected, got } => {
             Error::out_of_order_sequence(producer, expected, got)
         }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use levee_proto::limits::PRODUCER_BATCHES;
+use levee_proto::limits::{PRODUCER_BATCHES, PRODUCERS_MAX};
 use levee_proto::object::{ProducerBatch, ProducerEntry, ProducerSnapshot};
 use levee_proto::record::BatchHeader;
 use levee_proto::record::batch::sequence_add;
@@ -19,6 +19,8 @@ pub enum Verdict {
     New,
     /// It is there already, at this place.
     Duplicate { base_offset: u64, end_offset: u64 },
+    /// Nothing of it is remembered, and this is not its first batch.
+    Unknown { got: i32 },
     /// Sequence is neither the next one nor a known one.
     OutOfOrder { expected: i32, got: i32 },
     /// Older than the batches that are remembered.
@@ -69,7 +71,7 @@ impl Producers {
             // Its first batch here. A later one may not pass: the first may still be on its way.
             return match batch.base_sequence {
                 0 => Verdict::New,
-                got => Verdict::OutOfOrder { expected: 0, got },
+                got => Verdict::Unknown { got },
             };
         };
         let (epoch, got) = (known.producer_epoch, batch.producer_epoch);
@@ -135,6 +137,19 @@ impl Producers {
             last_sequence: batch.last_sequence(),
             max_timestamp: batch.max_timestamp,
         });
+        self.keep_newest();
+    }
+
+    /// Forgets a tenth of all producers when there are too many: those that wrote longest ago.
+    fn keep_newest(&mut self) {
+        if self.by_id.len() <= PRODUCERS_MAX {
+            return;
+        }
+        let wrote = |p: &ProducerEntry| p.batches.last().map_or(0, |b| b.base_offset);
+        let mut offsets: Vec<u64> = self.by_id.values().map(wrote).collect();
+        let (_, border, _) = offsets.select_nth_unstable(PRODUCERS_MAX / 10);
+        let border = *border;
+        self.by_id.retain(|_, p| wrote(p) >= border || p.open_txn_start.is_some());
     }
 
     /// Forgets producers that were last seen before `before_ms` (log time, never a clock).
@@ -199,8 +214,26 @@ mod tests {
 
     #[test]
     fn the_second_batch_of_a_producer_cannot_overtake_the_first() {
-        let second = Verdict::OutOfOrder { expected: 0, got: 10 };
+        let second = Verdict::Unknown { got: 10 };
         assert_eq!(Producers::default().judge(&batch(0, 10, 10, 0)), second);
+    }
+
+    #[test]
+    fn those_that_wrote_longest_ago_are_forgotten_when_there_are_too_many() {
+        let mut producers = Producers::default();
+        let of = |n: u64| BatchHeader { producer_id: n as i64, ..batch(0, 0, 1, n) };
+        for n in 0..=PRODUCERS_MAX as u64 {
+            producers.appended(&of(n));
+        }
+        assert_eq!(producers.len(), PRODUCERS_MAX - PRODUCERS_MAX / 10 + 1);
+        let second = |n: u64| BatchHeader { base_sequence: 1, ..of(n) };
+        assert_eq!(producers.judge(&second(7)), Verdict::Unknown { got: 1 });
+        assert_eq!(producers.judge(&second(PRODUCERS_MAX as u64)), Verdict::New);
+        assert_eq!(producers.snapshot().encoded_len(), {
+            let mut bytes = bytes::BytesMut::new();
+            producers.snapshot().encode(&mut bytes);
+            bytes.len()
+        });
     }
 
     #[test]

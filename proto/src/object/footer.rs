@@ -5,11 +5,11 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Level;
-use super::index::Index;
+use super::index::{Index, SPARSE_ENTRY_BYTES};
 use super::producers::ProducerSnapshot;
 use crate::codec::{FormatError, Reader};
 use crate::ids::{PartitionId, TopicId};
-use crate::limits::{OBJECT_BYTES_MAX, RANGE_BYTES_MAX};
+use crate::limits::{OBJECT_BYTES_MAX, RANGE_BYTES_MAX, SPARSE_INDEX_STRIDE};
 
 pub(super) const FOOTER: &str = "object footer";
 const RANGE_BYTES: usize = 96;
@@ -44,6 +44,13 @@ pub struct Range {
     pub index: Index,
     /// Producer state at `end`; L1 and L2 carry it, L0 does not.
     pub producers: Option<ProducerSnapshot>,
+}
+
+/// At most what a range of an L1 or L2 object adds to its footer.
+pub fn footer_bytes(data: u64, producers: Option<&ProducerSnapshot>) -> u64 {
+    let blocks = data / SPARSE_INDEX_STRIDE as u64 + 1;
+    let producers = producers.map_or(0, |all| all.encoded_len() as u64);
+    (RANGE_BYTES + SECTION_BYTES) as u64 + blocks * SPARSE_ENTRY_BYTES as u64 + producers
 }
 
 impl Range {

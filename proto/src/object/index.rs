@@ -11,7 +11,7 @@ use crate::codec::{FormatError, Reader};
 use crate::record::BatchHeader;
 
 const BATCH_ENTRY_BYTES: usize = 48;
-const SPARSE_ENTRY_BYTES: usize = 24;
+pub(super) const SPARSE_ENTRY_BYTES: usize = 24;
 
 /// Where batches stand in a range.
 #[derive(Debug, Clone, PartialEq)]

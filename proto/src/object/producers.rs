@@ -45,6 +45,12 @@ const PRODUCER_BYTES: usize = 8 + 2 + 2 + 4 + 8 + 8;
 const BATCH_BYTES: usize = 28;
 
 impl ProducerSnapshot {
+    /// Size when encoded.
+    pub fn encoded_len(&self) -> usize {
+        let batches: usize = self.producers.iter().map(|p| p.batches.len()).sum();
+        8 + self.producers.len() * PRODUCER_BYTES + batches * BATCH_BYTES
+    }
+
     /// ```text
     /// count 4 | bytes of a producer 2 | bytes of a batch 2 |
     /// producers: id 8, epoch 2, batch count 2, coordinator epoch 4, last timestamp 8,

@@ -3,14 +3,15 @@
 use bytes::{Bytes, BytesMut};
 
 use super::Level;
-use super::footer::{Footer, Range, RangeKind};
+use super::footer::{FOOTER, Footer, Range, RangeKind};
 use super::index::{BatchEntry, Index, SparseEntry};
 use super::producers::ProducerSnapshot;
 use super::trailer::{TRAILER_BYTES, Trailer};
+use crate::codec::FormatError;
 use crate::crc::{Crc32c, crc32c};
 use crate::head::{HEAD_BYTES, Head, Kind};
 use crate::ids::{Nonce, PartitionId, Writer};
-use crate::limits::{RANGE_BYTES_MAX, SPARSE_INDEX_STRIDE};
+use crate::limits::{FOOTER_BYTES_MAX, RANGE_BYTES_MAX, SPARSE_INDEX_STRIDE};
 use crate::record::BatchHeader;
 
 /// Order of calls: `new`, then for each range `begin`, `batch`..., `end`; last `finish`.
@@ -169,11 +170,16 @@ impl ObjectWriter {
         self.footer.ranges.push(open.range);
     }
 
-    /// Footer and trailer, the last bytes of the object, beside what they say.
-    pub fn finish(self) -> Finished {
+    /// Footer and trailer, the last bytes of the object, beside what they say. An error where the
+    /// footer is larger than a reader takes.
+    pub fn finish(self) -> Result<Finished, FormatError> {
         assert!(self.open.is_none(), "the last range was not closed");
         assert_eq!(self.pos, self.planned_end, "data came out as planned");
         let footer_bytes = self.footer.encode();
+        if footer_bytes.len() > FOOTER_BYTES_MAX {
+            let why = format!("{} bytes, at most {FOOTER_BYTES_MAX}", footer_bytes.len());
+            return Err(FormatError::new(FOOTER, 0, why));
+        }
         let trailer = Trailer {
             footer_pos: self.pos,
             footer_len: footer_bytes.len() as u32,
@@ -184,7 +190,7 @@ impl ObjectWriter {
         tail.extend_from_slice(&footer_bytes);
         tail.extend_from_slice(&trailer.encode());
         let object_len = self.pos + tail.len() as u64;
-        Finished { footer: self.footer, trailer, tail: tail.freeze(), object_len }
+        Ok(Finished { footer: self.footer, trailer, tail: tail.freeze(), object_len })
     }
 }
 

@@ -112,7 +112,7 @@ fn make_object(s: &mut Source<'_>) -> Made {
         writer.end(77, None);
         batches.push(Vec::new());
     }
-    let finished = writer.finish();
+    let finished = writer.finish().unwrap();
     out.put_slice(&finished.tail);
     Made { bytes: out.freeze(), finished, batches }
 }

@@ -142,7 +142,7 @@ pub(crate) fn object_l0() -> (Bytes, Finished) {
     writer.opaque(&state);
     out.put_slice(&state);
     writer.end(106, None);
-    let finished = writer.finish();
+    let finished = writer.finish().unwrap();
     out.put_slice(&finished.tail);
     (out.freeze(), finished)
 }
@@ -170,7 +170,7 @@ pub(crate) fn object_l1() -> (Bytes, Finished) {
     writer.batch(&b.header, &b.parts());
     b.write_to(&mut out);
     writer.end(50, None);
-    let finished = writer.finish();
+    let finished = writer.finish().unwrap();
     out.put_slice(&finished.tail);
     (out.freeze(), finished)
 }

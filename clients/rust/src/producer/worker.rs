@@ -242,8 +242,8 @@ impl Worker {
         };
         let error = Error::from(detail);
         // Refused because of one in front of it that is resent: so is this one.
-        let follows_retry =
-            error.code == ErrorCode::OutOfOrderSequence && self.sent.follows_retry(at);
+        let skips = [ErrorCode::OutOfOrderSequence, ErrorCode::UnknownProducer];
+        let follows_retry = skips.contains(&error.code) && self.sent.follows_retry(at);
         let may_retry = self.config.idempotent || !error.may_be_written;
         if (error.retriable && may_retry) || follows_retry {
             tracing::debug!(topic = %self.lane.topic, partition = self.lane.partition, %error,

@@ -1,0 +1,64 @@
+//! What a batch must be before it may take an offset: nothing of it is decoded, its size, header
+//! and frames are looked at.
+
+use bytes::Bytes;
+use levee_proto::limits::BATCH_DECODED_BYTES_MAX;
+use levee_proto::record::codecs::Compression;
+use levee_proto::record::records::{RECORD_BYTES_MIN, check_count};
+use levee_proto::record::{BatchHeader, batch};
+
+use crate::config::TopicConfig;
+use crate::error::{Error, Result};
+
+/// Attribute bits that a producer may set: the compression.
+const ATTRIBUTES: i16 = 0x07;
+
+/// The header of a batch that may be appended.
+pub(super) fn check(
+    topic: &str,
+    bytes: &Bytes,
+    config: &TopicConfig,
+    wall_ms: i64,
+) -> Result<BatchHeader> {
+    let header =
+        batch::check(bytes).map_err(|error| Error::corrupt_batch(format!("{topic}: {error}")))?;
+    let max = config.max_message_bytes;
+    if u64::from(header.bytes) > max {
+        return Err(Error::batch_too_large(u64::from(header.bytes), max));
+    }
+    match wrong(&header, config, wall_ms) {
+        Some(why) => return Err(Error::invalid_argument(format!("batch for {topic}: {why}"))),
+        None if header.attributes & ATTRIBUTES == Compression::None as i16 => {
+            check_count(bytes, &header)
+                .map_err(|error| Error::corrupt_batch(format!("{topic}: {error}")))?;
+        }
+        None => {}
+    }
+    Ok(header)
+}
+
+/// What no reader would understand, or what would harm the log.
+fn wrong(header: &BatchHeader, config: &TopicConfig, wall_ms: i64) -> Option<String> {
+    let (attributes, records) = (header.attributes, header.record_count);
+    if attributes & 0x10 != 0 {
+        return Some("it belongs to a transaction, which this release does not have".into());
+    }
+    if attributes & !ATTRIBUTES != 0 {
+        return Some(format!("attributes {attributes:#06x} are not a producer's to set"));
+    }
+    if let Err(error) = Compression::of(attributes) {
+        return Some(format!("{error}; none, gzip, snappy, lz4 and zstd are known"));
+    }
+    if records == 0 || records != header.last_offset_delta + 1 {
+        return Some(format!("{records} records, last offset delta {}", header.last_offset_delta));
+    }
+    if records as usize > BATCH_DECODED_BYTES_MAX / RECORD_BYTES_MIN {
+        return Some(format!("{records} records are more than any reader unpacks"));
+    }
+    let ahead = i128::from(header.max_timestamp) - i128::from(wall_ms);
+    let max = config.message_timestamp_after_max_ms?.as_millis() as i128;
+    (ahead > max).then(|| {
+        let max = "message.timestamp.after.max.ms";
+        format!("timestamp {} is {ahead} ms ahead, above {max}", header.max_timestamp)
+    })
+}
