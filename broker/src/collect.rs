@@ -55,19 +55,26 @@ async fn round(node: &Arc<Node>, seen: &mut Seen) -> Result<()> {
     delete_slots(node, seen).await
 }
 
+/// Where partitions start, as of a slot that the index has caught up with.
+type Starts = BTreeMap<PartitionId, (u64, u64)>;
+
+/// Copies what the passes below need, so that none of them holds anybody up.
+fn starts(state: &MetaState) -> Starts {
+    state.partitions.iter().map(|(id, p)| (*id, (p.log_start, p.l2_end))).collect()
+}
+
 /// Whether nothing of a range is needed any more.
-fn is_over(state: &MetaState, partition: PartitionId, end: u64, single: bool) -> bool {
+fn is_over(starts: &Starts, partition: PartitionId, end: u64, single: bool) -> bool {
     // A partition that is unknown belongs to a purged topic.
-    state
-        .partitions
+    starts
         .get(&partition)
-        .is_none_or(|p| end <= p.log_start || (!single && end <= p.l2_end))
+        .is_none_or(|(log_start, l2_end)| end <= *log_start || (!single && end <= *l2_end))
 }
 
 /// Whether a range is the last that tells of producers who may still send: it stays although all
 /// its records are deleted, or a restart would forget them (I15).
-fn tells_of_producers(node: &Node, state: &MetaState, partition: PartitionId, end: u64) -> bool {
-    if !state.partitions.contains_key(&partition) {
+fn tells_of_producers(node: &Node, starts: &Starts, partition: PartitionId, end: u64) -> bool {
+    if !starts.contains_key(&partition) {
         return false;
     }
     let (known_end, producers) = node.tiers.state(partition);
@@ -76,18 +83,21 @@ fn tells_of_producers(node: &Node, state: &MetaState, partition: PartitionId, en
 }
 
 async fn unreference(node: &Node) -> Result<()> {
-    let objects: Vec<ObjectId> = {
-        let state = node.view.read();
-        let over = |id: &ObjectId, level: u8| match node.tiers.index.held_by(Source::Object(*id)) {
-            Some(held) => held.iter().all(|(p, _, end)| {
-                is_over(&state, *p, *end, level == 2) && !tells_of_producers(node, &state, *p, *end)
-            }),
-            // Not in the index: nothing is known of it.
-            None => false,
-        };
-        let all = state.objects.iter().filter(|(id, object)| over(id, object.level));
-        all.map(|(id, _)| *id).take(ROUND).collect()
+    let (starts, all): (Starts, Vec<(ObjectId, bool)>) = {
+        let state = node.view.settled_state().await;
+        let objects = state.objects.iter().map(|(id, object)| (*id, object.level == 2));
+        (starts(&state), objects.collect())
     };
+    let over = |p: PartitionId, end: u64, single: bool| {
+        is_over(&starts, p, end, single) && !tells_of_producers(node, &starts, p, end)
+    };
+    let is_needless = |(id, single): &(ObjectId, bool)| {
+        // Not in the index: nothing is known of it.
+        let held = node.tiers.index.held_by(Source::Object(*id));
+        held.is_some_and(|held| held.iter().all(|(p, _, end)| over(*p, *end, *single)))
+    };
+    let needless = all.into_iter().filter(is_needless).map(|(id, _)| id);
+    let objects: Vec<ObjectId> = needless.take(ROUND).collect();
     if objects.is_empty() {
         return Ok(());
     }
@@ -96,25 +106,26 @@ async fn unreference(node: &Node) -> Result<()> {
 
 /// Slots of closed lanes whose data is deleted or in larger objects.
 async fn trim_closed_lanes(node: &Node) -> Result<()> {
-    let trims: Vec<Record> = {
-        let state = node.view.read();
+    let (starts, closed): (Starts, Vec<(LaneId, u64, u64)>) = {
+        let state = node.view.settled_state().await;
         let closed = state.lanes.values().filter(|lane| lane.kind == LaneKind::Object);
-        let trim = |lane: &levee_proto::metalog::image::Lane| {
-            let end = lane.end?;
-            let needed = node.tiers.index.slots(lane.id).into_iter().find(|slot| {
-                let held = node.tiers.index.held_by(Source::Slot(lane.id, *slot));
-                let covered = |(p, base, end): &(PartitionId, u64, u64)| {
-                    node.tiers.index.in_objects(*p, *base, *end)
-                        || (is_over(&state, *p, *end, false)
-                            && !tells_of_producers(node, &state, *p, *end))
-                };
-                !held.unwrap_or_default().iter().all(covered)
-            });
-            let trim = needed.unwrap_or(end).min(end);
-            (trim > lane.trim).then(|| LaneTrim { lane: lane.id, trim }.into())
-        };
-        closed.filter_map(trim).collect()
+        let closed = closed.filter_map(|lane| Some((lane.id, lane.trim, lane.end?)));
+        (starts(&state), closed.collect())
     };
+    let index = &node.tiers.index;
+    let is_covered = |(p, base, end): &(PartitionId, u64, u64)| {
+        index.in_objects(*p, *base, *end)
+            || (is_over(&starts, *p, *end, false) && !tells_of_producers(node, &starts, *p, *end))
+    };
+    let trim = |(lane, trim, end): (LaneId, u64, u64)| {
+        // A slot that is not in the index is one of which nothing is known.
+        let is_needless = |slot: &u64| {
+            index.held_by(Source::Slot(lane, *slot)).is_some_and(|held| held.iter().all(is_covered))
+        };
+        let to = (trim..end).find(|slot| !is_needless(slot)).unwrap_or(end);
+        (to > trim).then(|| LaneTrim { lane, trim: to }.into())
+    };
+    let trims: Vec<Record> = closed.into_iter().filter_map(trim).collect();
     if trims.is_empty() {
         return Ok(());
     }

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use levee_proto::ids::PartitionId;
 use levee_proto::object::Level;
+use levee_runtime::Mono;
 use levee_tiering::remote::{RangeRef, Source};
 use levee_tiering::upload::{Batches, Part, Room, UploadError};
 
@@ -20,15 +21,35 @@ use crate::node::Node;
 use crate::offload::commit;
 
 const EVERY: Duration = Duration::from_secs(10);
+/// How long a partition with a bad slot is left out: doubled each time.
+const ASIDE_FIRST: Duration = Duration::from_secs(30);
+const ASIDE_MAX: Duration = Duration::from_secs(3600);
 /// Bytes that one read fetches.
 const READ_BYTES: usize = 1 << 20;
 
+/// Partitions whose slots could not be read: until when they are left out, so that one bad slot
+/// does not hold the others back.
+#[derive(Default)]
+struct Aside(BTreeMap<PartitionId, (Mono, Duration)>);
+
+impl Aside {
+    fn holds(&self, id: PartitionId, now: Mono) -> bool {
+        self.0.get(&id).is_some_and(|(since, pause)| now.since(*since) < *pause)
+    }
+
+    fn put(&mut self, id: PartitionId, now: Mono) {
+        let pause = self.0.get(&id).map_or(ASIDE_FIRST, |(_, pause)| (*pause * 2).min(ASIDE_MAX));
+        self.0.insert(id, (now, pause));
+    }
+}
+
 /// Runs until the session ends.
 pub async fn run(node: Arc<Node>) {
+    let mut aside = Aside::default();
     while !node.is_ended() {
         node.host.sleep(EVERY.min(node.config.gc_grace)).await;
         loop {
-            match round(&node).await {
+            match round(&node, &mut aside).await {
                 Ok(0) => break,
                 Ok(bytes) => tracing::info!(bytes, "slots of older sessions consolidated"),
                 Err(error) => {
@@ -41,15 +62,20 @@ pub async fn run(node: Arc<Node>) {
 }
 
 /// One object's worth. Returns its bytes; 0 where nothing is left.
-pub async fn round(node: &Arc<Node>) -> Result<u64> {
-    let parts = plan(node);
+async fn round(node: &Arc<Node>, aside: &mut Aside) -> Result<u64> {
+    let parts = plan(node, aside);
     if parts.is_empty() {
         return Ok(0);
     }
-    match node.tiers.upload(Level::L1, parts).await {
+    match node.tiers.upload(node.writer(), Level::L1, parts).await {
         Ok((object, footer)) => commit(node, object, footer, Vec::new()).await,
         Err(UploadError::Store(error)) => Err(Error::store_unavailable(error)),
-        Err(error) => Err(Error::corrupt_data(error)),
+        Err(error) => {
+            if let UploadError::Source { partition, .. } = &error {
+                aside.put(*partition, node.host.now());
+            }
+            Err(Error::corrupt_data(error))
+        }
     }
 }
 
@@ -61,14 +87,15 @@ struct Run {
     bytes: u64,
 }
 
-fn plan(node: &Arc<Node>) -> Vec<Part> {
+fn plan(node: &Arc<Node>, aside: &Aside) -> Vec<Part> {
+    let now = node.host.now();
     let starts: BTreeMap<PartitionId, u64> = {
         let state = node.view.read();
         state.partitions.iter().map(|(id, p)| (*id, p.log_start)).collect()
     };
     let (mut parts, mut room) = (Vec::new(), Room::new(node.config.tier_object_bytes));
     for (id, log_start) in starts {
-        if !node.tiers.has_slots(id) {
+        if !node.tiers.has_slots(id) || aside.holds(id, now) {
             continue;
         }
         for run in runs(node, id, log_start) {
@@ -95,7 +122,7 @@ fn plan(node: &Arc<Node>) -> Vec<Part> {
 fn runs(node: &Node, id: PartitionId, log_start: u64) -> Vec<Run> {
     let index = &node.tiers.index;
     let needed = |range: &RangeRef| {
-        matches!(range.source, Source::Slot(..))
+        matches!(range.source, Source::Slot(lane, _) if lane.session != node.session)
             && range.end > log_start
             && !index.in_objects(id, range.base, range.end)
     };

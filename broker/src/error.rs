@@ -114,8 +114,9 @@ impl Error {
     }
 
     /// A request that is larger than any batch may be.
-    pub fn message_too_large(bytes: usize, max: usize) -> Self {
-        let message = format!("a request of {bytes} bytes is above what this broker takes, {max}");
+    pub fn message_too_large(bytes: usize, max_batch: usize) -> Self {
+        let max = show_bytes(max_batch as u64);
+        let message = format!("a request of {bytes} bytes is above max.batch.bytes, {max}");
         let remedy = "send smaller batches, or raise max.batch.bytes";
         Self::final_(ErrorCode::BatchTooLarge, message, remedy)
     }

@@ -121,7 +121,7 @@ impl Node {
                     }
                     Err(SegmentError::Gone(_)) => {}
                     // The bucket may have a good copy (I17).
-                    Err(error) if offset < ladder.tiered_end() => {
+                    Err(error) if self.tiers.index.holds(partition.id, offset, offset + 1) => {
                         tracing::warn!(%error, "hot copy is damaged, reading the bucket");
                         let (bytes, next, from) = self.fetch_remote(partition, offset, max).await?;
                         return Ok(answer(bytes, next, from));
@@ -173,7 +173,7 @@ impl Node {
     }
 
     /// End of the given up range that holds `offset`.
-    fn given_up(&self, id: levee_proto::ids::PartitionId, offset: u64) -> Option<u64> {
+    pub(crate) fn given_up(&self, id: levee_proto::ids::PartitionId, offset: u64) -> Option<u64> {
         let state = self.view.read();
         let losses = &state.partitions.get(&id)?.losses;
         losses.iter().find(|lost| (lost.from..lost.to).contains(&offset)).map(|lost| lost.to)

@@ -1,5 +1,6 @@
-//! The keeper of memory and disk: ten times a second it measures, moves tails to hot segments,
-//! drops hot copies that are in the bucket, and says what is at its bound.
+//! The keepers of memory and disk. Ten times a second one measures and says what is at its bound;
+//! it waits for nothing. The other one moves tails to hot segments and drops hot copies that are in
+//! the bucket, as fast as the disk lets it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,22 +16,40 @@ use crate::partition::Partition;
 const EVERY: Duration = Duration::from_millis(100);
 /// Bytes of one write to a hot segment.
 const MOVE_BYTES: usize = 4 << 20;
-/// Free space is asked for every so many rounds.
-const DISK_ROUNDS: u64 = 10;
+/// Gauges are set, and free space is asked for, every so many rounds.
+const SLOW_ROUNDS: u64 = 10;
 
-/// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+/// Measures until the session ends.
+pub async fn measure(node: Arc<Node>) {
+    let mut round = 0;
+    while !node.is_ended() {
+        let partitions = node.all_partitions();
+        if round % SLOW_ROUNDS == 0 {
+            count(&node, &partitions);
+        }
+        if node.tails.get() > node.config.tail_bytes {
+            // The disk does not keep up, or hangs: what the bucket has needs no memory either.
+            partitions.iter().for_each(|p| p.drop_covered_tail());
+        }
+        let free = *node.disk_free.lock();
+        node.limits.set(pressure(&node, &partitions, free));
+        round += 1;
+        node.host.sleep(EVERY).await;
+    }
+}
+
+/// Keeps tails and hot copies within their bounds until the session ends.
+pub async fn tidy(node: Arc<Node>) {
     let mut round = 0;
     let mut free = None;
     while !node.is_ended() {
         let partitions = node.all_partitions();
-        if round % DISK_ROUNDS == 0 {
+        if round % SLOW_ROUNDS == 0 {
             free = node.host.disk().free_bytes(&node.config.data_dir).await.ok();
-            count(&node, &partitions);
+            *node.disk_free.lock() = free;
         }
         move_tails(&node, &partitions).await;
         make_room(&node, &partitions, free).await;
-        node.limits.set(pressure(&node, &partitions, free));
         round += 1;
         node.host.sleep(EVERY).await;
     }

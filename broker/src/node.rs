@@ -4,6 +4,7 @@
 //! order of a start (`start`), what the MetaLog tells (`follow`), recovery (`recover`).
 
 pub mod identity;
+pub mod leave;
 pub mod start;
 pub mod follow;
 pub mod recover;
@@ -17,9 +18,9 @@ use std::time::Duration;
 use levee_hot_log::LocalLane;
 use levee_hot_log::lane::{LaneState, Wal};
 use levee_hot_log::segment::HotSegments;
-use levee_proto::ids::{LaneId, PartitionId, SessionId, TopicId};
-use levee_proto::metalog::LaneKind;
-use levee_runtime::Host;
+use levee_proto::ids::{LaneId, PartitionId, SessionId, TopicId, Writer};
+use levee_proto::metalog::{LaneKind, ObjectId};
+use levee_runtime::{Host, Mono};
 use levee_tiering::metalog::MetaState;
 use levee_tiering::object_lane::ObjectLane;
 use levee_tiering::store::Store;
@@ -30,12 +31,15 @@ use crate::cluster::message::{Answer, ControllerClient, Request};
 use crate::cluster::view::View;
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::error::{Error, Result};
+use crate::offload::Upload;
 use crate::partition::{Partition, TailBytes};
 use crate::tiers::Tiers;
 use recover::{Known, Recovered};
 
 /// A metadata commit is one write to the bucket; this bounds a bucket that is away.
 const COMMIT_LIMIT: Duration = Duration::from_secs(30);
+/// The controller of this process always answers, or ends and takes the process with it.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// See the module.
 pub struct Node {
@@ -58,10 +62,16 @@ pub struct Node {
     ended: watch::Sender<Option<String>>,
     draining: watch::Sender<bool>,
     /// Partitions whose local copy could not be read, and when that was seen.
-    pub(crate) damaged: Mutex<BTreeMap<PartitionId, levee_runtime::Mono>>,
+    pub(crate) damaged: Mutex<BTreeMap<PartitionId, Mono>>,
     /// One round of offload at a time.
     pub(crate) offloading: tokio::sync::Mutex<()>,
+    /// When the newest beat was sent that the controller answered.
+    lease: Mutex<Option<Mono>>,
+    /// Objects on their way into the log: verified, and not known to be committed or refused.
+    pub(crate) uploads: Mutex<BTreeMap<ObjectId, Upload>>,
     pub(crate) limits: crate::limits::Limits,
+    /// Free bytes on the disk of the data folder, as last seen.
+    pub(crate) disk_free: Mutex<Option<u64>>,
     /// Bytes of appends that may wait for their topic or lane.
     pub(crate) waiting_bytes: Semaphore,
     /// Producer ids of this broker that are not given out yet.
@@ -141,6 +151,11 @@ impl Node {
     /// Becomes true when this broker begins to stop.
     pub fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
+    }
+
+    /// Who writes the objects of this session.
+    pub fn writer(&self) -> Writer {
+        Writer::session(self.session)
     }
 
     /// Asks the controller and waits until this broker's own state shows the answer.

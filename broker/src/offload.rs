@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
+use levee_proto::ids::PartitionId;
 use levee_proto::metalog::ObjectRef;
 use levee_proto::object::{Footer, Level};
 use levee_runtime::Backoff;
@@ -18,7 +19,7 @@ use levee_tiering::upload::{Batches, Part, Room, UploadError};
 
 use crate::cluster::message::Request;
 use crate::error::{Error, Result};
-use crate::node::Node;
+use crate::node::{FOR_EVER, Node};
 use crate::partition::Partition;
 use crate::partition::untiered::Cut;
 
@@ -55,7 +56,9 @@ fn fresh() -> Backoff {
 
 fn is_due(node: &Node) -> bool {
     let (mut bytes, mut oldest) = (0, Duration::ZERO);
-    for partition in node.all_partitions() {
+    let damaged: Vec<PartitionId> = node.damaged.lock().keys().copied().collect();
+    let all = node.all_partitions();
+    for partition in all.iter().filter(|p| !damaged.contains(&p.id) && p.has_untiered()) {
         let (lag, age) = partition.lag();
         bytes += lag;
         oldest = oldest.max(age);
@@ -66,7 +69,7 @@ fn is_due(node: &Node) -> bool {
 /// Uploads all that is durable now and not in the bucket, for as long as it takes. Returns the
 /// bytes.
 pub async fn flush(node: &Arc<Node>, partitions: &[Arc<Partition>]) -> Result<u64> {
-    let (mut total, mut backoff) = (0, fresh());
+    let (mut total, mut backoff, mut given_up) = (0, fresh(), None);
     let targets: Vec<u64> = partitions.iter().map(|p| p.ladder().durable_end()).collect();
     loop {
         let behind: Vec<Arc<Partition>> = partitions
@@ -77,6 +80,12 @@ pub async fn flush(node: &Arc<Node>, partitions: &[Arc<Partition>]) -> Result<u6
             .collect();
         if behind.is_empty() {
             return Ok(total);
+        }
+        // A damaged copy must not keep the others from the bucket.
+        if let Some(error) = &given_up
+            && behind.iter().all(|p| node.damaged.lock().contains_key(&p.id))
+        {
+            return Err(Error::clone(error));
         }
         match round(node, &behind).await {
             // Another round has them under way.
@@ -89,7 +98,7 @@ pub async fn flush(node: &Arc<Node>, partitions: &[Arc<Partition>]) -> Result<u6
                 tracing::warn!(%error, "flush failed, trying again");
                 backoff.wait(&node.host).await;
             }
-            Err(error) => return Err(error),
+            Err(error) => given_up = Some(error),
         }
     }
 }
@@ -159,9 +168,9 @@ async fn upload(node: &Arc<Node>, plan: Plan) -> Result<(ObjectRef, Footer, Ends
         end: cut.end,
         bytes: cut.bytes,
         producers: Some(cut.producers),
-        source: Box::new(LocalBatches { partition }),
+        source: Box::new(LocalBatches { node: node.clone(), partition }),
     });
-    match node.tiers.upload(plan.level, parts.collect()).await {
+    match node.tiers.upload(node.writer(), plan.level, parts.collect()).await {
         Ok((object, footer)) => Ok((object, footer, ends)),
         Err(UploadError::Store(error)) => Err(Error::store_unavailable(error)),
         Err(error) => {
@@ -174,39 +183,71 @@ async fn upload(node: &Arc<Node>, plan: Plan) -> Result<(ObjectRef, Footer, Ends
     }
 }
 
-/// From here the object is part of the log; only then the local copy is a cache (I10, I11).
+/// An object on its way into the log.
+pub(crate) struct Upload {
+    footer: Footer,
+    ends: Ends,
+}
+
+/// Asks for the reference. It counts from its slot on (`referenced`), whether anybody still waits
+/// for it or not.
 pub(crate) async fn commit(
-    node: &Node,
+    node: &Arc<Node>,
     object: ObjectRef,
     footer: Footer,
     ends: Ends,
 ) -> Result<u64> {
-    let request = Request::Commit { session: node.session, objects: vec![object.clone()] };
-    let committed = node.commit(request).await;
-    if let Err(error) = &committed
-        && error.code == levee_proto::grpc::ErrorCode::TimedOut
-    {
-        // It may be committed later: its number stays open, and the next attempt uses another.
-        return Err(error.clone());
+    let bytes = object.bytes;
+    node.uploads.lock().insert(object.id(), Upload { footer, ends });
+    let asking = node.clone();
+    let committing = node.host.spawn("commit-object", async move {
+        let id = object.id();
+        let request = Request::Commit { session: asking.session, objects: vec![object] };
+        let committed = asking.commit_within(request, FOR_EVER).await;
+        if committed.is_err() && asking.uploads.lock().remove(&id).is_some() {
+            asking.tiers.numbers.settle(id.seq);
+        }
+        committed
+    });
+    match committing.await {
+        Some(committed) => committed.map(|_| bytes),
+        None => Err(Error::session_ended("the commit of an object was stopped")),
     }
-    node.tiers.numbers.settle(object.seq);
-    committed?;
-    node.tiers.add_object(&object, &footer);
-    for (partition, end) in ends {
-        partition.tiered(end);
+}
+
+impl Node {
+    /// The object is part of the log; from here the local copy is a cache (I10, I11).
+    pub(crate) fn referenced(&self, object: &ObjectRef) {
+        let Some(Upload { footer, ends }) = self.uploads.lock().remove(&object.id()) else {
+            return;
+        };
+        self.tiers.add_object(object, &footer);
+        self.tiers.numbers.settle(object.seq);
+        for (partition, end) in ends {
+            partition.tiered(end);
+        }
     }
-    Ok(object.bytes)
 }
 
 /// A partition's local bytes, as an upload reads them.
 struct LocalBatches {
+    node: Arc<Node>,
     partition: Arc<Partition>,
 }
 
 #[async_trait]
 impl Batches for LocalBatches {
     async fn next(&mut self, offset: u64) -> std::result::Result<Option<Bytes>, String> {
-        let read = self.partition.read_local(offset, READ_BYTES).await;
-        read.map_err(|error| error.to_string())
+        let Self { node, partition } = self;
+        match partition.read_local(offset, READ_BYTES).await {
+            Ok(read) => Ok(read),
+            // A slot of the object lane has it too.
+            Err(error) if node.tiers.index.holds(partition.id, offset, offset + 1) => {
+                tracing::warn!(partition = %partition.id, %error, "hot copy is damaged, reading the bucket");
+                let read = node.tiers.reader.read(partition.id, offset, READ_BYTES).await;
+                read.map(|read| read.map(|read| read.batches)).map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        }
     }
 }

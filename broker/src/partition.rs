@@ -202,6 +202,12 @@ impl Partition {
         inner.untiered.cut(max_bytes, inner.ladder.durable_end())
     }
 
+    /// Whether something durable is not in the bucket.
+    pub fn has_untiered(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.ladder.tiered_end() < inner.ladder.durable_end()
+    }
+
     /// Bytes that are not in the bucket, and how long the oldest of them waits.
     pub fn lag(&self) -> (u64, std::time::Duration) {
         let inner = self.inner.lock();

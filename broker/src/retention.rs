@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use levee_proto::ids::TopicId;
+use levee_proto::ids::{PartitionId, TopicId};
 use levee_proto::metalog::{Record, TopicPurge};
+use levee_tiering::remote::RangeRef;
 
 use crate::cluster::message::Request;
 use crate::error::{Error, Result};
@@ -17,15 +18,17 @@ use crate::partition::Partition;
 /// Asks for everything that may be deleted.
 pub const UP_TO_HIGH_WATERMARK: u64 = i64::MAX as u64;
 
+/// Partitions whose log start one request moves.
+const STARTS_AT_ONCE: usize = 1000;
+
 /// Runs until the session ends.
 pub async fn run(node: Arc<Node>) {
     while !node.is_ended() {
         node.host.sleep(node.config.retention_check_interval).await;
-        for partition in node.all_partitions() {
-            let Some(start) = due(&node, &partition) else { continue };
-            if let Err(error) = set_log_start(&node, &partition, start).await {
-                tracing::warn!(partition = %partition.id, %error, "retention is tried again");
-            }
+        let due = |p: &Arc<Partition>| Some((p.id, due(&node, p)?));
+        let starts: Vec<_> = node.all_partitions().iter().filter_map(due).collect();
+        if let Err(error) = set_log_starts(&node, starts).await {
+            tracing::warn!(%error, "retention is tried again");
         }
         if let Err(error) = purge(&node).await {
             tracing::warn!(%error, "deleted topics are purged later");
@@ -33,43 +36,63 @@ pub async fn run(node: Arc<Node>) {
     }
 }
 
-/// Where the log of a partition should start now, if that is above where it does.
+/// Where the log of a partition should start now, if that is above where it does. What is not in
+/// the bucket stays.
 fn due(node: &Node, partition: &Partition) -> Option<u64> {
     let config = partition.config();
     let ladder = partition.readable().ok()?;
-    let ranges = node.tiers.index.ranges(partition.id);
+    let tiled = node.tiers.index.tiling(partition.id, ladder.log_start(), ladder.tiered_end());
     let mut start = ladder.log_start();
     if let Some(keep) = config.retention_ms {
         let before = node.host.wall_ms().saturating_sub(keep.as_millis() as i64);
-        // From the oldest on, as long as each is wholly too old.
-        for range in &ranges {
-            if range.end <= start {
-                continue;
-            }
-            if range.base > start || range.max_timestamp >= before || range.max_timestamp < 0 {
-                break;
-            }
-            start = range.end;
-        }
+        let is_old = |range: &RangeRef| (0..before).contains(&range.max_timestamp);
+        start = drop_while(node, partition, &tiled, start, is_old);
     }
     if let Some(keep) = config.retention_bytes {
-        let local = partition.lag().0;
-        let live: Vec<_> = ranges.iter().filter(|range| range.end > start).collect();
-        let mut total = live.iter().map(|range| range.len).sum::<u64>() + local;
-        for range in live {
-            if total.saturating_sub(range.len) < keep || range.base > start {
-                break;
-            }
-            total -= range.len;
-            start = range.end;
-        }
+        let live = tiled.iter().filter(|range| range.end > start);
+        let mut total = live.map(|range| range.len).sum::<u64>() + partition.lag().0;
+        let is_over = |range: &RangeRef| {
+            let over = total.saturating_sub(range.len) >= keep;
+            total -= if over { range.len } else { 0 };
+            over
+        };
+        start = drop_while(node, partition, &tiled, start, is_over);
     }
     (start > ladder.log_start()).then_some(start.min(ladder.tiered_end()))
 }
 
-async fn set_log_start(node: &Node, partition: &Partition, log_start: u64) -> Result<()> {
-    let (session, partition) = (node.session, partition.id);
-    node.commit(Request::SetLogStart { session, partition, log_start }).await.map(drop)
+/// Goes from `start` over whole ranges, oldest first, for as long as each is over. Nothing is
+/// passed over but what an operator gave up.
+fn drop_while(
+    node: &Node,
+    partition: &Partition,
+    tiled: &[RangeRef],
+    mut start: u64,
+    mut is_over: impl FnMut(&RangeRef) -> bool,
+) -> u64 {
+    for range in tiled {
+        if range.end <= start {
+            continue;
+        }
+        let begins = match node.given_up(partition.id, start) {
+            Some(end) => end.max(start),
+            None => start,
+        };
+        if range.base > begins || !is_over(range) {
+            break;
+        }
+        start = range.end;
+    }
+    start
+}
+
+/// One slot of the MetaLog for many partitions.
+async fn set_log_starts(node: &Node, starts: Vec<(PartitionId, u64)>) -> Result<()> {
+    for starts in starts.chunks(STARTS_AT_ONCE) {
+        let (session, starts) = (node.session, starts.to_vec());
+        node.commit(Request::SetLogStarts { session, starts }).await?;
+    }
+    Ok(())
 }
 
 /// Deletes records below `before`; returns where the log starts now.
@@ -89,7 +112,7 @@ pub async fn delete_records(
         offload::flush(node, std::slice::from_ref(partition)).await?;
     }
     if start > ladder.log_start() {
-        set_log_start(node, partition, start).await?;
+        set_log_starts(node, vec![(partition.id, start)]).await?;
     }
     Ok(partition.ladder().log_start())
 }

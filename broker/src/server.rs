@@ -13,8 +13,8 @@ use thiserror::Error;
 use crate::config::BrokerConfig;
 use crate::http::{HttpServer, Readiness, Ready};
 use crate::listener::grpc::{self, GrpcServer};
-use crate::node::Node;
 use crate::node::start::{StartError, Started, beside, start as start_node};
+use crate::node::{Node, leave};
 use crate::{metrics, offload};
 
 #[derive(Debug, Error)]
@@ -112,8 +112,9 @@ impl Running {
             Ok(Err(error)) => tracing::warn!(%error, "not all is in the bucket; the WAL has it"),
             Err(_) => tracing::warn!("not all is in the bucket yet; the WAL has it"),
         }
-        // The next start need not recover what is covered.
+        // The next start need not recover what is covered, and needs no disk of ours where all is.
         node.tell_trims().await;
+        let _ = host.timeout(left() / 2, leave::lanes(&node)).await;
         beside.iter().for_each(Task::abort);
         let _ = resign.send(());
         let _ = host.timeout(left(), controller).await;

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use levee_proto::head::{HEAD_BYTES, Head, Kind};
-use levee_proto::ids::{LaneId, SessionId, Writer};
+use levee_proto::ids::{LaneId, Writer};
 use levee_proto::keys;
 use levee_proto::metalog::ObjectId;
-use levee_proto::metalog::image::SessionState;
 use levee_tiering::metalog::MetaState;
 use levee_tiering::store::Listed;
 
@@ -41,7 +40,7 @@ pub async fn run(node: Arc<Node>) {
 async fn sweep(node: &Arc<Node>) -> Result<u64> {
     let mut over = BTreeSet::new();
     for folder in [keys::DATA, keys::PARTITIONS] {
-        let listed = node.store.list(folder, None).await.map_err(Error::store_unavailable)?;
+        let listed = node.store.list(folder).await.map_err(Error::store_unavailable)?;
         // The state must be newer than the listing: what it does not name then, was never named.
         validate(node).await?;
         let ghosts = {
@@ -71,7 +70,7 @@ fn is_orphan(state: &MetaState, key: &str) -> bool {
         return false;
     }
     match writer.as_session() {
-        Some(session) => has_ended(state, session),
+        Some(session) => state.has_ended(session),
         // A job that is not running can commit nothing any more.
         None => writer.as_job().is_some_and(|job| !state.jobs.contains_key(&job)),
     }
@@ -87,7 +86,7 @@ fn ghost_slots<'a>(state: &MetaState, listed: &'a [Listed]) -> Vec<&'a Listed> {
         let first = last.replace(lane) != Some(lane);
         let above = match state.lanes.get(&lane) {
             Some(known) => known.end.is_some_and(|end| slot > end),
-            None => has_ended(state, lane.session) && !first,
+            None => state.has_ended(lane.session) && !first,
         };
         if above {
             ghosts.push(found);
@@ -116,13 +115,5 @@ fn is_decided(state: &MetaState, key: &str) -> bool {
         (_, Some((writer, _))) => Writer::as_session(writer),
         _ => None,
     };
-    session.is_some_and(|session| has_ended(state, session))
-}
-
-/// Closed, or forgotten after it closed: epochs only grow.
-fn has_ended(state: &MetaState, session: SessionId) -> bool {
-    match state.sessions.get(&session) {
-        Some(known) => known.state == SessionState::Closed,
-        None => state.newest_session(session.broker).is_some_and(|newest| newest.id > session),
-    }
+    session.is_some_and(|session| state.has_ended(session))
 }

@@ -6,15 +6,16 @@
 mod numbers;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use levee_proto::ids::{LaneId, PartitionId, SessionId, Writer};
+use levee_proto::ids::{LaneId, PartitionId, Writer};
 use levee_proto::keys;
 use levee_proto::metalog::{LaneKind, ObjectRef};
 use levee_proto::object::{Footer, Index, Level};
 use levee_runtime::Host;
 use levee_tiering::metalog::MetaState;
-use levee_tiering::remote::{Footers, FootersError, ReadConfig, RemoteIndex, RemoteReader};
+use levee_tiering::remote::{Footers, FootersError, ReadConfig, RemoteIndex, RemoteReader, Source};
 use levee_tiering::store::Store;
 use levee_tiering::store::transfer::Progress;
 use levee_tiering::upload::{Part, Planned, UploadError};
@@ -28,11 +29,21 @@ pub use numbers::Numbers;
 /// Memory for decoded footers.
 const FOOTER_MEMORY: u64 = 32 << 20;
 
+/// Footers read before they go into the index.
+const LOAD_AT_ONCE: usize = 256;
+
+/// A slot of a closed object lane.
+pub struct Slot {
+    pub lane: LaneId,
+    pub slot: u64,
+    pub bytes: u64,
+    pub footer: Arc<Footer>,
+}
+
 /// See the module.
 pub struct Tiers {
     host: Host,
     store: Store,
-    writer: Writer,
     progress: Progress,
     verify_data: bool,
     pub index: Arc<RemoteIndex>,
@@ -53,7 +64,7 @@ impl From<FootersError> for Error {
 }
 
 impl Tiers {
-    pub fn open(host: &Host, store: &Store, config: &BrokerConfig, session: SessionId) -> Self {
+    pub fn open(host: &Host, store: &Store, config: &BrokerConfig) -> Self {
         let index = Arc::new(RemoteIndex::default());
         let footers = Arc::new(Footers::new(store.clone(), FOOTER_MEMORY));
         let read = ReadConfig {
@@ -65,7 +76,6 @@ impl Tiers {
         Self {
             host: host.clone(),
             store: store.clone(),
-            writer: Writer::session(session),
             progress: Progress {
                 deadline: config.upload_deadline,
                 stalled_after: config.upload_progress_timeout,
@@ -79,43 +89,58 @@ impl Tiers {
         }
     }
 
-    /// Fills the index with all that the MetaLog says is part of the log.
+    /// Fills the index with all that the MetaLog says is part of the log and that is not in it yet.
     pub async fn load(&self, state: &MetaState) -> Result<(), Error> {
-        let objects: Vec<&ObjectRef> = state.objects.values().collect();
-        let asked = objects.iter().map(|o| (o.key().into(), o.bytes)).collect();
-        let footers = self.footers.get_all(asked).await?;
-        for (object, footer) in objects.into_iter().zip(footers) {
-            self.index.add_object(object, &footer);
+        let is_new = |o: &&ObjectRef| self.index.held_by(Source::Object(o.id())).is_none();
+        let objects: Vec<&ObjectRef> = state.objects.values().filter(is_new).collect();
+        for objects in objects.chunks(LOAD_AT_ONCE) {
+            let asked = objects.iter().map(|o| (o.key().into(), o.bytes)).collect();
+            for (object, footer) in objects.iter().zip(self.footers.get_all(asked).await?) {
+                self.index.add_object(object, &footer);
+            }
         }
+        let mut slots = Vec::new();
         for lane in state.lanes.values() {
             let Some(end) = lane.end else { continue };
-            if lane.kind != LaneKind::Object || lane.trim >= end {
-                continue;
-            }
-            let listed = self.store.list(&keys::lane_prefix(lane.id), None).await;
-            let listed = listed.map_err(Error::store_unavailable)?;
-            let slots: Vec<(u64, u64)> = listed
-                .iter()
-                .filter_map(|found| Some((keys::lane_slot_of(&found.key)?, found.bytes)))
-                .filter(|(slot, _)| (lane.trim..end).contains(slot))
-                .collect();
-            for (slot, bytes, footer) in self.slot_footers(lane.id, &slots).await? {
-                self.add_slot(lane.id, slot, bytes, &footer);
+            let is_known = |slot| self.index.held_by(Source::Slot(lane.id, slot)).is_some();
+            if lane.kind == LaneKind::Object && !(lane.trim..end).all(is_known) {
+                slots.extend(self.closed_slots(lane.id, lane.trim..end).await?);
             }
         }
+        self.add_slots(slots);
         Ok(())
     }
 
-    /// Footers of slots, in slot order; `slots` are numbers and sizes.
+    /// All slots of a closed lane; an error where one is missing, because nothing would be known
+    /// of what it holds.
+    async fn closed_slots(&self, lane: LaneId, slots: Range<u64>) -> Result<Vec<Slot>, Error> {
+        let before = slots.start.checked_sub(1).map(|slot| keys::lane_slot(lane, slot));
+        let (folder, count) = (keys::lane_prefix(lane), (slots.end - slots.start) as usize);
+        let listed = self.store.list_some(&folder, before.as_deref(), count).await;
+        let sizes: BTreeMap<u64, u64> = listed
+            .map_err(Error::store_unavailable)?
+            .iter()
+            .filter_map(|found| Some((keys::lane_slot_of(&found.key)?, found.bytes)))
+            .collect();
+        let missing = |slot| Error::corrupt_data(format!("slot {slot} of lane {lane} is missing"));
+        let sized = |slot| Ok((slot, *sizes.get(&slot).ok_or_else(|| missing(slot))?));
+        let sized: Vec<(u64, u64)> = slots.map(sized).collect::<Result<_, Error>>()?;
+        Ok(self.slot_footers(lane, &sized).await?)
+    }
+
+    /// Footers of slots; `slots` are numbers and sizes.
     pub async fn slot_footers(
         &self,
         lane: LaneId,
         slots: &[(u64, u64)],
-    ) -> Result<Vec<(u64, u64, Footer)>, FootersError> {
+    ) -> Result<Vec<Slot>, FootersError> {
         let asked = slots.iter().map(|(slot, bytes)| (keys::lane_slot(lane, *slot).into(), *bytes));
         let footers = self.footers.get_all(asked.collect()).await?;
-        let with = |((slot, bytes), footer): (&(u64, u64), Arc<Footer>)| {
-            (*slot, *bytes, footer.as_ref().clone())
+        let with = |((slot, bytes), footer): (&(u64, u64), Arc<Footer>)| Slot {
+            lane,
+            slot: *slot,
+            bytes: *bytes,
+            footer,
         };
         Ok(slots.iter().zip(footers).map(with).collect())
     }
@@ -124,11 +149,16 @@ impl Tiers {
         self.index.add_object(object, footer);
     }
 
-    /// A slot of a closed lane, in slot order.
-    pub fn add_slot(&self, lane: LaneId, slot: u64, bytes: u64, footer: &Footer) {
-        self.index.add_slot(lane, slot, bytes, footer);
+    /// Slots of closed lanes. Together they hold all that follows on what is known of each
+    /// partition, in whatever order they come.
+    pub fn add_slots(&self, added: Vec<Slot>) {
+        for Slot { lane, slot, bytes, footer } in &added {
+            self.index.add_slot(*lane, *slot, *bytes, footer);
+        }
+        let mut ranges: Vec<_> = added.iter().flat_map(|slot| &slot.footer.ranges).collect();
+        ranges.sort_by_key(|range| (range.partition, range.base));
         let mut slots = self.slots.lock();
-        for range in &footer.ranges {
+        for range in ranges {
             let Index::Full(batches) = &range.index else { continue };
             let known = slots.entry(range.partition);
             let (end, producers) = known.or_insert_with(|| self.state_in_objects(range.partition));
@@ -180,13 +210,14 @@ impl Tiers {
     /// One attempt: a failed one leaves garbage behind that is swept by its writer.
     pub async fn upload(
         &self,
+        writer: Writer,
         level: Level,
         parts: Vec<Part>,
     ) -> Result<(ObjectRef, Footer), UploadError> {
         let started = self.host.now();
         let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
         let number = self.numbers.take();
-        let planned = Planned { level, writer: self.writer, seq: number.seq(), parts };
+        let planned = Planned { level, writer, seq: number.seq(), parts };
         let name = match level {
             Level::L2 => "2",
             _ => "1",

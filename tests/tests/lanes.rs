@@ -104,7 +104,13 @@ impl Medium for Bucket {
         };
         let deadlines = Deadlines { request: Duration::from_secs(3), ..Deadlines::default() };
         let store = Store::over(Arc::new(self.seen.clone()), "", self.host.clone(), "sim");
-        ObjectLane::open(self.host.clone(), store.with_deadlines(deadlines), LANE, config)
+        ObjectLane::open(
+            self.host.clone(),
+            store.with_deadlines(deadlines),
+            LANE,
+            config,
+            Arc::default(),
+        )
     }
 
     fn away(&self, away: bool) {

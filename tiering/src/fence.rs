@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use thiserror::Error;
 
-use crate::store::{Created, Store, StoreError};
+use crate::store::{Created, Kind as StoreKind, Store, StoreError};
 
 /// After so many lost races a second fence is set far ahead, which bounds a fast zombie.
 const LOSSES_MAX: u64 = 16;
@@ -63,7 +63,11 @@ pub async fn fence(
                     // Whether it lands or not, the loop below still finds the first hole.
                     put_fence(store, host, lane, hole + FAR_AHEAD, term, by).await;
                 }
+                backoff.wait(host).await;
                 slots = list(store, lane, trim).await?;
+            }
+            Created::Unknown(error) if !error.is_retriable() && error.kind != StoreKind::Exists => {
+                return Err(error.into());
             }
             // It may have landed: look again before the same slot is tried again.
             Created::Unknown(error) => {
@@ -76,7 +80,8 @@ pub async fn fence(
 }
 
 async fn list(store: &Store, lane: LaneId, trim: u64) -> Result<BTreeMap<u64, u64>, StoreError> {
-    let listed = store.list(&keys::lane_prefix(lane), None).await?;
+    let before = trim.checked_sub(1).map(|slot| keys::lane_slot(lane, slot));
+    let listed = store.list_some(&keys::lane_prefix(lane), before.as_deref(), usize::MAX).await?;
     let slots = listed.into_iter().filter_map(|l| Some((keys::lane_slot_of(&l.key)?, l.bytes)));
     Ok(slots.filter(|(slot, _)| *slot >= trim).collect())
 }

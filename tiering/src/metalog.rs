@@ -10,6 +10,7 @@ pub mod state;
 
 pub use fold::FoldError;
 pub use log::{LoadError, MetaLog, Tailed};
+pub use retain::Known;
 pub use state::MetaState;
 
 #[cfg(test)]

@@ -19,10 +19,12 @@ use levee_hot_log::lane::{Book, Entry, LaneEnd, LaneState, Payload, Refused, Res
 use levee_proto::ids::LaneId;
 use levee_proto::limits::FOOTER_BYTES_MAX;
 use levee_proto::metalog::LaneKind;
+use levee_proto::object::Footer;
 use levee_runtime::{Host, Mono, Task};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 
+use crate::remote::RemoteIndex;
 use crate::store::{Lost, Store};
 use slot::SlotPlan;
 
@@ -61,6 +63,8 @@ const _: () = assert!(ENTRIES_MAX * 256 < FOOTER_BYTES_MAX, "a slot's footer can
 pub struct ObjectLane {
     host: Host,
     store: Store,
+    /// Where its slots can be read as long as they are not trimmed.
+    index: Arc<RemoteIndex>,
     id: LaneId,
     config: ObjectLaneConfig,
     queue: Mutex<Queue>,
@@ -90,6 +94,8 @@ struct Queue {
 struct InFlight {
     slot: u64,
     entries: Vec<Entry>,
+    bytes: u64,
+    footer: Footer,
     sent: Mono,
     put: Task<Result<(), Lost>>,
     /// What the store last said instead of an answer.
@@ -106,7 +112,13 @@ enum Step {
 
 impl ObjectLane {
     /// A new, empty lane; `LaneOpen` is in the MetaLog already.
-    pub fn open(host: Host, store: Store, id: LaneId, config: ObjectLaneConfig) -> Arc<Self> {
+    pub fn open(
+        host: Host,
+        store: Store,
+        id: LaneId,
+        config: ObjectLaneConfig,
+        index: Arc<RemoteIndex>,
+    ) -> Arc<Self> {
         let lane = Arc::new(Self {
             room: Arc::new(Semaphore::new(config.queue_bytes)),
             queue: Mutex::default(),
@@ -118,16 +130,12 @@ impl ObjectLane {
             trim: AtomicU64::new(0),
             host: host.clone(),
             store,
+            index,
             id,
             config,
         });
         drop(host.spawn("object-lane", lane.clone().run()));
         lane
-    }
-
-    /// First slot that was not written, once the lane has ended as `Closed`.
-    pub fn next_slot(&self) -> u64 {
-        self.next_durable.load(Ordering::Acquire)
     }
 
     async fn run(self: Arc<Self>) {
@@ -222,11 +230,11 @@ impl ObjectLane {
             prev_crc: *prev_crc,
             nonce: levee_proto::ids::Nonce(self.host.random_u128()),
         };
-        let (key, body, crc) = slot::build(&plan, &entries);
-        *prev_crc = crc;
-        let bytes: usize = body.iter().map(bytes::Bytes::len).sum();
+        let (key, body, finished) = slot::build(&plan, &entries);
+        *prev_crc = finished.trailer.body_crc;
+        let (bytes, footer) = (finished.object_len, finished.footer);
         metrics::counter!("levee_wal_groups_total", "lane" => "object").increment(1);
-        metrics::counter!("levee_wal_bytes_total", "lane" => "object").increment(bytes as u64);
+        metrics::counter!("levee_wal_bytes_total", "lane" => "object").increment(bytes);
         let trouble: Arc<Mutex<Option<String>>> = Arc::default();
         let (store, heard) = (self.store.clone(), trouble.clone());
         let nonce = plan.nonce;
@@ -235,13 +243,14 @@ impl ObjectLane {
                 .create_known(&key, body, nonce, |error| *heard.lock() = Some(error.to_string()))
                 .await
         });
-        InFlight { slot, entries, sent: self.host.now(), put, trouble }
+        InFlight { slot, entries, bytes, footer, sent: self.host.now(), put, trouble }
     }
 
     /// The one place of this lane that says "durable" (I5): the slot is Won and so are all before.
     fn complete(&self, landed: InFlight) {
         let took = self.host.now().since(landed.sent).as_secs_f64();
         metrics::histogram!("levee_wal_sync_seconds", "lane" => "object").record(took);
+        self.index.add_slot(self.id, landed.slot, landed.bytes, &landed.footer);
         self.book.lock().add(landed.slot, &landed.entries);
         self.next_durable.store(landed.slot + 1, Ordering::Release);
         for entry in landed.entries {
@@ -356,6 +365,10 @@ impl Wal for ObjectLane {
     }
 
     fn durable_position(&self) -> u64 {
+        self.next_durable.load(Ordering::Acquire)
+    }
+
+    fn next_position(&self) -> u64 {
         self.next_durable.load(Ordering::Acquire)
     }
 

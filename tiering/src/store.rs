@@ -9,9 +9,10 @@
 //! - The transport retries nothing. Reads, lists and deletes are retried here until a deadline.
 
 mod error;
+mod folder;
+mod list;
 pub mod open;
 pub mod probe;
-mod staged;
 pub mod transfer;
 
 use std::future::Future;
@@ -20,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
 use levee_proto::head::{HEAD_BYTES, Head};
 use levee_proto::ids::Nonce;
 use levee_runtime::{Backoff, Host};
@@ -30,6 +30,7 @@ use object_store::{
 };
 
 pub use error::{Kind, Op, StoreError};
+pub use list::Listed;
 pub use transfer::{MULTIPART_ABOVE, Progress};
 
 /// How long one request may take, and how long an operation is retried.
@@ -46,6 +47,9 @@ impl Default for Deadlines {
         Self { request: Duration::from_secs(30), operation: Duration::from_secs(30) }
     }
 }
+
+/// The slowest line that a large body still gets through.
+const SLOW_BYTES_PER_SECOND: u64 = 256 << 10;
 
 /// A bucket root. Cheap to clone.
 #[derive(Clone)]
@@ -87,16 +91,6 @@ impl std::fmt::Display for Lost {
     }
 }
 
-/// An object in a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// Below the root.
-    pub key: String,
-    pub bytes: u64,
-    /// As the store says; for age only.
-    pub modified_ms: i64,
-}
-
 impl Store {
     /// Over any object store; `name` is what people read in messages.
     pub fn over(inner: Arc<dyn ObjectStore>, prefix: &str, host: Host, name: &str) -> Self {
@@ -126,7 +120,9 @@ impl Store {
         let bytes = payload.content_length() as u64;
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let put = self.inner.put_opts(&path, payload, options);
-        let sent = self.once(Op::Create, key, put).await;
+        // A large body gets the time that it takes on a slow line.
+        let deadline = self.deadlines.request + Duration::from_secs(bytes / SLOW_BYTES_PER_SECOND);
+        let sent = self.once_within(deadline, Op::Create, key, put).await;
         let error = match sent {
             Ok(_) => {
                 metrics::counter!("levee_store_bytes_total", "op" => "create").increment(bytes);
@@ -134,26 +130,35 @@ impl Store {
             }
             Err(error) => error,
         };
+        assert!(error.kind != Kind::Disk, "nothing on this disk can be trusted: {error}");
         self.resolve(key, nonce, error).await
     }
 
     /// Whose object is there after a create without a clear yes.
     async fn resolve(&self, key: &str, nonce: Nonce, error: StoreError) -> Created {
-        let head = 0..HEAD_BYTES as u64;
-        let found = match self.get_range_once(key, head).await {
-            Ok(Some(found)) => found,
-            // Nothing is there, or nobody can tell.
-            Ok(None) => return Created::Unknown(error),
-            // Ours is never that short.
-            Err(short) if short.kind == Kind::Short => {
-                return Created::Lost(Lost { key: key.into(), found: Err(short.message) });
+        // Two reads must agree before a damaged head counts as somebody else's: bytes can be
+        // damaged on their way, and Lost is final.
+        let (first, again) = (self.head_of(key).await, self.head_of(key));
+        match first {
+            Some(Ok(head)) if head.nonce == nonce => match self.sync_folder(key).await {
+                Ok(()) => Created::Won,
+                Err(error) => Created::Unknown(error),
+            },
+            Some(Ok(head)) => Created::Lost(Lost { key: key.into(), found: Ok(head) }),
+            Some(Err(why)) if again.await == Some(Err(why.clone())) => {
+                Created::Lost(Lost { key: key.into(), found: Err(why) })
             }
-            Err(_) => return Created::Unknown(error),
-        };
-        match Head::decode(&found) {
-            Ok(head) if head.nonce == nonce => Created::Won,
-            Ok(head) => Created::Lost(Lost { key: key.into(), found: Ok(head) }),
-            Err(why) => Created::Lost(Lost { key: key.into(), found: Err(why.to_string()) }),
+            Some(Err(_)) | None => Created::Unknown(error),
+        }
+    }
+
+    /// The head of an object, or why it is none; nothing where none is there or nobody can tell.
+    async fn head_of(&self, key: &str) -> Option<Result<Head, String>> {
+        match self.get_range_once(key, 0..HEAD_BYTES as u64).await {
+            Ok(found) => Some(Head::decode(&found?).map_err(|error| error.to_string())),
+            // Ours is never that short.
+            Err(short) if short.kind == Kind::Short => Some(Err(short.message)),
+            Err(_) => None,
         }
     }
 
@@ -251,30 +256,6 @@ impl Store {
         .await
     }
 
-    /// All objects below a folder, after a key if one is named, sorted by key.
-    pub async fn list(&self, folder: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
-        let root = self.prefix.parts().count();
-        let mut listed: Vec<Listed> = self
-            .retried(Op::List, folder, || async {
-                let folder_path = self.path(folder);
-                let found = match after {
-                    Some(after) => {
-                        self.inner.list_with_offset(Some(&folder_path), &self.path(after))
-                    }
-                    None => self.inner.list(Some(&folder_path)),
-                };
-                let found = found.map_ok(|meta| Listed {
-                    key: meta.location.parts().skip(root).collect::<Path>().to_string(),
-                    bytes: meta.size,
-                    modified_ms: meta.last_modified.timestamp_millis(),
-                });
-                self.once(Op::List, folder, found.try_collect()).await
-            })
-            .await?;
-        listed.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(listed)
-    }
-
     /// Removes an object; a missing one is fine.
     pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
         self.retried(Op::Delete, key, || async {
@@ -294,12 +275,22 @@ impl Store {
         key: &str,
         request: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, StoreError> {
+        self.once_within(self.deadlines.request, op, key, request).await
+    }
+
+    async fn once_within<T>(
+        &self,
+        deadline: Duration,
+        op: Op,
+        key: &str,
+        request: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, StoreError> {
         let started = self.host.now();
-        let answer = match self.host.timeout(self.deadlines.request, request).await {
+        let answer = match self.host.timeout(deadline, request).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(StoreError::of(op, key, &error)),
             Err(_) => {
-                let why = format!("no answer within {:?}", self.deadlines.request);
+                let why = format!("no answer within {deadline:?}");
                 Err(StoreError::new(op, key, Kind::Timeout, why))
             }
         };

@@ -27,6 +27,9 @@ pub use room::Room;
 use crate::store::transfer::{MULTIPART_ABOVE, Progress};
 use crate::store::{Created, Store, StoreError};
 
+/// Bytes read back at once.
+const VERIFY_BYTES: u64 = 8 << 20;
+
 #[derive(Debug, Error)]
 pub enum UploadError {
     #[error(transparent)]
@@ -293,10 +296,10 @@ impl Uploaded {
             return Err(unlike("its footer differs".into()));
         }
         if data {
-            let body = store.get_range(&key, 0..from).await?;
             let mut crc = Crc32c::default();
-            if let Some(body) = &body {
-                crc.update(body);
+            for at in (0..from).step_by(VERIFY_BYTES as usize) {
+                let piece = store.get_range(&key, at..from.min(at + VERIFY_BYTES)).await?;
+                crc.update(&piece.ok_or_else(|| unlike("it is gone".into()))?);
             }
             if crc.finish() != finished.trailer.body_crc {
                 return Err(unlike("its data differs".into()));

@@ -151,6 +151,8 @@ pub trait Wal: Send + Sync {
     fn trimmed(&self, to: u64);
     /// Highest position known durable, for heartbeats.
     fn durable_position(&self) -> u64;
+    /// First position that holds nothing durable.
+    fn next_position(&self) -> u64;
     /// Writes out what waits, completes it, and ends as `Closed`. Gives up when the medium is away
     /// for longer than `drain`.
     async fn close(&self, drain: std::time::Duration);

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use levee_proto::ids::LaneId;
+use levee_proto::ids::{LaneId, SessionId};
 use levee_proto::metalog::LaneKind;
 use levee_runtime::Host;
 use parking_lot::Mutex;
@@ -94,6 +94,14 @@ struct Queue {
 /// Folder of a lane's files below the WAL folder.
 pub fn lane_dir_name(lane: LaneId) -> String {
     format!("{:08x}-{:08x}-{:04x}", lane.session.broker, lane.session.epoch, lane.lane)
+}
+
+/// The lane of a folder that [`lane_dir_name`] names.
+pub fn lane_of_dir(name: &str) -> Option<LaneId> {
+    let mut numbers = name.split('-').map(|part| u32::from_str_radix(part, 16).ok());
+    let (broker, epoch, lane) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    let lane = LaneId { session: SessionId { broker, epoch }, lane: u16::try_from(lane).ok()? };
+    (lane_dir_name(lane) == name).then_some(lane)
 }
 
 impl LocalLane {
@@ -199,6 +207,10 @@ impl Wal for LocalLane {
 
     fn trimmed(&self, to: u64) {
         self.shared.files.recycle_below(to);
+    }
+
+    fn next_position(&self) -> u64 {
+        self.shared.next.load(Ordering::Acquire)
     }
 
     fn durable_position(&self) -> u64 {

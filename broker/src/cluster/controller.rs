@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::FutureExt;
 use levee_proto::ids::SessionId;
 use levee_proto::limits::METALOG_SLOT_BYTES_MAX;
 use levee_proto::metalog::{LaneTrim, Record, Resign, SessionBeat, SessionFencing, Slot};
-use levee_runtime::{Host, Mono};
-use levee_tiering::metalog::{MetaLog, MetaState};
-use tokio::sync::{mpsc, oneshot, watch};
+use levee_runtime::{Host, Mono, Task};
+use levee_tiering::metalog::{Known, MetaLog, MetaState};
+use tokio::sync::{mpsc, oneshot};
 
 use super::decide::{Given, decide};
 use super::message::{Answer, Beat, Committed, Envelope, Request};
@@ -21,6 +22,8 @@ use crate::error::Error;
 const IDLE_SLOT: Duration = Duration::from_secs(1);
 /// A session that was not heard of for so long is fenced.
 const SESSION_TTL: Duration = Duration::from_secs(6);
+/// How long after it sent its newest slot a controller says that a session is alive (I20).
+const ANSWERS_FOR: Duration = Duration::from_secs(3);
 /// Requests of one slot; more wait for the next.
 const REQUESTS_PER_SLOT: usize = 512;
 /// Bytes of records at which a slot takes no further request.
@@ -62,17 +65,17 @@ pub struct Controller {
     config: ControllerConfig,
     inbox: mpsc::Receiver<Envelope>,
     pushes: mpsc::Sender<Push>,
-    /// Present while slots get no answer: what the store says.
-    trouble: watch::Sender<Option<String>>,
     beats: BTreeMap<SessionId, (Mono, Beat)>,
     /// Silence of sessions counts from here at the earliest.
     started: Mono,
     /// When it last looked for silent sessions.
     looked: Mono,
-    /// When the newest slot was sent.
+    /// When the newest slot was sent: until then, nobody else was the controller.
     sent: Mono,
     snapshot_at: Mono,
     bytes_since_snapshot: u64,
+    /// The newest snapshot and collection.
+    upkeep: Option<Task<()>>,
 }
 
 /// Bytes of records in a slot.
@@ -82,9 +85,10 @@ fn size(records: &[Record]) -> usize {
     bytes.len()
 }
 
+/// Who waits for this slot. A refusal waits as well: it may rest on a record in front of it.
 struct Pending {
     reply: oneshot::Sender<Committed>,
-    answer: Answer,
+    answer: Result<Answer, Error>,
 }
 
 impl Controller {
@@ -96,7 +100,6 @@ impl Controller {
         config: ControllerConfig,
         inbox: mpsc::Receiver<Envelope>,
         pushes: mpsc::Sender<Push>,
-        trouble: watch::Sender<Option<String>>,
     ) -> Self {
         let now = host.now();
         Self {
@@ -106,13 +109,13 @@ impl Controller {
             config,
             inbox,
             pushes,
-            trouble,
             beats: BTreeMap::new(),
             started: now,
             looked: now,
             sent: now,
             snapshot_at: now,
             bytes_since_snapshot: 0,
+            upkeep: None,
         }
     }
 
@@ -131,8 +134,8 @@ impl Controller {
             };
             let (mut records, pending) = self.gather(first);
             let idle = self.host.now().since(self.sent) >= IDLE_SLOT;
-            if records.is_empty() && !pending.is_empty() && !idle {
-                // Requests that change nothing are answered from what is committed.
+            if records.is_empty() && !idle {
+                // What changes nothing is answered from what is committed.
                 self.answer(pending, self.state.head);
                 continue;
             }
@@ -140,7 +143,7 @@ impl Controller {
             if let Err(deposed) = self.commit(records, pending).await {
                 return deposed;
             }
-            self.maintain().await;
+            self.maintain();
         }
     }
 
@@ -150,14 +153,14 @@ impl Controller {
         let mut next = first;
         let (mut count, mut bytes) = (0, 0);
         while let Some(Envelope { request, reply }) = next {
-            match self.admit(request) {
-                Ok((more, answer)) => {
+            // Nobody waits for it any more, so nobody would know of what it did.
+            if !reply.is_closed() {
+                let answer = self.admit(request).map(|(more, answer)| {
                     bytes += size(&more);
                     records.extend(more);
-                    pending.push(Pending { reply, answer });
-                }
-                // Nothing was written, so nothing has to be Won before it is said.
-                Err(refused) => drop(reply.send(Err(refused))),
+                    answer
+                });
+                pending.push(Pending { reply, answer });
             }
             count += 1;
             let room = count < REQUESTS_PER_SLOT && bytes < SLOT_BYTES;
@@ -171,8 +174,12 @@ impl Controller {
             if !self.state.is_open(beat.session) {
                 return Err(Error::session_ended(format!("session {} is fenced", beat.session)));
             }
-            self.beats.insert(beat.session, (self.host.now(), beat));
-            return Ok((Vec::new(), Answer::Done));
+            let now = self.host.now();
+            self.beats.insert(beat.session, (now, beat));
+            return match now.since(self.sent) < ANSWERS_FOR {
+                true => Ok((Vec::new(), Answer::Done)),
+                false => Err(Error::store_unavailable("the metadata log stands still")),
+            };
         }
         let given = Given { wall_ms: self.host.wall_ms(), random: self.host.random_u128() };
         let (records, answer) = decide(&self.state, &request, &given)?;
@@ -208,6 +215,7 @@ impl Controller {
         if now.since(std::mem::replace(&mut self.looked, now)) >= SESSION_TTL / 2 {
             self.started = now;
         }
+        self.beats.retain(|session, _| self.state.is_open(*session));
         let mut wanted: Vec<Record> = Vec::new();
         for (_, beat) in self.beats.values() {
             wanted.push(
@@ -249,20 +257,13 @@ impl Controller {
     async fn commit(&mut self, records: Vec<Record>, pending: Vec<Pending>) -> Result<(), Deposed> {
         let slot = self.log.next_slot(&self.state, self.state.term, self.config.broker, records);
         self.sent = self.host.now();
-        let trouble = &self.trouble;
-        let written = self
-            .log
-            .write(&slot, |error| {
-                trouble.send_if_modified(|old| {
-                    let first = old.is_none();
-                    if first {
-                        tracing::warn!(%error, slot = slot.slot, "metalog: the bucket gives no answer");
-                    }
-                    *old = Some(error.to_string());
-                    first
-                });
-            })
-            .await;
+        let mut told = false;
+        let written = self.log.write(&slot, |error| {
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(%error, slot = slot.slot, "metalog: the bucket gives no answer");
+            }
+        });
+        let written = written.await;
         let crc = match written {
             Ok(crc) => crc,
             Err(lost) => {
@@ -271,7 +272,6 @@ impl Controller {
                 return Err(Deposed::Lost(lost.to_string()));
             }
         };
-        self.trouble.send_if_modified(|old| old.take().is_some());
         self.state.head = slot.slot;
         self.state.chain_crc = crc;
         self.bytes_since_snapshot += slot.encode().0.len() as u64;
@@ -285,30 +285,40 @@ impl Controller {
 
     fn answer(&self, pending: Vec<Pending>, slot: u64) {
         for Pending { reply, answer } in pending {
-            let _ = reply.send(Ok((slot, answer)));
+            let _ = reply.send(answer.map(|answer| (slot, answer)));
         }
     }
 
-    /// Snapshot and garbage boundary when they are due; a failure is tried again later.
-    async fn maintain(&mut self) {
+    /// Snapshot and garbage boundary when they are due; a failure is tried again later. Beside the
+    /// log: whatever it takes, the next slot does not wait for it.
+    fn maintain(&mut self) {
         let now = self.host.now();
         let due = now.since(self.snapshot_at) >= self.config.snapshot_interval
             || self.bytes_since_snapshot >= self.config.snapshot_bytes;
         if !due {
             return;
         }
-        self.snapshot_at = now;
-        self.bytes_since_snapshot = 0;
-        if let Err(error) = self.log.write_snapshot(&self.state, self.config.broker).await {
-            tracing::warn!(%error, "metalog snapshot not written");
+        if let Some(mut running) = self.upkeep.take()
+            && (&mut running).now_or_never().is_none()
+        {
+            self.upkeep = Some(running);
             return;
         }
-        let collected = self.log.collect(&self.state, self.config.retain, self.config.broker).await;
-        match collected {
-            Ok(0) => {}
-            Ok(slots) => tracing::debug!(slots, "metalog slots collected"),
-            Err(error) => tracing::warn!(%error, "metalog not collected"),
-        }
+        self.snapshot_at = now;
+        self.bytes_since_snapshot = 0;
+        let (log, state) = (self.log.clone(), self.state.clone());
+        let (broker, retain) = (self.config.broker, self.config.retain);
+        self.upkeep = Some(self.host.spawn("metalog-upkeep", async move {
+            if let Err(error) = log.write_snapshot(&state, broker).await {
+                tracing::warn!(%error, "metalog snapshot not written");
+                return;
+            }
+            match log.collect(&Known::of(&state, broker), retain).await {
+                Ok(0) => {}
+                Ok(slots) => tracing::debug!(slots, "metalog slots collected"),
+                Err(error) => tracing::warn!(%error, "metalog not collected"),
+            }
+        }));
     }
 
     /// The last slot of this controller: anybody may claim at once.

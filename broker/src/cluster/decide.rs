@@ -51,6 +51,18 @@ pub fn decide(state: &MetaState, request: &Request, given: &Given) -> Decision {
             ensure_open(state, *session)?;
             Ok((objects.iter().cloned().map(Record::from).collect(), Answer::Done))
         }
+        Request::LeaveLane { lane, trim, end } => {
+            ensure_open(state, lane.session)?;
+            ensure_first_open(state, *lane)?;
+            let record = LaneClosed { lane: *lane, rid: 0, trim: *trim, end: *end };
+            Ok((vec![record.into()], Answer::Done))
+        }
+        Request::Adopt { session, ends } => {
+            ensure_open(state, *session)?;
+            let orphans = state.orphans().filter(|partition| ends.contains_key(&partition.id));
+            let grant = |partition| next_grant(state, *session, partition, ends);
+            Ok((orphans.filter_map(grant).collect(), Answer::Done))
+        }
         Request::CloseLane(closing) => close_lane(state, closing),
         Request::CreateTopic { name, partitions, config } => {
             create_topic(state, name, *partitions, config, given)
@@ -62,10 +74,15 @@ pub fn decide(state: &MetaState, request: &Request, given: &Given) -> Decision {
             let record = TopicDelete { topic: *topic, deleted_ms: given.wall_ms };
             Ok((vec![record.into()], Answer::Topic(*topic)))
         }
-        Request::SetLogStart { session, partition, log_start } => {
+        Request::SetLogStarts { session, starts } => {
             ensure_open(state, *session)?;
-            let record = LogStart { partition: *partition, log_start: *log_start };
-            Ok((vec![record.into()], Answer::Done))
+            let current = |id: &PartitionId| state.partitions.get(id).map(|p| p.log_start);
+            // A topic may be purged, or its records deleted, since the request was made.
+            let moves = starts.iter().filter(|(id, start)| current(id).is_some_and(|s| s < *start));
+            let record = |(partition, log_start): &(PartitionId, u64)| {
+                LogStart { partition: *partition, log_start: *log_start }.into()
+            };
+            Ok((moves.map(record).collect(), Answer::Done))
         }
         Request::ProducerIds { count } => {
             let first = state.next_producer_id;
@@ -102,12 +119,6 @@ fn open_session(state: &MetaState, open: SessionOpen) -> Decision {
         .collect();
     records.push(open.into());
     Ok((records, Answer::Session(id)))
-}
-
-/// Sessions that are being recovered now, with their recovery attempt.
-pub fn fencing(state: &MetaState) -> Vec<(SessionId, u64)> {
-    let fencing = state.sessions.values().filter(|s| s.state == SessionState::Fencing);
-    fencing.map(|s| (s.id, s.rid)).collect()
 }
 
 /// The class that a topic's settings ask for.
@@ -156,27 +167,40 @@ fn hand_off_done(
     Ok((records, Answer::Done))
 }
 
+/// What a local lane holds follows on what the object lane of its session holds.
+fn ensure_first_open(state: &MetaState, lane: LaneId) -> Result<(), Error> {
+    let earlier = |l: &&Lane| l.id.lane < lane.lane && l.end.is_none();
+    match state.lanes_of(lane.session).find(earlier) {
+        Some(open) => Err(Error::internal(format!("{lane} cannot be closed before {}", open.id))),
+        None => Ok(()),
+    }
+}
+
+/// The grant that follows on a closed lane.
+fn next_grant(
+    state: &MetaState,
+    to: SessionId,
+    partition: &Partition,
+    ends: &BTreeMap<PartitionId, u64>,
+) -> Option<Record> {
+    let leader = partition.leader.as_ref()?;
+    let found = ends.get(&partition.id).copied().unwrap_or(leader.start);
+    // Where everything was deleted, nothing but the log start tells where it ended (I4).
+    let found = found.max(leader.start).max(partition.log_start);
+    Some(grant(state, to, partition, leader.handed_off.unwrap_or(found)))
+}
+
 /// LaneClosed, what was copied, and the next grants, in one slot.
 fn close_lane(state: &MetaState, closing: &CloseLane) -> Decision {
     ensure_open(state, closing.session)?;
-    let lane = closing.lane;
-    let earlier = |l: &&Lane| l.id.lane < lane.lane && l.end.is_none();
-    if let Some(open) = state.lanes_of(lane.session).find(earlier) {
-        return Err(Error::internal(format!("{lane} cannot be closed before {}", open.id)));
-    }
+    ensure_first_open(state, closing.lane)?;
     let mut records: Vec<Record> = vec![
         LaneClosed { lane: closing.lane, rid: closing.rid, trim: closing.trim, end: closing.end }
             .into(),
     ];
     records.extend(closing.objects.iter().cloned().map(Record::from));
-    for partition in state.partitions_on(closing.lane) {
-        let Some(leader) = &partition.leader else { continue };
-        let found = closing.ends.get(&partition.id).copied().unwrap_or(leader.start);
-        // Where everything was deleted, nothing but the log start tells where it ended (I4).
-        let found = found.max(leader.start).max(partition.log_start);
-        let start = leader.handed_off.unwrap_or(found);
-        records.push(grant(state, closing.session, partition, start));
-    }
+    let led = state.partitions_on(closing.lane);
+    records.extend(led.filter_map(|p| next_grant(state, closing.session, p, &closing.ends)));
     Ok((records, Answer::Done))
 }
 
@@ -263,6 +287,12 @@ fn accept_loss(state: &MetaState, id: PartitionId, known_end: u64) -> Decision {
             "partition {id} waits for no disk: nothing to give up"
         )));
     }
+    if state.lanes.get(&leader.lane).is_none_or(|lane| lane.kind != LaneKind::Local) {
+        return Err(Error::invalid_argument(format!(
+            "partition {id} waits for the bucket, not for a disk: nothing of it is lost"
+        )));
+    }
+    ensure_first_open(state, leader.lane)?;
     let to = open_sessions(state).first().copied();
     let to = to.ok_or_else(|| Error::internal("no broker session is open"))?;
     let from = known_end.max(leader.start).max(partition.log_start);

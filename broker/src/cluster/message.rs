@@ -35,6 +35,18 @@ pub enum Request {
         session: SessionId,
         objects: Vec<ObjectRef>,
     },
+    /// A session leaves: nothing was ever written to this lane of its own from `end` on, nothing
+    /// will be, and references cover what is below `trim`.
+    LeaveLane {
+        lane: LaneId,
+        trim: u64,
+        end: u64,
+    },
+    /// Takes over partitions whose leader left; `ends` is where they end.
+    Adopt {
+        session: SessionId,
+        ends: BTreeMap<PartitionId, u64>,
+    },
     /// Recovery of one lane is done.
     CloseLane(CloseLane),
     CreateTopic {
@@ -52,10 +64,10 @@ pub enum Request {
     DeleteTopic {
         topic: TopicId,
     },
-    SetLogStart {
+    /// Records below these offsets are deleted.
+    SetLogStarts {
         session: SessionId,
-        partition: PartitionId,
-        log_start: u64,
+        starts: Vec<(PartitionId, u64)>,
     },
     /// A block of producer ids.
     ProducerIds {

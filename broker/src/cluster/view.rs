@@ -37,6 +37,20 @@ impl View {
         self.head.send_replace(slot);
     }
 
+    /// The state at a slot of which this broker has done all; short reads only, as above.
+    pub async fn settled_state(&self) -> RwLockReadGuard<'_, MetaState> {
+        let mut head = self.head.subscribe();
+        loop {
+            let applied = self.state.read().head;
+            // Never fails: the sender is ours.
+            let _ = head.wait_for(|head| *head >= applied).await;
+            let state = self.state.read();
+            if state.head <= *head.borrow() {
+                return state;
+            }
+        }
+    }
+
     /// Waits until slot `slot` is folded in and settled; false after `limit`.
     pub async fn reached(&self, slot: u64, limit: Duration) -> bool {
         let mut head = self.head.subscribe();

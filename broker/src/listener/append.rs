@@ -24,8 +24,8 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// for as long as they are the newest of their partition.
 const COPY_BELOW: usize = 64 << 10;
 
-/// One append of a stream that has its place, or has none.
-pub(super) type Placed = (u64, Result<Pending>);
+/// One append of a stream that has its place, or has none; or why the stream ends.
+pub(super) type Placed = std::result::Result<(u64, Result<Pending>), Status>;
 
 /// Reads requests and places them in their order, until the client ends or this broker stops.
 pub(super) fn place_all(
@@ -43,12 +43,19 @@ pub(super) fn place_all(
                 _ = draining.wait_for(|draining| *draining) => return,
                 next = requests.message() => next,
             };
-            // A broken stream and an ended one mean the same: no more requests.
-            let Ok(Some(request)) = next else { return };
+            let request = match next {
+                Ok(Some(request)) => request,
+                Ok(None) => return,
+                Err(status) => {
+                    // The client may be gone, or have sent what nobody can take.
+                    let _ = send.send(Err(status)).await;
+                    return;
+                }
+            };
             let (id, bytes) = (request.id, request.batch.len());
             let placed = place(&node, request, before).await;
             before = bytes;
-            if send.send((id, placed)).await.is_err() {
+            if send.send(Ok((id, placed))).await.is_err() {
                 return;
             }
         }
@@ -119,7 +126,10 @@ pub(super) async fn answer(
     node: &Node,
     placed: &mut mpsc::Receiver<Placed>,
 ) -> Option<std::result::Result<AppendResponse, Status>> {
-    let (id, placed) = placed.recv().await?;
+    let (id, placed) = match placed.recv().await? {
+        Ok(placed) => placed,
+        Err(status) => return Some(Err(status)),
+    };
     let outcome = match placed {
         Ok(pending) => pending.done(node).await,
         Err(error) => Err(error),

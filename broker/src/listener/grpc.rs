@@ -16,12 +16,10 @@ use tonic::transport::Server;
 
 use super::admin::AdminService;
 use super::connections::Connections;
-use super::intake::IntakeLayer;
+use super::intake::{ENVELOPE_BYTES, IntakeLayer};
 use super::log::LogService;
 use crate::node::Node;
 
-/// What stands around a batch in a message.
-const ENVELOPE_BYTES: usize = 1 << 20;
 /// HTTP/2 windows: bytes of one stream and of one connection that may be under way.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;

@@ -82,7 +82,10 @@ impl Log for LogService {
         let missing = || Error::invalid_argument("`at` must say which offset is asked for");
         let (offset, timestamp_ms) = match request.at.ok_or_else(missing)? {
             At::Start(_) => (Some(ladder.log_start()), -1),
-            At::End(_) => (Some(ladder.high_watermark()), -1),
+            At::End(_) => {
+                self.node.ensure_lease()?;
+                (Some(partition.readable()?.high_watermark()), -1)
+            }
             At::TieredEnd(_) => (Some(ladder.tiered_end()), -1),
             At::LocalStart(_) => (Some(ladder.local_start()), -1),
             At::TimestampMs(asked) => {

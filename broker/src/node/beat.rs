@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use levee_hot_log::lane::Wal;
 use levee_proto::metalog::LaneSynced;
+use levee_runtime::Mono;
 
 use super::Node;
 use crate::cluster::message::{Beat, Request};
+use crate::error::{Error, Result};
 use levee_proto::grpc::ErrorCode;
 
 const EVERY: Duration = Duration::from_millis(500);
@@ -17,17 +19,35 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Runs until the session ends.
 pub async fn run(node: Arc<Node>) {
     while !node.is_ended() {
+        let sent = node.host.now();
         let answer = node.controller.ask(Request::Beat(beat(&node)), LIMIT).await;
         match answer {
             Err(error) if error.code == ErrorCode::SessionEnded => node.end(&error.message),
             Err(error) => tracing::debug!(%error, "no answer to a beat"),
-            Ok(_) => {}
+            Ok(_) => node.renew_lease(sent),
         }
         node.host.sleep(EVERY).await;
     }
 }
 
+/// How long an answered beat says that this session was not fenced (I20).
+const LEASE: Duration = Duration::from_secs(2);
+
 impl Node {
+    fn renew_lease(&self, sent: Mono) {
+        *self.lease.lock() = Some(sent);
+    }
+
+    /// An error where another process may have taken over: what this one knows of the end of a log
+    /// may be old. Acks need no lease, they are given by the lane.
+    pub fn ensure_lease(&self) -> Result<()> {
+        let sent = *self.lease.lock();
+        match sent {
+            Some(sent) if self.host.now().since(sent) < LEASE => Ok(()),
+            _ => Err(Error::store_unavailable("nobody knows whether this broker still leads")),
+        }
+    }
+
     /// One beat at once, so that the newest trims are in the last slot of this session.
     pub async fn tell_trims(&self) {
         if let Err(error) = self.controller.ask(Request::Beat(beat(self)), LIMIT).await {

@@ -47,8 +47,10 @@ impl Node {
                 if let Some(lane) = self.lanes.get(r.lane) {
                     lane.trimmed(r.trim);
                 }
+                // Objects hold all of it: the slots stay a while for reads under way only.
+                self.tiers.index.remove_slots(r.lane, r.trim);
             }
-            Record::SlotsDeleted(r) => self.tiers.index.remove_slots(r.lane, r.below),
+            Record::ObjectRef(r) => self.referenced(r),
             Record::Unref(r) => {
                 r.objects.iter().for_each(|object| self.tiers.index.remove_object(*object));
             }
@@ -68,7 +70,8 @@ impl Node {
     fn granted(self: &Arc<Self>, id: PartitionId) {
         let (leader, log_start, partition) = {
             let state = self.view.read();
-            let Some(found) = state.partitions.get(&id) else { return };
+            let deleted = state.topics.get(&id.topic).is_none_or(|t| t.deleted_ms.is_some());
+            let Some(found) = state.partitions.get(&id).filter(|_| !deleted) else { return };
             let Some(leader) = found.leader.clone() else { return };
             (leader, found.log_start, self.partition_or_new(id, &state))
         };
@@ -128,7 +131,9 @@ impl Node {
             self.host.sleep(CLASS_AGAIN).await;
             return self.move_if_class_changed(partition.id);
         }
-        if partition.hand_off() {
+        // Another change may have come while that was uploaded.
+        let still = self.class_to_move_to(&partition) == Some(wanted);
+        if still && partition.hand_off() {
             self.finish_hand_off(&partition, stronger).await;
         }
     }

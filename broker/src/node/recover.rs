@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use levee_hot_log::local::lane_of_dir;
 use levee_hot_log::local::recovery::{self, ScanError};
 use levee_proto::ids::{LaneId, Nonce, PartitionId, Writer};
 use levee_proto::metalog::image::SessionState;
@@ -18,14 +19,18 @@ use levee_proto::wal::GroupEntry;
 use levee_tiering::fence;
 use levee_tiering::upload::{Part, Pieces, Room};
 
-use super::Node;
+use tokio::sync::oneshot;
+
+use super::{FOR_EVER, Node};
 use crate::cluster::message::{CloseLane, Request};
+use crate::error::Error;
 use crate::partition::producers::Producers;
+use crate::tiers::Slot;
 
 /// Bytes gathered from a local lane before they become an object.
 const CHUNK_BYTES: usize = 64 << 20;
-/// The controller of this process always answers, or ends and takes the process with it.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long a start waits for the first pass: what takes longer is recovered beside the service.
+const FIRST_PASS: Duration = Duration::from_secs(2);
 /// How often lanes that wait are tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -53,7 +58,7 @@ impl Known {
 pub struct Recovered {
     known: Known,
     objects: Vec<(ObjectRef, Footer)>,
-    slots: Vec<(u64, u64, Footer)>,
+    slots: Vec<Slot>,
 }
 
 impl Node {
@@ -64,9 +69,7 @@ impl Node {
             self.tiers.add_object(object, footer);
             self.tiers.numbers.settle(object.seq);
         }
-        for (slot, bytes, footer) in &found.slots {
-            self.tiers.add_slot(closed.lane, *slot, *bytes, footer);
-        }
+        self.tiers.add_slots(found.slots);
         self.known.lock().partitions.extend(found.known.partitions);
     }
 
@@ -93,10 +96,12 @@ impl<E: std::error::Error> From<E> for Stays {
     }
 }
 
-/// One pass over all lanes of sessions that are being fenced; true where none is left. The object
-/// lane of a session goes first, and its local lane waits for it: what a local lane holds follows
+/// One pass over all lanes of sessions that are being fenced. The object lane of a session goes first, and its local lane waits for it: what a local lane holds follows
 /// on what the object lane holds, and so does producer state.
-pub async fn pass(node: &Arc<Node>, store_id: Nonce) -> bool {
+async fn pass(node: &Arc<Node>, store_id: Nonce) {
+    if let Err(error) = adopt(node).await {
+        tracing::warn!(%error, "partitions that were left behind are adopted later");
+    }
     let lanes = open_lanes(node);
     let mut stays_open: Option<LaneId> = None;
     for (lane, kind, rid, disk) in lanes {
@@ -122,14 +127,61 @@ pub async fn pass(node: &Arc<Node>, store_id: Nonce) -> bool {
             }
         }
     }
-    stays_open.is_none()
+    clear_wal(node).await;
 }
 
-/// Tries again what waits, for as long as the session lives.
-pub async fn run(node: Arc<Node>, store_id: Nonce) {
-    while !node.is_ended() {
-        node.host.sleep(AGAIN).await;
-        pass(&node, store_id).await;
+/// Folders of lanes that are closed hold nothing that anybody needs.
+async fn clear_wal(node: &Arc<Node>) {
+    let (disk, wal_dir) = (node.host.disk(), node.wal_dir());
+    let Ok(entries) = disk.list(&wal_dir).await else { return };
+    let is_over = |name: &String| {
+        let state = node.view.read();
+        lane_of_dir(name).is_some_and(|lane| match state.lanes.get(&lane) {
+            Some(known) => known.end.is_some(),
+            None => state.has_ended(lane.session),
+        })
+    };
+    let names = entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name);
+    for name in names.filter(is_over).collect::<Vec<_>>() {
+        if let Err(error) = disk.remove_dir_all(&wal_dir.join(&name)).await {
+            tracing::warn!(name, %error, "files of a closed lane stay");
+        }
+    }
+}
+
+/// Partitions whose leader closed its lane and left: all that they hold is in the bucket.
+async fn adopt(node: &Arc<Node>) -> Result<(), Error> {
+    let ends: BTreeMap<PartitionId, u64> = {
+        let state = node.view.settled_state().await;
+        state.orphans().map(|p| (p.id, node.tiers.state(p.id).0)).collect()
+    };
+    if ends.is_empty() {
+        return Ok(());
+    }
+    let partitions = ends.len();
+    node.commit_within(Request::Adopt { session: node.session, ends }, FOR_EVER).await?;
+    tracing::info!(partitions, "partitions of sessions that left are served here");
+    Ok(())
+}
+
+/// Recovers for as long as the session lives: what waits is tried again, and sessions may be fenced
+/// at any time. Returns after the first pass, or when that takes long.
+pub async fn start(node: &Arc<Node>, store_id: Nonce) {
+    let (told, first) = oneshot::channel();
+    let recovering = node.clone();
+    let run = async move {
+        pass(&recovering, store_id).await;
+        let _ = told.send(());
+        while !recovering.is_ended() {
+            recovering.host.sleep(AGAIN).await;
+            pass(&recovering, store_id).await;
+        }
+    };
+    drop(node.host.spawn("recover", run));
+    if node.host.timeout(FIRST_PASS, first).await.is_err() {
+        for (lane, ..) in open_lanes(node) {
+            node.wait_for_lane(lane, "its records are being recovered");
+        }
     }
 }
 
@@ -196,9 +248,9 @@ async fn object_lane(node: &Arc<Node>, lane: LaneId, rid: u64) -> Result<(), Sta
     let term = node.view.read().term;
     let writer = Writer::session(node.session);
     let fenced = fence::fence(&node.store, &node.host, lane, trim, term, writer).await?;
-    let footers = node.tiers.slot_footers(lane, &fenced.slots).await?;
+    let slots = node.tiers.slot_footers(lane, &fenced.slots).await?;
     let mut known = Known::default();
-    for (slot, _, footer) in &footers {
+    for Slot { slot, footer, .. } in &slots {
         check_slot(lane, *slot, footer).map_err(Stays::Failed)?;
         for range in &footer.ranges {
             if let Index::Full(batches) = &range.index {
@@ -206,7 +258,7 @@ async fn object_lane(node: &Arc<Node>, lane: LaneId, rid: u64) -> Result<(), Sta
             }
         }
     }
-    let found = Recovered { known, objects: Vec::new(), slots: footers };
+    let found = Recovered { known, objects: Vec::new(), slots };
     node.close_lane((lane, rid), (trim, fenced.end), found).await
 }
 
@@ -238,14 +290,34 @@ async fn local_lane(
         );
         return Err(Stays::Waits(why));
     }
+    if node.waiting.lock().contains_key(&lane) {
+        // It failed before: nothing is sent until all of it can be read.
+        scan(node, lane, (trim, synced), None).await?;
+    }
+    let mut copy = Copy::new(node);
+    let found = scan(node, lane, (trim, synced), Some(&mut copy)).await?;
+    copy.upload().await?;
+    let (known, objects) = (std::mem::take(&mut copy.known), std::mem::take(&mut copy.objects));
+    let recovered = Recovered { known, objects, slots: Vec::new() };
+    node.close_lane((lane, rid), (found.end, found.end), recovered).await?;
+    Ok(())
+}
+
+/// Reads a lane from its trim on, and gives what it holds to `copy`.
+async fn scan(
+    node: &Arc<Node>,
+    lane: LaneId,
+    (trim, synced): (u64, u64),
+    mut copy: Option<&mut Copy<'_>>,
+) -> Result<recovery::Scan, Stays> {
     let (groups, mut received) = tokio::sync::mpsc::channel(4);
     let wal_dir = node.wal_dir();
     let host = node.host.clone();
     let scan = node.host.spawn("wal-scan", async move {
         recovery::scan(&host, &wal_dir, lane, trim, synced, groups).await
     });
-    let mut copy = Copy::new(node);
     while let Some((_, entries)) = received.recv().await {
+        let Some(copy) = copy.as_mut() else { continue };
         for (entry, bytes) in entries {
             copy.take(&entry, bytes)?;
         }
@@ -253,22 +325,14 @@ async fn local_lane(
             copy.upload().await?;
         }
     }
-    let found = match scan.await {
-        Some(Ok(found)) => found,
+    match scan.await {
+        Some(Ok(found)) => Ok(found),
         Some(Err(error @ (ScanError::Missing { .. } | ScanError::Corrupt { .. }))) => {
-            return Err(Stays::Waits(error.to_string()));
+            Err(Stays::Waits(error.to_string()))
         }
-        Some(Err(error)) => return Err(Stays::Failed(error.to_string())),
-        None => return Err(Stays::Failed("the scan was stopped".into())),
-    };
-    copy.upload().await?;
-    let Copy { known, objects, .. } = copy;
-    let recovered = Recovered { known, objects, slots: Vec::new() };
-    node.close_lane((lane, rid), (found.end, found.end), recovered).await?;
-    if let Err(error) = recovery::remove(&node.host, &node.wal_dir(), lane).await {
-        tracing::warn!(%lane, %error, "files of a closed lane stay");
+        Some(Err(error)) => Err(Stays::Failed(error.to_string())),
+        None => Err(Stays::Failed("the scan was stopped".into())),
     }
-    Ok(())
 }
 
 /// Entries on their way from a local lane to the bucket.
@@ -278,6 +342,13 @@ struct Copy<'a> {
     chunk: BTreeMap<(PartitionId, u32), Run>,
     bytes: usize,
     objects: Vec<(ObjectRef, Footer)>,
+}
+
+/// What was uploaded in vain will never be referenced.
+impl Drop for Copy<'_> {
+    fn drop(&mut self) {
+        self.objects.iter().for_each(|(object, _)| self.node.tiers.numbers.settle(object.seq));
+    }
 }
 
 /// Batches of one partition and epoch, without a gap.
@@ -330,7 +401,8 @@ impl<'a> Copy<'a> {
             let producers = (run.end == *end).then(|| producers.snapshot());
             if !room.take(0, producers.as_ref()) {
                 let full = std::mem::take(&mut parts);
-                self.objects.push(self.node.tiers.upload(Level::L1, full).await?);
+                self.objects
+                    .push(self.node.tiers.upload(self.node.writer(), Level::L1, full).await?);
                 room = Room::new(u64::MAX);
                 room.take(0, producers.as_ref());
             }
@@ -344,7 +416,7 @@ impl<'a> Copy<'a> {
                 source: Box::new(Pieces::new(run.batches)),
             });
         }
-        self.objects.push(self.node.tiers.upload(Level::L1, parts).await?);
+        self.objects.push(self.node.tiers.upload(self.node.writer(), Level::L1, parts).await?);
         Ok(())
     }
 }

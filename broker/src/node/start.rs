@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::identity::{Identity, IdentityError};
 use super::{Lanes, Node, beat, follow, recover};
 use crate::cluster::claim::{Claimant, become_controller};
-use crate::cluster::controller::{Controller, ControllerConfig, Deposed};
+use crate::cluster::controller::{Controller, ControllerConfig, Deposed, Push};
 use crate::cluster::decide::{LOCAL_LANE, OBJECT_LANE};
 use crate::cluster::message::{Answer, ControllerClient, Request};
 use crate::cluster::view::View;
@@ -97,15 +97,13 @@ pub async fn start(
     let view = View::new(host.clone(), state);
     let Control { pushes, resign, task } = control;
     let first = Opening { host, config: &config, view: &view, controller: &controller };
-    let (node, pushes) = first.open(&store, &identity, address, pushes).await?;
+    let (tiers, pushes) = first.load(&store, pushes).await?;
+    let (node, pushes) = first.open(&store, &identity, address, tiers, pushes).await?;
     tracing::info!(session = %node.session, term, bucket = store.describe(), "session opened");
     drop(host.spawn("follow", follow::run(node.clone(), pushes)));
     drop(host.spawn("lane-watch", watch_lanes(node.clone())));
     drop(host.spawn("beat", beat::run(node.clone())));
-    let all = recover::pass(&node, identity.store_id).await;
-    if !all {
-        drop(host.spawn("recover", recover::run(node.clone(), identity.store_id)));
-    }
+    recover::start(&node, identity.store_id).await;
     let controller = watch_controller(&node, task);
     Ok(Started { node, resign, controller, identity })
 }
@@ -114,7 +112,8 @@ pub async fn start(
 pub fn beside(node: &Arc<Node>) -> Vec<levee_runtime::Task<()>> {
     let host = &node.host;
     vec![
-        host.spawn("keeper", keeper::run(node.clone())),
+        host.spawn("measure", keeper::measure(node.clone())),
+        host.spawn("tidy", keeper::tidy(node.clone())),
         host.spawn("offload", offload::run(node.clone())),
         host.spawn("retention", retention::run(node.clone())),
         host.spawn("collect", collect::run(node.clone())),
@@ -164,7 +163,7 @@ async fn open_log(host: &Host, store: &Store) -> Result<MetaLog, StartError> {
 }
 
 struct Control {
-    pushes: mpsc::Receiver<crate::cluster::controller::Push>,
+    pushes: Pushes,
     resign: oneshot::Sender<()>,
     task: levee_runtime::Task<Deposed>,
 }
@@ -184,8 +183,7 @@ fn run_controller(
         snapshot_bytes: config.meta_snapshot_bytes,
         retain: config.meta_retain,
     };
-    let (trouble, _) = watch::channel(None);
-    let controller = Controller::new(host.clone(), log, state, settings, inbox, send, trouble);
+    let controller = Controller::new(host.clone(), log, state, settings, inbox, send);
     let task = host.spawn("controller", controller.run(resigned));
     (client, Control { pushes, resign, task })
 }
@@ -215,15 +213,42 @@ struct Opening<'a> {
     controller: &'a ControllerClient,
 }
 
-type Pushes = mpsc::Receiver<crate::cluster::controller::Push>;
+type Pushes = mpsc::Receiver<Push>;
 
 impl Opening<'_> {
+    /// Reads what the bucket holds, however long that takes: before the session, which must not
+    /// fall silent, and while the controller goes on.
+    async fn load(&self, store: &Store, mut pushes: Pushes) -> Result<(Tiers, Pushes), StartError> {
+        let tiers = Tiers::open(self.host, store, self.config);
+        let state = self.view.read().clone();
+        {
+            let mut loaded = std::pin::pin!(tiers.load(&state));
+            loop {
+                tokio::select! {
+                    biased;
+                    done = &mut loaded => break done?,
+                    push = pushes.recv() => self.follow(push)?,
+                }
+            }
+        }
+        Ok((tiers, pushes))
+    }
+
+    /// Nobody follows yet: the slots are folded in here.
+    fn follow(&self, push: Option<Push>) -> Result<(), StartError> {
+        let push = push.ok_or_else(|| Error::session_ended("the controller stopped"))?;
+        self.view.apply(&push).map_err(|error| Error::internal(error.to_string()))?;
+        self.view.settled(push.0.slot);
+        Ok(())
+    }
+
     /// Opens the session, then its lanes: `LaneOpen` is committed before their first byte.
     async fn open(
         &self,
         store: &Store,
         identity: &Identity,
         address: String,
+        tiers: Tiers,
         mut pushes: Pushes,
     ) -> Result<(Arc<Node>, Pushes), StartError> {
         let request = Request::OpenSession {
@@ -237,18 +262,14 @@ impl Opening<'_> {
         let Answer::Session(session) = answer else {
             return Err(Error::internal(format!("opening a session gave {answer:?}")).into());
         };
-        // Nobody follows yet: fold up to the session here.
         while self.view.read().head < slot {
-            let push = pushes.recv().await;
-            let push = push.ok_or_else(|| Error::session_ended("the controller stopped"))?;
-            self.view.apply(&push).map_err(|error| Error::internal(error.to_string()))?;
-            self.view.settled(push.0.slot);
+            self.follow(pushes.recv().await)?;
         }
         let config = self.config;
-        let tiers = Tiers::open(self.host, store, config, session);
+        // What came in the meantime.
         let state = self.view.read().clone();
         tiers.load(&state).await?;
-        let lanes = self.open_lanes(store, session).await?;
+        let lanes = self.open_lanes(store, session, &tiers).await?;
         let node = Arc::new(Node {
             host: self.host.clone(),
             config: config.clone(),
@@ -259,6 +280,8 @@ impl Opening<'_> {
             lanes,
             tiers,
             tails: Arc::new(TailBytes::default()),
+            lease: Default::default(),
+            uploads: Default::default(),
             partitions: Default::default(),
             waiting: Default::default(),
             recovered: Default::default(),
@@ -268,6 +291,7 @@ impl Opening<'_> {
             damaged: Default::default(),
             offloading: Default::default(),
             limits: Limits::default(),
+            disk_free: Default::default(),
             waiting_bytes: tokio::sync::Semaphore::new(config.request_bytes as usize / 2),
             producer_ids: Default::default(),
         });
@@ -278,6 +302,7 @@ impl Opening<'_> {
         &self,
         store: &Store,
         session: levee_proto::ids::SessionId,
+        tiers: &Tiers,
     ) -> Result<Lanes, StartError> {
         let config = self.config;
         let object = ObjectLaneConfig {
@@ -301,7 +326,8 @@ impl Opening<'_> {
             what: format!("the local WAL in {}", wal_dir.display()),
             error,
         })?;
-        let object = ObjectLane::open(self.host.clone(), store.clone(), object_id, object);
+        let index = tiers.index.clone();
+        let object = ObjectLane::open(self.host.clone(), store.clone(), object_id, object, index);
         Ok(Lanes { object, local })
     }
 }

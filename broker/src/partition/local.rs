@@ -118,6 +118,15 @@ impl Partition {
         dropped + freed as u64
     }
 
+    /// Drops what the bucket has from memory, and touches no disk.
+    pub fn drop_covered_tail(&self) {
+        let mut inner = self.inner.lock();
+        let tiered_end = inner.ladder.tiered_end();
+        self.tails.sub(inner.tail.drop_below(tiered_end));
+        let start = self.hot.start().unwrap_or(inner.tail.start()).min(tiered_end);
+        inner.ladder.dropped_local(start);
+    }
+
     /// Drops the oldest hot segment, if all of it is in the bucket. Returns the bytes freed.
     pub async fn drop_oldest_hot(&self) -> u64 {
         match self.hot.oldest() {

@@ -333,7 +333,9 @@ impl MetaState {
             let known = self.unreferenced.contains_key(id);
             ensure(known, || format!("{}.{} is not unreferenced", id.writer, id.seq))?;
         }
-        self.unreferenced.retain(|id, _| !r.objects.contains(id));
+        for id in &r.objects {
+            self.unreferenced.remove(id);
+        }
         Ok(())
     }
 

@@ -117,7 +117,7 @@ impl MetaLog {
     }
 
     async fn load_snapshot(&self) -> Result<MetaState, LoadError> {
-        let mut listed = self.store.list(keys::META_SNAPSHOT, None).await?;
+        let mut listed = self.store.list(keys::META_SNAPSHOT).await?;
         listed.sort_by(|a, b| b.key.cmp(&a.key));
         for found in listed {
             let Some(bytes) = self.store.get(&found.key).await? else { continue };
@@ -176,7 +176,7 @@ impl MetaLog {
 
     /// Slots below may be gone; 0 where nothing was ever collected.
     pub async fn boundary(&self) -> Result<u64, StoreError> {
-        let listed = self.store.list(keys::META_BOUNDARY, None).await?;
+        let listed = self.store.list(keys::META_BOUNDARY).await?;
         Ok(listed.iter().filter_map(|l| keys::meta_slot_of(&l.key)).max().unwrap_or(0))
     }
 

@@ -80,6 +80,14 @@ impl MetaState {
         self.sessions.get(&session).is_some_and(|s| s.state == SessionState::Open)
     }
 
+    /// Closed, or forgotten after it closed: epochs only grow.
+    pub fn has_ended(&self, session: SessionId) -> bool {
+        match self.sessions.get(&session) {
+            Some(known) => known.state == SessionState::Closed,
+            None => self.newest_session(session.broker).is_some_and(|newest| newest.id > session),
+        }
+    }
+
     pub fn lanes_of(&self, session: SessionId) -> impl Iterator<Item = &Lane> {
         let first = LaneId { session, lane: 0 };
         let last = LaneId { session, lane: u16::MAX };
@@ -99,6 +107,17 @@ impl MetaState {
     }
 
     /// A snapshot of this state, as it stands at `head`.
+    /// Partitions whose leader closed its lane and left without a next one.
+    pub fn orphans(&self) -> impl Iterator<Item = &Partition> {
+        self.partitions.values().filter(|partition| {
+            let leader = partition.leader.as_ref();
+            leader.is_some_and(|leader| {
+                let lane = self.lanes.get(&leader.lane);
+                !self.is_open(leader.lane.session) && lane.is_none_or(|lane| lane.end.is_some())
+            })
+        })
+    }
+
     pub fn image(&self) -> Image {
         let features = self.features.iter();
         Image {

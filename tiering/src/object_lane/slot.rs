@@ -4,7 +4,7 @@ use bytes::Bytes;
 use levee_hot_log::lane::{Entry, Payload};
 use levee_proto::ids::{LaneId, Nonce, PartitionId, Writer};
 use levee_proto::keys;
-use levee_proto::object::writer::ObjectPlan;
+use levee_proto::object::writer::{Finished, ObjectPlan};
 use levee_proto::object::{Level, ObjectWriter, RangeKind};
 
 pub(super) struct SlotPlan {
@@ -15,11 +15,11 @@ pub(super) struct SlotPlan {
     pub(super) nonce: Nonce,
 }
 
-/// Key, body in pieces (batches are shared, not copied), and body crc.
+/// Key, body in pieces (batches are shared, not copied), and what is in it.
 ///
 /// Entries of one partition and epoch stand together in their order; order between partitions
 /// carries no meaning.
-pub(super) fn build(plan: &SlotPlan, entries: &[Entry]) -> (String, Vec<Bytes>, u32) {
+pub(super) fn build(plan: &SlotPlan, entries: &[Entry]) -> (String, Vec<Bytes>, Finished) {
     let mut order: Vec<&Entry> = entries.iter().collect();
     order.sort_by_key(|e| (e.partition, e.leader_epoch, is_hand_off(e)));
     let data_len = entries.iter().map(|e| e.payload.len() as u64).sum();
@@ -67,8 +67,8 @@ pub(super) fn build(plan: &SlotPlan, entries: &[Entry]) -> (String, Vec<Bytes>, 
         writer.end(end, None);
     }
     let finished = writer.finish().expect("a slot has few entries, so its footer is small");
-    body.push(finished.tail);
-    (keys::lane_slot(plan.lane, plan.slot), body, finished.trailer.body_crc)
+    body.push(finished.tail.clone());
+    (keys::lane_slot(plan.lane, plan.slot), body, finished)
 }
 
 fn is_hand_off(entry: &Entry) -> bool {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use levee_proto::ids::{LaneId, PartitionId, TopicId};
+use levee_proto::ids::{LaneId, PartitionId, SessionId, TopicId, Writer};
 use levee_proto::keys;
 use levee_proto::metalog::{ObjectId, ObjectRef};
 use levee_proto::object::{Footer, Level, ProducerSnapshot, RangeKind};
@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 /// Whose bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
-    /// Slot of a closed object lane.
+    /// Slot of an object lane, closed or our own.
     Slot(LaneId, u64),
     Object(ObjectId),
 }
@@ -55,9 +55,38 @@ struct Inner {
 struct Log {
     /// By base and source: objects may overlap.
     ranges: BTreeMap<(u64, Source), RangeRef>,
-    bytes: u64,
+    /// Most offsets that one range ever had: nothing that begins further below holds an offset.
+    span: u64,
     /// Newest producer state in an L1 or L2 object, and its offset.
     producers: Option<(u64, ProducerSnapshot)>,
+}
+
+impl RangeRef {
+    fn is_object(&self) -> bool {
+        matches!(self.source, Source::Object(_))
+    }
+}
+
+impl Log {
+    /// Ranges that hold an offset, those that begin last first.
+    fn holding(&self, offset: u64) -> impl Iterator<Item = &RangeRef> + Clone {
+        let first = (offset.saturating_sub(self.span), Source::Slot(MIN_LANE, 0));
+        let below = self.ranges.range(first..=(offset, LAST)).rev().map(|(_, range)| range);
+        below.filter(move |range| range.end > offset)
+    }
+
+    fn locate(&self, offset: u64) -> Option<&RangeRef> {
+        let best = |offset| {
+            let mut holding = self.holding(offset);
+            let slot = holding.clone().next();
+            holding.find(|range| range.is_object()).or(slot)
+        };
+        best(offset).or_else(|| {
+            let above = (Bound::Excluded((offset, LAST)), Bound::Unbounded);
+            let (_, next) = self.ranges.range(above).next()?;
+            best(next.base)
+        })
+    }
 }
 
 impl RemoteIndex {
@@ -93,9 +122,9 @@ impl RemoteIndex {
                 leader_epoch: range.leader_epoch,
             };
             if log.ranges.insert((range.base, source), known).is_none() {
-                log.bytes += range.len;
                 held.push((range.partition, range.base, range.end));
             }
+            log.span = log.span.max(range.end - range.base);
             let newer = log.producers.as_ref().is_none_or(|(end, _)| *end < range.end);
             if let (Some(producers), true) = (&range.producers, newer) {
                 log.producers = Some((range.end, producers.clone()));
@@ -120,10 +149,8 @@ impl RemoteIndex {
     fn remove(&self, source: Source) {
         let mut inner = self.inner.write();
         for (partition, base, _) in inner.sources.remove(&source).unwrap_or_default() {
-            if let Some(log) = inner.partitions.get_mut(&partition)
-                && let Some(gone) = log.ranges.remove(&(base, source))
-            {
-                log.bytes -= gone.len;
+            if let Some(log) = inner.partitions.get_mut(&partition) {
+                log.ranges.remove(&(base, source));
             }
         }
     }
@@ -132,21 +159,24 @@ impl RemoteIndex {
         self.inner.write().partitions.retain(|id, _| id.topic != topic);
     }
 
-    /// The range that holds `offset`, or else the next one above it.
+    /// The range that holds `offset`, or else the next one above it. Objects stay longer than
+    /// slots, so they go first.
     pub fn locate(&self, partition: PartitionId, offset: u64) -> Option<RangeRef> {
         let inner = self.inner.read();
-        let ranges = &inner.partitions.get(&partition)?.ranges;
-        let last = (offset, Source::Object(MAX_OBJECT));
-        let below = ranges.range(..=last).rev().map(|(_, range)| range);
-        let holding = below.into_iter().find(|range| range.end > offset);
-        let above = || ranges.range((Bound::Excluded(last), Bound::Unbounded)).next();
-        holding.or_else(|| above().map(|(_, range)| range)).cloned()
+        inner.partitions.get(&partition)?.locate(offset).cloned()
     }
 
-    /// Exclusive end of what is known of a partition.
-    pub fn end(&self, partition: PartitionId) -> Option<u64> {
+    /// Ranges from `from` to `to` as a reader goes through them: each offset counts once, and what
+    /// nothing holds is a gap between two ranges.
+    pub fn tiling(&self, partition: PartitionId, from: u64, to: u64) -> Vec<RangeRef> {
         let inner = self.inner.read();
-        inner.partitions.get(&partition)?.ranges.values().map(|range| range.end).max()
+        let (mut at, mut tiles) = (from, Vec::new());
+        let Some(log) = inner.partitions.get(&partition) else { return tiles };
+        while let Some(range) = log.locate(at).filter(|range| range.base < to && at < to) {
+            at = range.end;
+            tiles.push(range.clone());
+        }
+        tiles
     }
 
     /// First range with a record at or after `timestamp`, from `offset` on.
@@ -168,8 +198,9 @@ impl RemoteIndex {
         log.map(|log| log.ranges.values().cloned().collect()).unwrap_or_default()
     }
 
+    /// Bytes of a partition that a reader can reach.
     pub fn bytes(&self, partition: PartitionId) -> u64 {
-        self.inner.read().partitions.get(&partition).map_or(0, |log| log.bytes)
+        self.tiling(partition, 0, u64::MAX).iter().map(|range| range.len).sum()
     }
 
     pub fn producers(&self, partition: PartitionId) -> Option<(u64, ProducerSnapshot)> {
@@ -198,25 +229,15 @@ impl RemoteIndex {
         let inner = self.inner.read();
         let Some(log) = inner.partitions.get(&partition) else { return false };
         let mut at = base;
-        for range in log.ranges.values() {
-            let is_object = matches!(range.source, Source::Object(_));
-            if is_object && range.base <= at && at < range.end {
-                at = range.end;
+        while at < end {
+            match log.holding(at).find(|range| range.is_object()) {
+                Some(range) => at = range.end,
+                None => return false,
             }
         }
-        at >= end
-    }
-
-    /// Slots of a closed lane that are known, in order.
-    pub fn slots(&self, lane: LaneId) -> Vec<u64> {
-        let inner = self.inner.read();
-        let all = Source::Slot(lane, 0)..=Source::Slot(lane, u64::MAX);
-        let slot = |source: &Source| match source {
-            Source::Slot(_, slot) => Some(*slot),
-            Source::Object(_) => None,
-        };
-        inner.sources.range(all).filter_map(|(source, _)| slot(source)).collect()
+        true
     }
 }
 
-const MAX_OBJECT: ObjectId = ObjectId { writer: levee_proto::ids::Writer(u64::MAX), seq: u64::MAX };
+const MIN_LANE: LaneId = LaneId { session: SessionId { broker: 0, epoch: 0 }, lane: 0 };
+const LAST: Source = Source::Object(ObjectId { writer: Writer(u64::MAX), seq: u64::MAX });

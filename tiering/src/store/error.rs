@@ -44,6 +44,8 @@ pub enum Kind {
     Exists,
     /// Credentials or permissions.
     Denied,
+    /// The disk under a folder failed a sync.
+    Disk,
     /// The request can never work: a wrong URL, an operation the store does not have.
     Invalid,
 }
@@ -58,6 +60,7 @@ impl Kind {
             Self::Short => "short",
             Self::Exists => "exists",
             Self::Denied => "denied",
+            Self::Disk => "disk",
             Self::Invalid => "invalid",
         }
     }
@@ -78,6 +81,7 @@ fn remedy(kind: Kind) -> &'static str {
         Kind::Denied => "; check the credentials and that they may read, write, list and delete",
         Kind::Throttled => "; the store limits the request rate",
         Kind::Invalid => "; check the bucket URL, and that the bucket is there",
+        Kind::Disk => "; check the disk",
         Kind::Unavailable | Kind::Timeout | Kind::NotFound | Kind::Short | Kind::Exists => "",
     }
 }
@@ -108,6 +112,7 @@ impl StoreError {
             | E::NotImplemented { .. }
             | E::InvalidPath { .. }
             | E::UnknownConfigurationKey { .. } => Kind::Invalid,
+            _ if text.contains("Unable to sync data to disk") => Kind::Disk,
             // The crate gives no status: only its text tells throttling from other trouble.
             _ if text.contains("SlowDown") || text.contains("429") || text.contains("503") => {
                 Kind::Throttled

@@ -54,7 +54,7 @@ pub async fn probe(store: &Store, host: &Host, rounds: Rounds) -> Result<(), Pro
         }
     }
     // What stays after a failure is below `probe/`, which nothing ever reads.
-    if let Ok(listed) = store.list(&folder, None).await {
+    if let Ok(listed) = store.list(&folder).await {
         join_all(listed.iter().map(|l| store.delete(&l.key))).await;
     }
     result
@@ -97,7 +97,7 @@ async fn one_round(store: &Store, host: &Host, key: &str, racers: usize) -> Resu
         return Err(bad("a ranged read gave other bytes".into()));
     }
     let folder = key.rsplit_once('/').map_or(key, |(folder, _)| folder);
-    let listed = store.list(folder, None).await.map_err(failed)?;
+    let listed = store.list(folder).await.map_err(failed)?;
     match listed.iter().any(|l| l.key == key && l.bytes == HEAD_BYTES as u64) {
         true => Ok(()),
         false => Err(bad("a listing does not show an object that was just created".into())),

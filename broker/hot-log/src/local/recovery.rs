@@ -352,11 +352,3 @@ async fn look(
     }
     Ok(synced)
 }
-
-/// Removes a lane's files once it is closed and nothing refers to them.
-pub async fn remove(host: &Host, wal_dir: &Path, lane: LaneId) -> io::Result<()> {
-    match host.disk().remove_dir_all(&wal_dir.join(lane_dir_name(lane))).await {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}

@@ -1,5 +1,7 @@
-//! What a killed process leaves behind in a folder that serves as bucket: files named `KEY#N`,
-//! written and not yet linked to their key. No listing shows them.
+//! A folder that serves as bucket.
+//!
+//! Its directories must be synced before a file in them counts. And a killed process leaves files
+//! named `KEY#N` behind, written and not yet linked to their key, which no listing shows.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,6 +9,28 @@ use std::sync::Arc;
 use super::{Kind, Op, Store, StoreError};
 
 impl Store {
+    /// Makes an object durable whose create had no clear answer: its bytes were synced before it
+    /// got its name, the directories may not be. Other stores do this before they show it.
+    pub(super) async fn sync_folder(&self, key: &str) -> Result<(), StoreError> {
+        let Some(root) = self.folder.clone() else { return Ok(()) };
+        let file = root.join(key);
+        let sync = self.blocking(move || {
+            let above = file.ancestors().skip(1);
+            above.take_while(|dir| dir.starts_with(&root)).try_for_each(sync_dir)
+        });
+        let synced = match self.host.timeout(self.deadlines.request, sync).await {
+            Ok(synced) => synced,
+            Err(_) => {
+                let why = format!("not synced within {:?}", self.deadlines.request);
+                return Err(StoreError::new(Op::Create, key, Kind::Timeout, why));
+            }
+        };
+        if let Err(error) = &synced {
+            panic!("nothing on this disk can be trusted: {error}");
+        }
+        synced
+    }
+
     /// Removes such files whose key `is_over`. Other stores than folders have none.
     pub async fn remove_staged(&self, is_over: impl Fn(&str) -> bool) -> Result<u64, StoreError> {
         let Some(root) = self.folder.clone() else { return Ok(0) };
@@ -27,6 +51,11 @@ impl Store {
             Err(error) => Err(failed(error.to_string())),
         }
     }
+}
+
+#[allow(clippy::disallowed_methods)]
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    std::fs::File::open(dir)?.sync_all()
 }
 
 /// Keys and files of everything staged below `root`.

@@ -1,0 +1,102 @@
+//! Listing a folder, page by page.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use futures::stream::TryReadyChunksError;
+use levee_runtime::Backoff;
+use object_store::ObjectMeta;
+use object_store::path::Path;
+
+use super::{Op, Store, StoreError};
+
+/// Objects of one page: what S3 gives at once.
+const PAGE: usize = 1000;
+
+/// An object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Below the root.
+    pub key: String,
+    pub bytes: u64,
+    /// As the store says; for age only.
+    pub modified_ms: i64,
+}
+
+impl Store {
+    /// All objects below a folder, sorted by key.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Listed>, StoreError> {
+        self.list_some(folder, None, usize::MAX).await
+    }
+
+    /// The first objects below a folder, after a key if one is named, sorted by key; fewer than
+    /// `max` only at the end. Each page has a deadline of its own.
+    pub async fn list_some(
+        &self,
+        folder: &str,
+        after: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let mut listed: Vec<Listed> = Vec::new();
+        let fresh = || Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+        let mut backoff = fresh();
+        let mut since = self.host.now();
+        loop {
+            let before = listed.len();
+            let error = match self.pages(folder, after, max, &mut listed).await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            if listed.len() > before {
+                since = self.host.now();
+                backoff = fresh();
+            }
+            let delay = backoff.next_delay(&self.host);
+            let over = self.host.now().since(since) + delay >= self.deadlines.operation;
+            if over || !error.is_retriable() {
+                return Err(error);
+            }
+            self.host.sleep(delay).await;
+        }
+        listed.sort_by(|a, b| a.key.cmp(&b.key));
+        listed.truncate(max);
+        Ok(listed)
+    }
+
+    /// Adds pages behind what is there already, up to the end, `max`, or an error.
+    async fn pages(
+        &self,
+        folder: &str,
+        after: Option<&str>,
+        max: usize,
+        listed: &mut Vec<Listed>,
+    ) -> Result<(), StoreError> {
+        // A folder on disk is not read in the order of keys: all of it, or none.
+        let is_sorted = self.folder.is_none();
+        if !is_sorted {
+            listed.clear();
+        }
+        let root = self.prefix.parts().count();
+        let path = self.path(folder);
+        let from = listed.last().map(|last| last.key.as_str()).or(after);
+        let found = match from {
+            Some(from) => self.inner.list_with_offset(Some(&path), &self.path(from)),
+            None => self.inner.list(Some(&path)),
+        };
+        let mut pages = found.try_ready_chunks(PAGE);
+        while !is_sorted || listed.len() < max {
+            let page = async { pages.try_next().await.map_err(|TryReadyChunksError(_, e)| e) };
+            let Some(page) = self.once(Op::List, folder, page).await? else { break };
+            listed.extend(page.into_iter().map(|meta| below(root, &meta)));
+        }
+        Ok(())
+    }
+}
+
+fn below(root: usize, meta: &ObjectMeta) -> Listed {
+    Listed {
+        key: meta.location.parts().skip(root).collect::<Path>().to_string(),
+        bytes: meta.size,
+        modified_ms: meta.last_modified.timestamp_millis(),
+    }
+}
