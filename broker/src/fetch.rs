@@ -130,7 +130,9 @@ impl Node {
                 },
                 Local::Remote => match self.fetch_remote(partition, offset, max).await {
                     Ok((bytes, next, from)) => return Ok(answer(bytes, next, from)),
-                    Err(error) => last = Some(error),
+                    // It may have moved under the read; a bucket that is away has been tried again.
+                    Err(error) if !error.retriable => last = Some(error),
+                    Err(error) => return Err(error),
                 },
             }
         }

@@ -106,6 +106,43 @@ async fn a_paused_broker_is_taken_over_and_acknowledges_nothing_after() {
     assert!(findings.acked >= 200);
 }
 
+/// What is stopped in peace needs its disk no more, whatever the class: no loss has to be accepted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_may_go_after_a_clean_stop() {
+    let (dir, bucket) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let url = format!("file://{}", bucket.path().display());
+    let data = dir.path().join("a");
+    let mut broker = Broker::dev(&data, &["--bucket", &url]).await;
+    let client = Client::connect(&broker.grpc).await.unwrap();
+    create(&client, "bucket", 2, &[("durability.class", "object")]).await;
+    create(&client, "synced", 2, &[("durability.class", "local")]).await;
+    let loads = [Load::new("bucket", 2), Load::new("synced", 2)];
+    let mut tasks = Vec::new();
+    for load in &loads {
+        tasks.push(load.start(&client).await);
+    }
+    for _ in 0..2 {
+        for load in &loads {
+            load.progress(200).await;
+        }
+        assert_eq!(broker.terminate().await, Some(0), "{}", broker.log());
+        std::fs::remove_dir_all(&data).unwrap();
+        broker.restart().await;
+    }
+    for (load, tasks) in loads.iter().zip(tasks) {
+        load.progress(200).await;
+        load.stop(tasks).await;
+        assert_eq!(load.refused(), (0, None));
+        load.verify(&client).await;
+    }
+    assert_eq!(broker.terminate().await, Some(0));
+    // Nothing is left to recover, and lanes that are closed leave no files.
+    broker.restart().await;
+    let lanes = std::fs::read_dir(data.join("wal")).unwrap().count();
+    assert_eq!(lanes, 1, "the lane of this session");
+    assert_eq!(broker.terminate().await, Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_class_under_load_loses_and_reorders_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use levee_client::grpc::{AppendRequest, ErrorCode, FlushRequest, Record};
-use levee_client::{Client, Position, ReadConfig};
-use levee_tests::load::{Load, create};
+use levee_client::{Client, Position, ProducerConfig, ReadConfig, RecordData};
+use levee_tests::load::{Load, create, read_all};
 use levee_tests::process::{Broker, NotStarted};
 use levee_tests::s3::{FakeS3, Fault, Op, Rule};
 
@@ -119,6 +119,53 @@ async fn a_bad_day_of_the_bucket_loses_and_duplicates_nothing() {
     safe.verify(&client).await;
     local.verify(&client).await;
     s3.heal();
+    assert_eq!(broker.terminate().await, Some(0), "{}", broker.log());
+}
+
+/// The slots of the object lane have what a damaged hot copy had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_hot_copy_of_an_object_topic_is_read_from_its_slots() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = [
+        "tail.bytes=1MiB",
+        "max.batch.bytes=256KiB",
+        "hot.segment.bytes=1MiB",
+        "tier.interval=1h",
+        "object.lane.linger=5ms",
+    ];
+    let args: Vec<&str> = small.iter().flat_map(|setting| ["--set", *setting]).collect();
+    let mut broker = Broker::dev(dir.path(), &args).await;
+    let client = Client::connect(&broker.grpc).await.unwrap();
+    create(&client, "t", 1, &[("durability.class", "object")]).await;
+    let producer = client.producer(ProducerConfig::default()).await.unwrap();
+    let record = |n: u32| RecordData {
+        key: Some(n.to_string().into()),
+        value: Some(vec![n as u8; 64 << 10].into()),
+        ..RecordData::default()
+    };
+    for n in 0..64 {
+        producer.send("t", Some(0), record(n)).await.unwrap().await.unwrap();
+    }
+    let segments = |dir: &std::path::Path| -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let mut damaged = 0;
+    for topic in segments(&dir.path().join("hot")) {
+        for file in segments(&topic) {
+            let mut bytes = std::fs::read(&file).unwrap();
+            let len = bytes.len();
+            bytes[len / 2] ^= 1;
+            std::fs::write(&file, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0, "tails were moved to hot segments");
+    let found = read_all(&client, "t", 0).await;
+    assert_eq!(found.len(), 64);
+    // And so they reach the bucket.
+    client.admin().flush(FlushRequest { drop_hot: true, ..Default::default() }).await.unwrap();
+    assert_eq!(read_all(&client, "t", 0).await, found);
     assert_eq!(broker.terminate().await, Some(0), "{}", broker.log());
 }
 

@@ -153,6 +153,12 @@ async fn a_create_is_resolved_by_what_is_there() {
     s3.add(Rule::next(Op::Get, Fault::Status(503)));
     let created = create(&store, "unread", "x").await;
     assert!(matches!(created, Created::Unknown(_)), "{created:?}");
+    // What is read back was damaged on its way: that is not somebody else's object.
+    s3.add(Rule::next(Op::Put, Fault::CutAfter));
+    s3.add(Rule::next(Op::Get, Fault::Flipped));
+    let created = create(&store, "damaged", "x").await;
+    assert!(matches!(created, Created::Unknown(_)), "{created:?}");
+    assert!(matches!(create(&store, "damaged", "y").await, Created::Lost(_)), "it is there");
     // A ghost takes a place that was given up.
     s3.add(Rule::next(Op::Put, Fault::Ghost(Duration::from_millis(100))));
     assert!(matches!(create(&store, "ghost", "x").await, Created::Unknown(_)));

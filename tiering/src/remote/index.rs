@@ -241,3 +241,78 @@ impl RemoteIndex {
 
 const MIN_LANE: LaneId = LaneId { session: SessionId { broker: 0, epoch: 0 }, lane: 0 };
 const LAST: Source = Source::Object(ObjectId { writer: Writer(u64::MAX), seq: u64::MAX });
+
+#[cfg(test)]
+mod tests {
+    use levee_proto::ids::Nonce;
+    use levee_proto::object::{Index, Range};
+
+    use super::*;
+
+    const ID: PartitionId = PartitionId { topic: TopicId(1), partition: 0 };
+
+    fn footer(level: Level, offsets: std::ops::Range<u64>) -> Footer {
+        let range = Range {
+            partition: ID,
+            leader_epoch: 1,
+            kind: RangeKind::Data,
+            base: offsets.start,
+            end: offsets.end,
+            pos: 64,
+            len: offsets.end - offsets.start,
+            crc: 0,
+            batches: 0,
+            records: 0,
+            max_timestamp: 0,
+            index: Index::Sparse(Vec::new()),
+            producers: None,
+        };
+        Footer { level, lane_trim: 0, prev_slot_crc: 0, ranges: vec![range] }
+    }
+
+    fn object(index: &RemoteIndex, seq: u64, offsets: std::ops::Range<u64>) -> ObjectRef {
+        let writer = Writer(1);
+        let (nonce, single) = (Nonce(seq.into()), None);
+        let object = ObjectRef { level: 1, writer, seq, nonce, bytes: 1000, footer_crc: 0, single };
+        index.add_object(&object, &footer(Level::L1, offsets));
+        object
+    }
+
+    /// Slots of ten offsets from 0 to 100, and objects that hold 20..60 and 50..70.
+    fn mixed() -> RemoteIndex {
+        let index = RemoteIndex::default();
+        for slot in 0..10 {
+            index.add_slot(MIN_LANE, slot, 100, &footer(Level::L0, slot * 10..slot * 10 + 10));
+        }
+        object(&index, 1, 20..60);
+        object(&index, 2, 50..70);
+        index
+    }
+
+    #[test]
+    fn objects_go_before_slots() {
+        let index = mixed();
+        let is_object = |offset| index.locate(ID, offset).unwrap().is_object();
+        assert_eq!(
+            [0, 20, 35, 59, 60, 70, 99].map(is_object),
+            [false, true, true, true, true, false, false]
+        );
+        assert_eq!(index.locate(ID, 100), None);
+        assert!(index.in_objects(ID, 20, 70) && !index.in_objects(ID, 20, 71));
+        index.remove_slots(MIN_LANE, 10);
+        assert_eq!(index.locate(ID, 0).unwrap().base, 20, "the next one above");
+    }
+
+    #[test]
+    fn each_offset_counts_once() {
+        let index = mixed();
+        let tiles: Vec<_> = index.tiling(ID, 0, 100).iter().map(|r| (r.base, r.end)).collect();
+        let expected =
+            [(0, 10), (10, 20), (20, 60), (50, 70), (70, 80), (80, 90), (90, 100)].to_vec();
+        assert_eq!(tiles, expected);
+        index.remove_slots(MIN_LANE, 2);
+        let tiles = index.tiling(ID, 5, 75);
+        let borders: Vec<_> = tiles.iter().map(|r| (r.base, r.end)).collect();
+        assert_eq!(borders, [(20, 60), (50, 70), (70, 80)], "a gap in front");
+    }
+}
