@@ -1,5 +1,7 @@
 //! Generates the gRPC code without a protoc binary.
 
+#![allow(clippy::disallowed_methods)]
+
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -16,7 +16,7 @@ use levee_runtime::Mono;
 use levee_tiering::remote::{RangeRef, Source};
 use levee_tiering::upload::{Batches, Part, Room, UploadError};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::node::Node;
 use crate::offload::commit;
 
@@ -69,12 +69,11 @@ async fn round(node: &Arc<Node>, aside: &mut Aside) -> Result<u64> {
     }
     match node.tiers.upload(node.writer(), Level::L1, parts).await {
         Ok((object, footer)) => commit(node, object, footer, Vec::new()).await,
-        Err(UploadError::Store(error)) => Err(Error::store_unavailable(error)),
         Err(error) => {
             if let UploadError::Source { partition, .. } = &error {
                 aside.put(*partition, node.host.now());
             }
-            Err(Error::corrupt_data(error))
+            Err(error.into())
         }
     }
 }

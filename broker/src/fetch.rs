@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use levee_hot_log::segment::SegmentError;
 use levee_proto::record::{BatchHeader, HEADER_BYTES};
-use levee_tiering::remote::RemoteError;
 
 use crate::error::{Error, Result};
 use crate::node::Node;
@@ -66,6 +65,7 @@ impl Node {
         let (mut ends, mut draining) = (partition.ends(), self.draining());
         loop {
             ends.borrow_and_update();
+            let looked = self.host.now();
             let found = self.fetch_now(partition, fetch.offset, fetch.max_bytes).await;
             let found = match found {
                 Ok(found) => found,
@@ -79,7 +79,10 @@ impl Node {
             // Only at the end of the log there is more to wait for.
             let at_end = found.next_offset >= found.high_watermark;
             if enough || !at_end || left.is_zero() || self.is_draining() {
-                count(found.from.name(), "ok", found.batches.len());
+                let source = found.from.name();
+                count(source, "ok", found.batches.len());
+                let took = self.host.now().since(looked).as_secs_f64();
+                metrics::histogram!("levee_read_seconds", "source" => source).record(took);
                 return Ok(found);
             }
             // Whatever changed, the loop looks again; so it does after the time is over.
@@ -146,14 +149,7 @@ impl Node {
         offset: u64,
         max: usize,
     ) -> Result<(Bytes, u64, From)> {
-        let read = match self.tiers.reader.read(partition.id, offset, max).await {
-            Ok(read) => read,
-            Err(RemoteError::Store(error)) => return Err(Error::store_unavailable(error)),
-            Err(RemoteError::Footer(error)) => return Err(error.into()),
-            Err(error @ (RemoteError::Missing(_) | RemoteError::Corrupt { .. })) => {
-                return Err(Error::corrupt_data(error));
-            }
-        };
+        let read = self.tiers.reader.read(partition.id, offset, max).await?;
         let first = read.as_ref().and_then(|read| BatchHeader::decode(&read.batches).ok());
         let is_hole = first.is_none_or(|header| header.base_offset > offset);
         match (read, self.given_up(partition.id, offset)) {

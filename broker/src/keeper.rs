@@ -55,6 +55,15 @@ pub async fn tidy(node: Arc<Node>) {
     }
 }
 
+impl Node {
+    /// Bytes that hot segments may take: of what they take now and what is free.
+    pub fn hot_budget(&self) -> u64 {
+        let free = self.disk_free.lock().unwrap_or(u64::MAX);
+        let hot = self.all_partitions().iter().map(|p| p.hot_bytes()).sum();
+        self.config.hot_budget(free.saturating_add(hot))
+    }
+}
+
 /// Largest tails first, until memory is at three quarters of its bound.
 async fn move_tails(node: &Node, partitions: &[Arc<Partition>]) {
     let goal = node.config.tail_bytes / 4 * 3;
@@ -95,7 +104,7 @@ async fn make_room(node: &Node, partitions: &[Arc<Partition>], free: Option<u64>
         }
         total += partition.hot_bytes();
     }
-    let budget = node.config.hot_budget(free.unwrap_or(u64::MAX).saturating_add(total));
+    let budget = node.hot_budget();
     let short = free.is_some_and(|free| free < node.config.disk_reserve_bytes.saturating_mul(2));
     if total <= budget && !short {
         return;

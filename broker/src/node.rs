@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use levee_hot_log::LocalLane;
-use levee_hot_log::lane::{LaneState, Wal};
+use levee_hot_log::lane::{Lane, LaneState};
 use levee_hot_log::segment::HotSegments;
 use levee_proto::ids::{LaneId, PartitionId, SessionId, TopicId, Writer};
 use levee_proto::metalog::{LaneKind, ObjectId};
@@ -85,11 +85,11 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    pub fn all(&self) -> [Arc<dyn Wal>; 2] {
+    pub fn all(&self) -> [Arc<dyn Lane>; 2] {
         [self.object.clone(), self.local.clone()]
     }
 
-    pub fn get(&self, id: LaneId) -> Option<Arc<dyn Wal>> {
+    pub fn get(&self, id: LaneId) -> Option<Arc<dyn Lane>> {
         self.all().into_iter().find(|lane| lane.id() == id)
     }
 
@@ -102,7 +102,7 @@ impl Lanes {
 
     /// Lanes that take nothing now, and why.
     pub fn stalled(&self) -> Vec<String> {
-        let state = |lane: Arc<dyn Wal>| match &*lane.state().borrow() {
+        let state = |lane: Arc<dyn Lane>| match &*lane.state().borrow() {
             LaneState::Stalled(why) => Some(format!("{}: {why}", Self::name(lane.kind()))),
             _ => None,
         };
@@ -236,11 +236,6 @@ impl Node {
 
     pub fn wal_dir(&self) -> PathBuf {
         self.config.data_dir.join(start::WAL_DIR)
-    }
-
-    /// Why a lane of an older session is not closed.
-    pub fn waits_for(&self, lane: LaneId) -> Option<String> {
-        self.waiting.lock().get(&lane).cloned()
     }
 
     /// Lanes that wait, for people.

@@ -172,13 +172,12 @@ async fn upload(node: &Arc<Node>, plan: Plan) -> Result<(ObjectRef, Footer, Ends
     });
     match node.tiers.upload(node.writer(), plan.level, parts.collect()).await {
         Ok((object, footer)) => Ok((object, footer, ends)),
-        Err(UploadError::Store(error)) => Err(Error::store_unavailable(error)),
         Err(error) => {
             // One bad copy must not hold the others back.
             if let UploadError::Source { partition, .. } = &error {
                 node.damaged.lock().insert(*partition, node.host.now());
             }
-            Err(Error::corrupt_data(error))
+            Err(error.into())
         }
     }
 }

@@ -191,6 +191,19 @@ impl Partition {
         }
     }
 
+    pub fn is_serving(&self) -> bool {
+        self.inner.lock().stage.serving().is_some()
+    }
+
+    pub fn is_handing_off(&self) -> bool {
+        self.inner.lock().stage.is_handing_off()
+    }
+
+    /// The class of the present grant.
+    pub fn class(&self) -> Option<DurabilityClass> {
+        self.inner.lock().stage.class()
+    }
+
     pub fn state(&self) -> &'static str {
         self.inner.lock().stage.describe().0
     }

@@ -87,7 +87,8 @@ impl Node {
 impl Pending {
     /// Waits for the ack, until the deadline of the append.
     pub async fn done(self, node: &Node) -> Result<Appended> {
-        let left = self.limit.saturating_sub(node.host.now().since(self.started));
+        let placed = node.host.now();
+        let left = self.limit.saturating_sub(placed.since(self.started));
         let outcome = match self.acks {
             Acks::Leader => Ok(self.ticket.appended),
             Acks::All => match node.host.timeout(left, self.ticket.durable()).await {
@@ -100,8 +101,11 @@ impl Pending {
                 count(if appended.duplicate { "duplicate" } else { "ok" });
                 metrics::counter!("levee_append_records_total").increment(self.records);
                 metrics::counter!("levee_append_bytes_total").increment(self.bytes);
-                let took = node.host.now().since(self.started).as_secs_f64();
+                let now = node.host.now();
+                let took = now.since(self.started).as_secs_f64();
                 metrics::histogram!("levee_append_seconds").record(took);
+                let waited = now.since(placed).as_secs_f64();
+                metrics::histogram!("levee_ack_seconds").record(waited);
             }
             Err(error) => count(error.code.as_str_name()),
         }

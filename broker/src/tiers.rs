@@ -15,7 +15,9 @@ use levee_proto::metalog::{LaneKind, ObjectRef};
 use levee_proto::object::{Footer, Index, Level};
 use levee_runtime::Host;
 use levee_tiering::metalog::MetaState;
-use levee_tiering::remote::{Footers, FootersError, ReadConfig, RemoteIndex, RemoteReader, Source};
+use levee_tiering::remote::{
+    Footers, FootersError, ReadConfig, RemoteError, RemoteIndex, RemoteReader, Source,
+};
 use levee_tiering::store::Store;
 use levee_tiering::store::transfer::Progress;
 use levee_tiering::upload::{Part, Planned, UploadError};
@@ -59,6 +61,27 @@ impl From<FootersError> for Error {
         match error {
             FootersError::Store(error) => Self::store_unavailable(error),
             FootersError::Format { .. } | FootersError::Missing(_) => Self::corrupt_data(error),
+        }
+    }
+}
+
+impl From<UploadError> for Error {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Store(error) => Self::store_unavailable(error),
+            error => Self::corrupt_data(error),
+        }
+    }
+}
+
+impl From<RemoteError> for Error {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Store(error) => Self::store_unavailable(error),
+            RemoteError::Footer(error) => error.into(),
+            error @ (RemoteError::Missing(_) | RemoteError::Corrupt { .. }) => {
+                Self::corrupt_data(error)
+            }
         }
     }
 }

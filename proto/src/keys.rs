@@ -1,4 +1,5 @@
-//! Bucket keys, below the root. Every key holds its writer; a key belongs to one write attempt.
+//! Bucket keys, below the root. A data key holds its writer and belongs to one attempt to write
+//! (I12); the keys of the MetaLog are numbers.
 
 use crate::crc::crc32c;
 use crate::ids::{LaneId, Nonce, PartitionId, SessionId, Writer};

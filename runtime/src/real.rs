@@ -21,7 +21,6 @@ pub struct RealWorld {
 
 impl RealWorld {
     /// The host of this process. Must be called inside a tokio runtime's life.
-    #[allow(clippy::disallowed_methods)]
     pub fn host() -> Host {
         Host::new(Arc::new(Self {
             start: std::time::Instant::now(),
@@ -30,7 +29,6 @@ impl RealWorld {
     }
 }
 
-#[allow(clippy::disallowed_methods)]
 impl World for RealWorld {
     fn now(&self) -> Mono {
         Mono(self.start.elapsed())

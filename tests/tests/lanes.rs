@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use levee_hot_log::lane::{
-    Entry, EntryOwner, LaneEnd, LaneState, Payload, Refused, Reservation, Wal,
+    Entry, EntryOwner, Lane, LaneEnd, LaneState, Payload, Refused, Reservation,
 };
 use levee_hot_log::local::recovery::scan;
 use levee_hot_log::{LocalConfig, LocalLane};
@@ -34,11 +34,11 @@ const WAL: &str = "/data/wal";
 /// A lane's world.
 #[async_trait]
 trait Medium: Send + Sync {
-    async fn open(&self) -> Arc<dyn Wal>;
+    async fn open(&self) -> Arc<dyn Lane>;
     /// It gives no answer, or does again.
     fn away(&self, away: bool);
     /// The next write ends the lane.
-    async fn ruin(&self, lane: &dyn Wal);
+    async fn ruin(&self, lane: &dyn Lane);
     /// Partition, base and end of all entries that a recovery finds after a power loss.
     async fn recover(&self) -> Vec<(PartitionId, u64, u64)>;
 }
@@ -50,7 +50,7 @@ struct Disk {
 
 #[async_trait]
 impl Medium for Disk {
-    async fn open(&self) -> Arc<dyn Wal> {
+    async fn open(&self) -> Arc<dyn Lane> {
         let config = LocalConfig {
             file_bytes: 256 << 10,
             group_bytes: 32 << 10,
@@ -65,7 +65,7 @@ impl Medium for Disk {
         self.machine.disk().set_faults(DiskFaults { silent: away, ..DiskFaults::default() });
     }
 
-    async fn ruin(&self, _: &dyn Wal) {
+    async fn ruin(&self, _: &dyn Lane) {
         self.machine.disk().set_faults(DiskFaults { failing_syncs: 100, ..DiskFaults::default() });
     }
 
@@ -94,7 +94,7 @@ struct Bucket {
 
 #[async_trait]
 impl Medium for Bucket {
-    async fn open(&self) -> Arc<dyn Wal> {
+    async fn open(&self) -> Arc<dyn Lane> {
         let config = ObjectLaneConfig {
             linger: Duration::from_millis(5),
             slot_bytes: 16 << 10,
@@ -118,9 +118,9 @@ impl Medium for Bucket {
     }
 
     /// Somebody else has the slots from here on.
-    async fn ruin(&self, lane: &dyn Wal) {
+    async fn ruin(&self, lane: &dyn Lane) {
         for slot in 0..8 {
-            let key = keys::lane_slot(LANE, lane.durable_position() + slot);
+            let key = keys::lane_slot(LANE, lane.next_position() + slot);
             if self.bucket.peek(&key).await.is_none() {
                 self.bucket.plant(&key, b"not this session's".to_vec()).await;
             }
@@ -216,7 +216,12 @@ fn entry(owner: &Arc<Owner>, base: u64, payload: Payload, reservation: Reservati
     }
 }
 
-async fn append(lane: &dyn Wal, owner: &Arc<Owner>, base: u64, size: usize) -> Result<(), Refused> {
+async fn append(
+    lane: &dyn Lane,
+    owner: &Arc<Owner>,
+    base: u64,
+    size: usize,
+) -> Result<(), Refused> {
     let payload = payload(size, base);
     let reservation = lane.reserve(payload.len()).await?;
     lane.append(entry(owner, base, payload, reservation)).map_err(Refused::Ended)
@@ -418,7 +423,7 @@ fn a_hand_off_is_told_as_one_and_needs_no_room() {
     });
 }
 
-fn append_hand_off(lane: &dyn Wal, owner: &Arc<Owner>, base: u64) {
+fn append_hand_off(lane: &dyn Lane, owner: &Arc<Owner>, base: u64) {
     let snapshot = Payload::HandOff(Bytes::from_static(&[0; 40]));
     lane.append(entry(owner, base, snapshot, Reservation::none())).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Ending somebody else's object lane (durability: fence finality, I6, I7).
+//! Ending an object lane: nothing is ever written or read behind its fence (I6, I7).
 //!
 //! Owns: FENCE objects and the proof of where a lane ends. Does not own: the decision to fence
 //! (a `SessionFencing` record comes first).

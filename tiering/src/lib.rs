@@ -1,7 +1,7 @@
 //! Everything that touches the bucket.
 //!
-//! Owns: the conditional store and its probe, MetaLog storage and fold, the lane contract and the
-//! object lane, upload, remote index, remote read and cache, garbage collection.
+//! Owns: the conditional store and its probe, MetaLog storage and fold, the object lane and its
+//! fence, upload, remote index, remote read and cache.
 //! Does not own: sockets, the local disk's WAL and hot segments, who leads what (`levee-broker`).
 
 pub mod store;

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use levee_hot_log::lane::{Book, Entry, LaneEnd, LaneState, Payload, Refused, Reservation, Wal};
+use levee_hot_log::lane::{Book, Entry, Lane, LaneEnd, LaneState, Payload, Refused, Reservation};
 use levee_proto::ids::LaneId;
 use levee_proto::limits::FOOTER_BYTES_MAX;
 use levee_proto::metalog::LaneKind;
@@ -310,7 +310,7 @@ async fn landing(flying: &mut VecDeque<InFlight>) -> Option<Result<(), Lost>> {
 }
 
 #[async_trait]
-impl Wal for ObjectLane {
+impl Lane for ObjectLane {
     fn id(&self) -> LaneId {
         self.id
     }
@@ -362,10 +362,6 @@ impl Wal for ObjectLane {
 
     fn trimmed(&self, to: u64) {
         self.trim.fetch_max(to, Ordering::AcqRel);
-    }
-
-    fn durable_position(&self) -> u64 {
-        self.next_durable.load(Ordering::Acquire)
     }
 
     fn next_position(&self) -> u64 {

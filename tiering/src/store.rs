@@ -4,7 +4,7 @@
 //! deadlines, retries, metrics. Does not own: what is written where (`levee_proto::keys`).
 //!
 //! - `create` is tried once per call and resolved by reading the nonce back: a 412, 409, 5xx or
-//!   timeout is never taken for an answer (durability: store rules 1-4).
+//!   timeout is never taken for an answer.
 //! - Nothing is ever replaced, so no other conditional operation is needed of a store.
 //! - The transport retries nothing. Reads, lists and deletes are retried here until a deadline.
 

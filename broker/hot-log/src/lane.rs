@@ -137,7 +137,7 @@ pub enum Refused {
 
 /// See the module for the contract.
 #[async_trait]
-pub trait Wal: Send + Sync {
+pub trait Lane: Send + Sync {
     fn id(&self) -> LaneId;
     fn kind(&self) -> LaneKind;
     /// Waits for room of `bytes`; refuses at once while stalled or ended.
@@ -149,8 +149,6 @@ pub trait Wal: Send + Sync {
     fn covered(&self) -> u64;
     /// The trim is committed in the MetaLog: positions below are not needed any more.
     fn trimmed(&self, to: u64);
-    /// Highest position known durable, for heartbeats.
-    fn durable_position(&self) -> u64;
     /// First position that holds nothing durable.
     fn next_position(&self) -> u64;
     /// Writes out what waits, completes it, and ends as `Closed`. Gives up when the medium is away

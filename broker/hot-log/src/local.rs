@@ -26,7 +26,7 @@ use levee_runtime::Host;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::lane::{Book, Entry, LaneEnd, LaneState, Refused, Reservation, Wal};
+use crate::lane::{Book, Entry, Lane, LaneEnd, LaneState, Refused, Reservation};
 use files::Files;
 use writer::Writer;
 
@@ -131,6 +131,11 @@ impl LocalLane {
         drop(host.spawn("local-lane", Writer::new(shared.clone()).run()));
         Ok(Arc::new(Self { shared }))
     }
+
+    /// Newest group that is synced: recovery must find it.
+    pub fn synced(&self) -> u64 {
+        self.shared.synced.load(Ordering::Acquire)
+    }
 }
 
 impl Drop for LocalLane {
@@ -148,7 +153,7 @@ impl Shared {
 }
 
 #[async_trait]
-impl Wal for LocalLane {
+impl Lane for LocalLane {
     fn id(&self) -> LaneId {
         self.shared.id
     }
@@ -211,10 +216,6 @@ impl Wal for LocalLane {
 
     fn next_position(&self) -> u64 {
         self.shared.next.load(Ordering::Acquire)
-    }
-
-    fn durable_position(&self) -> u64 {
-        self.shared.synced.load(Ordering::Acquire)
     }
 
     async fn close(&self, drain: Duration) {

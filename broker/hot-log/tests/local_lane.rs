@@ -1,6 +1,6 @@
 //! The local lane and its recovery on a real folder.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use levee_hot_log::lane::{Entry, EntryOwner, LaneEnd, LaneState, Payload, Refused, Wal};
+use levee_hot_log::lane::{Entry, EntryOwner, Lane, LaneEnd, LaneState, Payload, Refused};
 use levee_hot_log::local::recovery::{Group, ScanError, scan};
 use levee_hot_log::{LocalConfig, LocalLane};
 use levee_proto::crc::crc32c;

@@ -1,6 +1,6 @@
 //! Hot segments on a real folder.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 use bytes::{BufMut, Bytes, BytesMut};
 use levee_hot_log::segment::{HotSegments, SegmentError};

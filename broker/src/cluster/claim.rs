@@ -7,8 +7,8 @@ use levee_proto::metalog::Claim;
 use levee_runtime::Host;
 use levee_tiering::metalog::{LoadError, MetaLog, MetaState, Tailed};
 
-/// Silence of the MetaLog after which its controller is taken to be gone: it answers for 3 s after
-/// its last slot, and 2 s are for slow clocks.
+/// Silence of the MetaLog after which its controller is taken to be gone: it answers
+/// beats for 3 s after its last slot, and 2 s are for slow clocks.
 pub const SILENCE: Duration = Duration::from_secs(5);
 /// How often a standby looks for the next slot.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

@@ -50,8 +50,16 @@ pub struct Loaded {
 }
 
 /// Environment variables of ours that are not settings.
-const OTHER_ENV: [&str; 6] =
-    ["LEVEE_CONFIG", "LEVEE_LOG", "LEVEE_BROKER", "LEVEE_LONG", "LEVEE_BLESS", "LEVEE_TEST_PARTS"];
+const OTHER_ENV: [&str; 8] = [
+    "LEVEE_CONFIG",
+    "LEVEE_LOG",
+    "LEVEE_BROKER",
+    "LEVEE_LONG",
+    "LEVEE_BLESS",
+    "LEVEE_SEED",
+    "LEVEE_BIN",
+    "LEVEE_MINIO",
+];
 
 impl Sources {
     pub fn load(&self) -> Result<Loaded, ConfigError> {

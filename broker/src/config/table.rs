@@ -66,7 +66,7 @@ settings! {
     broker_id: u32 = Setting::int("broker.id", 1, i32::MAX as u64, "1"),
         "Identity of this broker. A second process with the same id takes over from the first.";
     zone: String = Setting::of_kind("zone", Kind::Text, ""),
-        "Failure zone of this broker.";
+        "Failure zone of this broker. Recorded with its session; nothing depends on it yet.";
     grpc_listen: SocketAddr = Setting::of_kind("grpc.listen", ADDR, "127.0.0.1:9644"),
         "Where clients connect (gRPC).";
     http_listen: SocketAddr = Setting::of_kind("http.listen", ADDR, "127.0.0.1:9645"),

@@ -179,7 +179,7 @@ impl Admin for AdminService {
             object_bytes: state.objects.values().map(|o| o.bytes).sum(),
             unreferenced_objects: state.unreferenced.len() as u64,
             hot_bytes: partitions().map(|p| p.hot_bytes).sum(),
-            hot_budget_bytes: self.node.config.hot_bytes.unwrap_or_default(),
+            hot_budget_bytes: self.node.hot_budget(),
             lag_bytes: partitions().map(|p| p.lag_bytes).sum(),
             lag_ms: partitions().map(|p| p.lag_ms).max().unwrap_or_default(),
             bucket: self.node.store.describe().to_owned(),

@@ -1,8 +1,5 @@
 //! Accepting connections, no more at a time than are wanted, and none that says nothing.
 
-// Sockets are not part of the simulation: tokio is used directly.
-#![allow(clippy::disallowed_methods)]
-
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;

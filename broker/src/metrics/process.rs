@@ -2,6 +2,9 @@
 //!
 //! Written here and not through the recorder, because processor time is a counter with a fraction.
 
+// The process itself is not part of the simulation.
+#![allow(clippy::disallowed_methods)]
+
 use std::fmt::Write;
 use std::fs;
 

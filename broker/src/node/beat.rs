@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use levee_hot_log::lane::Wal;
+use levee_hot_log::lane::Lane;
 use levee_proto::metalog::LaneSynced;
 use levee_runtime::Mono;
 
@@ -60,7 +60,7 @@ fn beat(node: &Node) -> Beat {
     let local = &node.lanes.local;
     Beat {
         session: node.session,
-        synced: vec![LaneSynced { lane: local.id().lane, group_seq: local.durable_position() }],
+        synced: vec![LaneSynced { lane: local.id().lane, group_seq: local.synced() }],
         upload_floor: node.tiers.numbers.floor(),
         covered: node.lanes.all().iter().map(|lane| (lane.id(), lane.covered())).collect(),
     }

@@ -83,8 +83,7 @@ impl Node {
         let Leader { epoch, start, .. } = leader;
         let serving = Serving { leader_epoch: epoch, start, lane, class };
         // Handed off to ourselves: all that it knows is here.
-        let moves = partition.status().state == "handing_off";
-        let producers = (!moves).then(|| self.producers_at(id, start));
+        let producers = (!partition.is_handing_off()).then(|| self.producers_at(id, start));
         partition.serve(serving, log_start, producers);
         self.move_if_class_changed(id);
     }
@@ -110,12 +109,11 @@ impl Node {
 
     /// The class that is wanted, where it is another than the one in use.
     fn class_to_move_to(&self, partition: &Partition) -> Option<DurabilityClass> {
-        let status = partition.status();
         let wanted = match class_of(&self.view.read(), partition.id.topic) {
             DurabilityClass::Local => DurabilityClass::Local,
             DurabilityClass::Object | DurabilityClass::Replicated => DurabilityClass::Object,
         };
-        (status.state == "serving" && status.class != Some(wanted)).then_some(wanted)
+        (partition.is_serving() && partition.class() != Some(wanted)).then_some(wanted)
     }
 
     /// Hands the partition off to itself. To the stronger class only once everything older is in
@@ -143,7 +141,7 @@ impl Node {
         let (session, partition) = (self.session, leaving.id);
         let mut ends = leaving.ends();
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
-        while !self.is_ended() && leaving.state() == "handing_off" {
+        while !self.is_ended() && leaving.is_handing_off() {
             let Some((leader_epoch, end)) = leaving.handed_off() else {
                 if ends.changed().await.is_err() {
                     return;

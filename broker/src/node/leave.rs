@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use levee_hot_log::lane::{LaneEnd, LaneState, Wal};
+use levee_hot_log::lane::{Lane, LaneEnd, LaneState};
 use levee_proto::metalog::LaneKind;
 use levee_tiering::fence::put_fence;
 use levee_tiering::store::Created;
@@ -25,7 +25,7 @@ pub async fn lanes(node: &Arc<Node>) {
     }
 }
 
-async fn close(node: &Arc<Node>, lane: &dyn Wal) -> Result<(), String> {
+async fn close(node: &Arc<Node>, lane: &dyn Lane) -> Result<(), String> {
     if !matches!(&*lane.state().borrow(), LaneState::Ended(LaneEnd::Closed)) {
         return Err("it did not end in peace".into());
     }

@@ -335,7 +335,7 @@ impl Opening<'_> {
 /// A lane that ends, ends the session (I18): the process must not go on beside it.
 async fn watch_lanes(node: Arc<Node>) {
     use levee_hot_log::lane::LaneState;
-    let watch = |lane: Arc<dyn levee_hot_log::lane::Wal>| async move {
+    let watch = |lane: Arc<dyn levee_hot_log::lane::Lane>| async move {
         let mut state = lane.state();
         let ended = state.wait_for(|state| matches!(state, LaneState::Ended(_))).await;
         match ended.map(|state| state.clone()) {

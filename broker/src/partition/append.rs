@@ -43,8 +43,7 @@ impl Partition {
             let serving = self.wait_serving(left).await?;
             let left = limit.saturating_sub(self.host.now().since(started));
             let room = match self.host.timeout(left, serving.lane.reserve(bytes.len())).await {
-                Ok(Ok(room)) => room,
-                Ok(Err(refused)) => return Err(refused.into()),
+                Ok(room) => room?,
                 Err(_) => {
                     return Err(Error::overloaded(format!("the WAL had no room for {limit:?}")));
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use levee_hot_log::lane::Wal;
+use levee_hot_log::lane::Lane;
 use levee_proto::ids::LaneId;
 use levee_proto::metalog::DurabilityClass;
 
@@ -13,7 +13,7 @@ use crate::error::Error;
 pub struct Serving {
     pub leader_epoch: u32,
     pub start: u64,
-    pub lane: Arc<dyn Wal>,
+    pub lane: Arc<dyn Lane>,
     pub class: DurabilityClass,
 }
 

@@ -38,11 +38,6 @@ impl Client {
         Ok(Self { channel })
     }
 
-    /// As `connect`, without asking the broker anything yet.
-    pub fn lazy(address: &str) -> Result<Self> {
-        Ok(Self { channel: endpoint(address)?.connect_lazy() })
-    }
-
     /// The `Log` service, as it is on the wire.
     pub fn log(&self) -> LogClient<Channel> {
         LogClient::new(self.channel.clone())

@@ -1,6 +1,6 @@
 //! The producer against a broker that makes trouble: nothing lost, doubled or out of order.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
 
 mod scripted;
 

@@ -1,6 +1,6 @@
 //! The reader against a broker that makes trouble: every record once, in order.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
 
 mod scripted;
 

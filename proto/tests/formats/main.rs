@@ -1,7 +1,7 @@
 //! Tests of every format: golden files, round trips of arbitrary values, damaged bytes, and lies
 //! behind right checksums.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod make;
 mod samples;

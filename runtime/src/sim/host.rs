@@ -137,7 +137,6 @@ impl World for SimWorld {
         EPOCH_MS + self.process.sim.elapsed_ms() as i64
     }
 
-    #[allow(clippy::disallowed_methods)]
     fn sleep(&self, for_: Duration) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(for_))
     }
@@ -146,7 +145,6 @@ impl World for SimWorld {
         self.process.rng.lock().next()
     }
 
-    #[allow(clippy::disallowed_methods)]
     fn spawn(&self, _name: &'static str, future: BoxFuture<'static, ()>) -> AbortTask {
         let gated = Gated { process: self.process.clone(), future: Some(future), asleep: None };
         let handle = tokio::spawn(gated).abort_handle();

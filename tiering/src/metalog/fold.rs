@@ -3,11 +3,11 @@
 //! Both the controller (before it writes) and every reader (after) run it, so a record that breaks
 //! an invariant is refused by its author and never believed by anybody else.
 
-use levee_proto::ids::{LaneId, PartitionId, SessionId};
-use levee_proto::metalog::image::{
-    Controller, EpochStart, Lane, Leader, LostRange, Partition, Session, SessionState, Topic,
-    Unreferenced,
-};
+mod objects;
+mod partitions;
+
+use levee_proto::ids::{LaneId, SessionId};
+use levee_proto::metalog::image::{Controller, Lane, Session, SessionState};
 use levee_proto::metalog::*;
 use thiserror::Error;
 
@@ -211,7 +211,7 @@ impl MetaState {
     /// A closed session with no lanes left says nothing any more; the newest one of each broker
     /// stays, so that epochs never repeat.
     fn forget_finished(&mut self, id: SessionId) {
-        let spent = |lane: &Lane| lane.end == Some(lane.trim) && lane.is_swept();
+        let spent = |lane: &Lane| lane.end == Some(lane.trim) && is_swept(lane);
         self.lanes.retain(|lane_id, lane| lane_id.session != id || !spent(lane));
         let newest = self.newest_session(id.broker).map(|s| s.id);
         let closed = self.sessions.get(&id).is_some_and(|s| s.state == SessionState::Closed);
@@ -230,237 +230,12 @@ impl MetaState {
         lane.trim = r.trim;
         Ok(())
     }
-
-    fn partition(&mut self, id: PartitionId) -> Result<&mut Partition, String> {
-        self.partitions.get_mut(&id).ok_or_else(|| format!("no partition {id}"))
-    }
-
-    fn loss_accepted(&mut self, r: &LossAccepted) -> Checked {
-        let partition = self.partition(r.partition)?;
-        let leader = partition.leader.as_mut().ok_or("was never led")?;
-        ensure(r.from <= r.to && r.to >= leader.start, || format!("{}..{}", r.from, r.to))?;
-        leader.loss_accepted = Some(r.to);
-        partition.losses.push(LostRange { from: r.from, to: r.to });
-        Ok(())
-    }
-
-    /// I3, I4: the lane is live, epochs increase, offsets tile.
-    fn grant(&mut self, r: &Grant) -> Checked {
-        self.open_session(r.lane.session)?;
-        let lane = self.lanes.get(&r.lane).ok_or_else(|| format!("no lane {}", r.lane))?;
-        ensure(lane.end.is_none(), || format!("lane {} is closed", r.lane))?;
-        if let Some(old) = self.partitions.get(&r.partition).and_then(|p| p.leader.as_ref()) {
-            ensure(r.leader_epoch > old.epoch, || {
-                format!("epoch {} after {}", r.leader_epoch, old.epoch)
-            })?;
-            let closed = self.lanes.get(&old.lane).is_none_or(|lane| lane.end.is_some());
-            match (old.handed_off, old.loss_accepted) {
-                (Some(end), _) => ensure(r.start == end, || format!("{} at {end}", r.start))?,
-                (None, Some(to)) => ensure(r.start == to, || format!("{} at {to}", r.start))?,
-                (None, None) => ensure(closed && r.start >= old.start, || {
-                    format!("{} after {} on {}", r.start, old.start, old.lane)
-                })?,
-            }
-        }
-        let partition = self.partition(r.partition)?;
-        ensure(r.start >= partition.log_start, || {
-            format!("{} below the log start {}", r.start, partition.log_start)
-        })?;
-        partition.leader = Some(Leader {
-            epoch: r.leader_epoch,
-            lane: r.lane,
-            start: r.start,
-            handed_off: None,
-            loss_accepted: None,
-        });
-        // An epoch that wrote nothing leaves no trace in the history.
-        partition.epochs.retain(|e| e.start < r.start);
-        partition.epochs.push(EpochStart { epoch: r.leader_epoch, start: r.start });
-        Ok(())
-    }
-
-    fn hand_off_done(&mut self, r: &HandOffDone) -> Checked {
-        let leader = self.partition(r.partition)?.leader.as_mut().ok_or("was never led")?;
-        ensure(leader.epoch == r.leader_epoch && leader.handed_off.is_none(), || {
-            format!("epoch {} at {} {:?}", r.leader_epoch, leader.epoch, leader.handed_off)
-        })?;
-        ensure(r.end >= leader.start, || format!("end {} below {}", r.end, leader.start))?;
-        leader.handed_off = Some(r.end);
-        Ok(())
-    }
-
-    /// I10, I12: only from a live writer, never a number twice.
-    fn object_ref(&mut self, r: &ObjectRef) -> Checked {
-        let id = r.id();
-        match (r.writer.as_session(), r.writer.as_job()) {
-            (Some(session), _) => {
-                let floor = self.open_session(session)?.upload_floor;
-                ensure(r.seq >= floor, || format!("number {} below {floor}", r.seq))?;
-            }
-            (None, Some(job)) => {
-                let known = self.jobs.contains_key(&job);
-                ensure(known, || format!("no job {job}"))?;
-            }
-            (None, None) => return Err("no writer".into()),
-        }
-        let fresh = !self.objects.contains_key(&id) && !self.unreferenced.contains_key(&id);
-        ensure(fresh, || format!("{}.{} is known", r.writer, r.seq))?;
-        ensure((r.level == 2) == r.single.is_some(), || format!("level {}", r.level))?;
-        if let Some(one) = &r.single
-            && let Some(partition) = self.partitions.get_mut(&one.partition)
-            && one.base <= partition.l2_end
-        {
-            partition.l2_end = partition.l2_end.max(one.end);
-        }
-        self.objects.insert(id, r.clone());
-        Ok(())
-    }
-
-    fn unref(&mut self, slot: u64, r: &Unref) -> Checked {
-        for id in &r.objects {
-            ensure(self.objects.contains_key(id), || format!("{}.{}", id.writer, id.seq))?;
-        }
-        for id in &r.objects {
-            if let Some(object) = self.objects.remove(id) {
-                self.unreferenced.insert(*id, Unreferenced { object, at_slot: slot });
-            }
-        }
-        Ok(())
-    }
-
-    fn deleted(&mut self, r: &Deleted) -> Checked {
-        for id in &r.objects {
-            let known = self.unreferenced.contains_key(id);
-            ensure(known, || format!("{}.{} is not unreferenced", id.writer, id.seq))?;
-        }
-        for id in &r.objects {
-            self.unreferenced.remove(id);
-        }
-        Ok(())
-    }
-
-    fn slots_deleted(&mut self, r: &SlotsDeleted) -> Checked {
-        let lane = self.lanes.get_mut(&r.lane).ok_or_else(|| format!("no lane {}", r.lane))?;
-        ensure(r.below <= lane.trim && r.below >= lane.deleted_below, || {
-            format!("{} of {}..{}", r.below, lane.deleted_below, lane.trim)
-        })?;
-        lane.deleted_below = r.below;
-        self.forget_finished(r.lane.session);
-        Ok(())
-    }
-
-    fn job_start(&mut self, r: &JobStart) -> Checked {
-        ensure(!self.jobs.contains_key(&r.job), || format!("job {} runs", r.job))?;
-        let inputs = r.inputs.iter().find(|id| !self.objects.contains_key(id));
-        ensure(inputs.is_none(), || format!("input {inputs:?} is not referenced"))?;
-        let job =
-            image::Job { id: r.job, kind: r.kind, session: r.session, inputs: r.inputs.clone() };
-        self.jobs.insert(r.job, job);
-        Ok(())
-    }
-
-    fn job_end(&mut self, r: &JobEnd) -> Checked {
-        let ended = self.jobs.remove(&r.job);
-        ensure(ended.is_some(), || format!("no job {}", r.job))
-    }
-
-    fn topic_create(&mut self, r: &TopicCreate) -> Checked {
-        ensure(!self.names.contains_key(&r.name), || format!("{:?} exists", r.name))?;
-        ensure(!self.topics.contains_key(&r.topic), || format!("id {} exists", r.topic))?;
-        ensure(r.partitions > 0, || "no partitions".into())?;
-        self.names.insert(r.name.clone(), r.topic);
-        self.topics.insert(
-            r.topic,
-            Topic {
-                id: r.topic,
-                name: r.name.clone(),
-                partitions: r.partitions,
-                config: r.config.clone(),
-                created_ms: r.created_ms,
-                deleted_ms: None,
-                purged: false,
-            },
-        );
-        self.add_partitions(r.topic, 0..r.partitions);
-        Ok(())
-    }
-
-    fn add_partitions(&mut self, topic: levee_proto::ids::TopicId, numbers: std::ops::Range<u32>) {
-        for partition in numbers {
-            let id = PartitionId { topic, partition };
-            let new = Partition {
-                id,
-                log_start: 0,
-                l2_end: 0,
-                leader: None,
-                epochs: Vec::new(),
-                losses: Vec::new(),
-            };
-            self.partitions.insert(id, new);
-        }
-    }
-
-    fn live_topic(&mut self, id: levee_proto::ids::TopicId) -> Result<&mut Topic, String> {
-        let topic = self.topics.get_mut(&id).filter(|t| t.deleted_ms.is_none());
-        topic.ok_or_else(|| format!("no topic {id}"))
-    }
-
-    fn topic_grow(&mut self, r: &TopicGrow) -> Checked {
-        let topic = self.live_topic(r.topic)?;
-        let old = topic.partitions;
-        ensure(r.partitions > old, || format!("{} after {old} partitions", r.partitions))?;
-        topic.partitions = r.partitions;
-        self.add_partitions(r.topic, old..r.partitions);
-        Ok(())
-    }
-
-    fn topic_config(&mut self, r: &TopicConfig) -> Checked {
-        let topic = self.live_topic(r.topic)?;
-        topic.config.extend(r.set.clone());
-        r.remove.iter().for_each(|key| drop(topic.config.remove(key)));
-        Ok(())
-    }
-
-    fn topic_delete(&mut self, r: &TopicDelete) -> Checked {
-        let topic = self.live_topic(r.topic)?;
-        topic.deleted_ms = Some(r.deleted_ms);
-        let name = topic.name.clone();
-        self.names.remove(&name);
-        Ok(())
-    }
-
-    fn topic_purge(&mut self, r: &TopicPurge) -> Checked {
-        let topic = self.topics.get(&r.topic).ok_or_else(|| format!("no topic {}", r.topic))?;
-        ensure(topic.deleted_ms.is_some(), || format!("{:?} is not deleted", topic.name))?;
-        self.topics.remove(&r.topic);
-        self.partitions.retain(|id, _| id.topic != r.topic);
-        Ok(())
-    }
-
-    fn log_start(&mut self, r: &LogStart) -> Checked {
-        let partition = self.partition(r.partition)?;
-        ensure(r.log_start >= partition.log_start, || {
-            format!("{} after {}", r.log_start, partition.log_start)
-        })?;
-        partition.log_start = r.log_start;
-        partition.l2_end = partition.l2_end.max(r.log_start);
-        let keep_from = partition.epochs.partition_point(|e| e.start <= r.log_start);
-        partition.epochs.drain(..keep_from.saturating_sub(1));
-        partition.losses.retain(|lost| lost.to > r.log_start);
-        Ok(())
-    }
 }
 
 /// Whether nothing of a lane's data is left to delete.
-trait Swept {
-    fn is_swept(&self) -> bool;
-}
-
-impl Swept for Lane {
-    fn is_swept(&self) -> bool {
-        match self.kind {
-            LaneKind::Object => self.end.is_some_and(|end| self.deleted_below >= end),
-            LaneKind::Local => self.end.is_some(),
-        }
+fn is_swept(lane: &Lane) -> bool {
+    match lane.kind {
+        LaneKind::Object => lane.end.is_some_and(|end| lane.deleted_below >= end),
+        LaneKind::Local => lane.end.is_some(),
     }
 }

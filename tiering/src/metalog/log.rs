@@ -63,7 +63,7 @@ pub struct Cluster {
 const FORMAT_EPOCH: u32 = 1;
 
 impl MetaLog {
-    /// Reads `CLUSTER`, or makes it. `before_create` runs where it seems missing (the long probe).
+    /// Reads `CLUSTER`, or makes it.
     pub async fn identify(store: &Store, host: &Host) -> Result<Cluster, LoadError> {
         const TRIES: usize = 10;
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));

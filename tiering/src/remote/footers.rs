@@ -51,10 +51,6 @@ impl Footers {
         self.cache.try_get_with(key.clone(), load).await.map_err(|error| (*error).clone())
     }
 
-    pub async fn remember(&self, key: &str, footer: &Footer) {
-        self.cache.insert(key.into(), Arc::new(footer.clone())).await;
-    }
-
     pub fn forget_all(&self) {
         self.cache.invalidate_all();
     }

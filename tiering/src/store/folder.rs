@@ -3,6 +3,9 @@
 //! Its directories must be synced before a file in them counts. And a killed process leaves files
 //! named `KEY#N` behind, written and not yet linked to their key, which no listing shows.
 
+// Beside the folder store of a library, which has no seam either.
+#![allow(clippy::disallowed_methods)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,13 +56,11 @@ impl Store {
     }
 }
 
-#[allow(clippy::disallowed_methods)]
 fn sync_dir(dir: &Path) -> std::io::Result<()> {
     std::fs::File::open(dir)?.sync_all()
 }
 
 /// Keys and files of everything staged below `root`.
-#[allow(clippy::disallowed_methods)]
 fn find(root: &Arc<Path>) -> std::io::Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_path_buf()];
@@ -82,7 +83,6 @@ fn key_of(root: &Path, file: &Path) -> Option<String> {
     is_attempt.then(|| key.to_owned())
 }
 
-#[allow(clippy::disallowed_methods)]
 fn remove(file: &Path) -> std::io::Result<()> {
     match std::fs::remove_file(file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
