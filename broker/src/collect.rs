@@ -114,7 +114,9 @@ async fn trim_closed_lanes(node: &Node) -> Result<()> {
     };
     let index = &node.tiers.index;
     let is_covered = |(p, base, end): &(PartitionId, u64, u64)| {
-        index.in_objects(*p, *base, *end)
+        // Producer state must be in an object as well, or a restart forgets producers (I15).
+        let told = index.producers(*p).is_some_and(|(told, _)| told >= *end);
+        (told && index.in_objects(*p, *base, *end))
             || (is_over(&starts, *p, *end, false) && !tells_of_producers(node, &starts, *p, *end))
     };
     let trim = |(lane, trim, end): (LaneId, u64, u64)| {

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use levee_proto::ids::PartitionId;
 use levee_proto::object::Level;
 use levee_runtime::Mono;
-use levee_tiering::remote::{RangeRef, Source};
-use levee_tiering::upload::{Batches, Part, Room, UploadError};
+use levee_tiering::remote::{FootersError, RangeRef, RemoteError, Source};
+use levee_tiering::upload::{Batches, Part, Room, SourceError, UploadError};
 
 use crate::error::Result;
 use crate::node::Node;
@@ -67,8 +67,12 @@ async fn round(node: &Arc<Node>, aside: &mut Aside) -> Result<u64> {
     if parts.is_empty() {
         return Ok(0);
     }
+    let read: Vec<PartitionId> = parts.iter().map(|part| part.partition).collect();
     match node.tiers.upload(node.writer(), Level::L1, parts).await {
-        Ok((object, footer)) => commit(node, object, footer, Vec::new()).await,
+        Ok((object, footer)) => {
+            aside.0.retain(|id, _| !read.contains(id));
+            commit(node, object, footer, Vec::new()).await
+        }
         Err(error) => {
             if let UploadError::Source { partition, .. } = &error {
                 aside.put(*partition, node.host.now());
@@ -147,6 +151,20 @@ fn runs(node: &Node, id: PartitionId, log_start: u64) -> Vec<Run> {
     runs
 }
 
+pub(crate) async fn read_remote(
+    node: &Node,
+    partition: PartitionId,
+    offset: u64,
+) -> std::result::Result<Option<Bytes>, SourceError> {
+    match node.tiers.reader.read(partition, offset, READ_BYTES).await {
+        Ok(read) => Ok(read.map(|read| read.batches)),
+        Err(RemoteError::Store(error) | RemoteError::Footer(FootersError::Store(error))) => {
+            Err(error.into())
+        }
+        Err(error) => Err(SourceError::Damaged(error.to_string())),
+    }
+}
+
 /// A partition's batches as the bucket has them.
 struct RemoteBatches {
     node: Arc<Node>,
@@ -155,8 +173,7 @@ struct RemoteBatches {
 
 #[async_trait]
 impl Batches for RemoteBatches {
-    async fn next(&mut self, offset: u64) -> std::result::Result<Option<Bytes>, String> {
-        let read = self.node.tiers.reader.read(self.partition, offset, READ_BYTES).await;
-        read.map(|read| read.map(|read| read.batches)).map_err(|error| error.to_string())
+    async fn next(&mut self, offset: u64) -> std::result::Result<Option<Bytes>, SourceError> {
+        read_remote(&self.node, self.partition, offset).await
     }
 }

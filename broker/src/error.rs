@@ -121,9 +121,12 @@ impl Error {
         Self::final_(ErrorCode::BatchTooLarge, message, remedy)
     }
 
-    /// A request that was announced and did not come, or found no room.
-    pub fn slow_message(after_s: u64) -> Self {
-        let message = format!("the request was not here whole after {after_s} s");
+    /// A request that was announced and did not come, or found no room (`no_room`).
+    pub fn slow_message(no_room: bool) -> Self {
+        let message = match no_room {
+            true => "there was no room for the request (request.bytes)",
+            false => "the request took too long to come",
+        };
         Self::retriable(ErrorCode::TimedOut, message, "send it again; nothing of it was written")
     }
 
@@ -187,6 +190,14 @@ impl Error {
     pub fn corrupt_data(place: impl fmt::Display) -> Self {
         let remedy = "keep the data folder and the bucket as they are and report this";
         Self::final_(ErrorCode::CorruptData, format!("stored data is damaged: {place}"), remedy)
+    }
+
+    /// The bytes are as they came, and no records can be made of them here.
+    pub fn batch_not_decoded((base, end): (u64, u64), why: impl fmt::Display) -> Self {
+        let message = format!("the batch at {base}..{end} cannot be decoded: {why}");
+        let remedy = format!("read it without decode, or go on at {end}");
+        let error = Self::final_(ErrorCode::CorruptBatch, message, &remedy);
+        Self { valid: Some((base, end)), ..error }
     }
 
     pub fn shutting_down() -> Self {

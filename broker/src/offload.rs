@@ -15,9 +15,10 @@ use levee_proto::ids::PartitionId;
 use levee_proto::metalog::ObjectRef;
 use levee_proto::object::{Footer, Level};
 use levee_runtime::Backoff;
-use levee_tiering::upload::{Batches, Part, Room, UploadError};
+use levee_tiering::upload::{Batches, Part, Room, SourceError, UploadError};
 
 use crate::cluster::message::Request;
+use crate::consolidate::read_remote;
 use crate::error::{Error, Result};
 use crate::node::{FOR_EVER, Node};
 use crate::partition::Partition;
@@ -87,6 +88,7 @@ pub async fn flush(node: &Arc<Node>, partitions: &[Arc<Partition>]) -> Result<u6
         {
             return Err(Error::clone(error));
         }
+        let before: u64 = behind.iter().map(|p| p.ladder().tiered_end()).sum();
         match round(node, &behind).await {
             // Another round has them under way.
             Ok(0) => node.host.sleep(Duration::from_millis(10)).await,
@@ -97,6 +99,9 @@ pub async fn flush(node: &Arc<Node>, partitions: &[Arc<Partition>]) -> Result<u6
             Err(error) if error.retriable => {
                 tracing::warn!(%error, "flush failed, trying again");
                 backoff.wait(&node.host).await;
+            }
+            Err(error) if behind.iter().map(|p| p.ladder().tiered_end()).sum::<u64>() == before => {
+                return Err(error);
             }
             Err(error) => given_up = Some(error),
         }
@@ -236,17 +241,16 @@ struct LocalBatches {
 
 #[async_trait]
 impl Batches for LocalBatches {
-    async fn next(&mut self, offset: u64) -> std::result::Result<Option<Bytes>, String> {
+    async fn next(&mut self, offset: u64) -> std::result::Result<Option<Bytes>, SourceError> {
         let Self { node, partition } = self;
         match partition.read_local(offset, READ_BYTES).await {
             Ok(read) => Ok(read),
             // A slot of the object lane has it too.
             Err(error) if node.tiers.index.holds(partition.id, offset, offset + 1) => {
                 tracing::warn!(partition = %partition.id, %error, "hot copy is damaged, reading the bucket");
-                let read = node.tiers.reader.read(partition.id, offset, READ_BYTES).await;
-                read.map(|read| read.map(|read| read.batches)).map_err(|error| error.to_string())
+                read_remote(node, partition.id, offset).await
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(SourceError::Damaged(error.to_string())),
         }
     }
 }

@@ -109,7 +109,12 @@ pub async fn delete_records(
     }
     if start > ladder.tiered_end() {
         // Producer state at the new start must be in the bucket, or a restart forgets producers.
-        offload::flush(node, std::slice::from_ref(partition)).await?;
+        let limit = node.config.request_timeout;
+        let flushed = offload::flush(node, std::slice::from_ref(partition));
+        match node.host.timeout(limit, flushed).await {
+            Ok(flushed) => flushed?,
+            Err(_) => return Err(Error::timed_out("uploading", limit.as_millis() as u64)),
+        };
     }
     if start > ladder.log_start() {
         set_log_starts(node, vec![(partition.id, start)]).await?;

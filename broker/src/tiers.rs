@@ -193,8 +193,8 @@ impl Tiers {
     }
 
     fn state_in_objects(&self, id: PartitionId) -> (u64, Producers) {
-        let known = self.index.producers(id);
-        known.map_or_else(Default::default, |(end, all)| (end, Producers::from_snapshot(all)))
+        let (end, all) = self.index.producers(id).unwrap_or_default();
+        (end, Producers::from_snapshot(all, self.index.newest_ms(id)))
     }
 
     /// Whether slots of closed lanes told anything of a partition.

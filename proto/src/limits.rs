@@ -4,6 +4,8 @@
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
 /// Largest decompressed size of one batch.
 pub const BATCH_DECODED_BYTES_MAX: usize = 256 << 20;
+/// Most records of one batch that is accepted.
+pub const BATCH_RECORDS_MAX: usize = 500_000;
 /// Largest footer of a tiered object.
 pub const FOOTER_BYTES_MAX: usize = 64 << 20;
 /// Largest tiered object.

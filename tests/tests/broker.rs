@@ -264,9 +264,22 @@ async fn starts_that_cannot_work_say_why() {
     std::fs::write(&file, "x").unwrap();
     let bad = fails(vec!["--bucket".into(), format!("file://{}/b", file.display())]).await;
     assert_eq!(bad.code, Some(1), "{}", bad.log);
-    let _first = Broker::dev(&dir.path().join("d"), &[]).await;
+    let mut first = Broker::dev(&dir.path().join("d"), &[]).await;
     let bad = fails(vec![]).await;
     assert!(bad.log.contains("in use by another process"), "{}", bad.log);
+    first.kill9().await;
+    // What another cluster knows nothing of is not garbage.
+    let other = format!("file://{}", dir.path().join("other").display());
+    for bucket in [other.as_str(), "memory://"] {
+        let bad = fails(vec!["--bucket".into(), bucket.into()]).await;
+        assert!(bad.log.contains("belongs to cluster"), "{}", bad.log);
+    }
+    first.restart().await;
+    // A bucket in memory is another one each time.
+    for _ in 0..2 {
+        let mut broker = Broker::dev(&dir.path().join("m"), &["--bucket", "memory://"]).await;
+        assert_eq!(broker.terminate().await, Some(0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

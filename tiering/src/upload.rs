@@ -45,11 +45,21 @@ pub enum UploadError {
     Unlike { key: String, why: String },
 }
 
+/// Why a source gives no batches.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// They may be there later.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Damaged(String),
+}
+
 /// Gives the batches of a part, in order.
 #[async_trait]
 pub trait Batches: Send {
     /// The next whole batches from `offset` on; nothing at the end.
-    async fn next(&mut self, offset: u64) -> Result<Option<Bytes>, String>;
+    async fn next(&mut self, offset: u64) -> Result<Option<Bytes>, SourceError>;
 }
 
 /// Batches that are in memory already.
@@ -63,7 +73,7 @@ impl Pieces {
 
 #[async_trait]
 impl Batches for Pieces {
-    async fn next(&mut self, _offset: u64) -> Result<Option<Bytes>, String> {
+    async fn next(&mut self, _offset: u64) -> Result<Option<Bytes>, SourceError> {
         Ok(self.0.pop_front())
     }
 }
@@ -248,7 +258,10 @@ async fn next_piece(
 ) -> Result<(Bytes, u64), UploadError> {
     let partition = part.partition;
     let bad = |offset: u64, why: String| UploadError::Source { partition, offset, why };
-    let got = part.source.next(offset).await.map_err(|why| bad(offset, why))?;
+    let got = part.source.next(offset).await.map_err(|error| match error {
+        SourceError::Store(error) => error.into(),
+        SourceError::Damaged(why) => bad(offset, why),
+    })?;
     let bytes = got.ok_or_else(|| bad(offset, format!("ends before {}", part.end)))?;
     let (mut next, mut used) = (offset, 0);
     let end = part.end;

@@ -22,6 +22,8 @@ use crate::error::Error;
 const IDLE_SLOT: Duration = Duration::from_secs(1);
 /// A session that was not heard of for so long is fenced.
 const SESSION_TTL: Duration = Duration::from_secs(6);
+/// The same before its first beat: it makes its lanes, and a disk may be slow.
+const OPENING_TTL: Duration = Duration::from_secs(60);
 /// How long after it sent its newest slot a controller says that a session is alive (I20).
 const ANSWERS_FOR: Duration = Duration::from_secs(3);
 /// Requests of one slot; more wait for the next.
@@ -66,6 +68,8 @@ pub struct Controller {
     inbox: mpsc::Receiver<Envelope>,
     pushes: mpsc::Sender<Push>,
     beats: BTreeMap<SessionId, (Mono, Beat)>,
+    /// When sessions were opened that sent no beat yet.
+    opened: BTreeMap<SessionId, Mono>,
     /// Silence of sessions counts from here at the earliest.
     started: Mono,
     /// When it last looked for silent sessions.
@@ -110,6 +114,7 @@ impl Controller {
             inbox,
             pushes,
             beats: BTreeMap::new(),
+            opened: BTreeMap::new(),
             started: now,
             looked: now,
             sent: now,
@@ -175,6 +180,7 @@ impl Controller {
                 return Err(Error::session_ended(format!("session {} is fenced", beat.session)));
             }
             let now = self.host.now();
+            self.opened.remove(&beat.session);
             self.beats.insert(beat.session, (now, beat));
             return match now.since(self.sent) < ANSWERS_FOR {
                 true => Ok((Vec::new(), Answer::Done)),
@@ -189,6 +195,9 @@ impl Controller {
             return Err(Error::invalid_argument(why));
         }
         self.fold(&records)?;
+        if let Answer::Session(session) = answer {
+            self.opened.insert(session, self.host.now());
+        }
         Ok((records, answer))
     }
 
@@ -216,6 +225,7 @@ impl Controller {
             self.started = now;
         }
         self.beats.retain(|session, _| self.state.is_open(*session));
+        self.opened.retain(|session, _| self.state.is_open(*session));
         let mut wanted: Vec<Record> = Vec::new();
         for (_, beat) in self.beats.values() {
             wanted.push(
@@ -234,9 +244,11 @@ impl Controller {
             }
         }
         for session in self.state.sessions.values() {
-            let heard = self.beats.get(&session.id).map_or(self.started, |(at, _)| *at);
-            let heard = heard.max(self.started);
-            if self.state.is_open(session.id) && now.since(heard) > SESSION_TTL {
+            let beat = self.beats.get(&session.id).map(|(at, _)| *at);
+            let opened = self.opened.get(&session.id).copied();
+            let ttl = if opened.is_some() { OPENING_TTL } else { SESSION_TTL };
+            let heard = beat.or(opened).unwrap_or(self.started).max(self.started);
+            if self.state.is_open(session.id) && now.since(heard) > ttl {
                 let reason = format!("silent for {:?}", now.since(heard));
                 let (session, rid) = (session.id, session.rid + 1);
                 wanted.push(SessionFencing { session, rid, reason }.into());

@@ -53,6 +53,11 @@ impl BucketUrl {
         Self(url)
     }
 
+    /// False for a bucket in the memory of this process.
+    pub fn lasts(&self) -> bool {
+        !self.expose().starts_with("memory:") && !self.expose().starts_with("opendal+memory:")
+    }
+
     /// With secrets: only for opening the store.
     pub fn expose(&self) -> &str {
         &self.0

@@ -20,9 +20,6 @@ const IN_FLIGHT: usize = 4096;
 
 /// Longest time that an append may ask for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(600);
-/// Smaller batches are copied: a slice would keep the buffer that they came in, and others with it,
-/// for as long as they are the newest of their partition.
-const COPY_BELOW: usize = 64 << 10;
 
 /// One append of a stream that has its place, or has none; or why the stream ends.
 pub(super) type Placed = std::result::Result<(u64, Result<Pending>), Status>;
@@ -35,8 +32,6 @@ pub(super) fn place_all(
     let (send, receive) = mpsc::channel(IN_FLIGHT);
     let mut draining = node.draining();
     tokio::spawn(async move {
-        // The buffer of a stream is as large as its largest message of late.
-        let mut before = 0;
         loop {
             let next = tokio::select! {
                 biased;
@@ -52,9 +47,8 @@ pub(super) fn place_all(
                     return;
                 }
             };
-            let (id, bytes) = (request.id, request.batch.len());
-            let placed = place(&node, request, before).await;
-            before = bytes;
+            let id = request.id;
+            let placed = place(&node, request).await;
             if send.send(Ok((id, placed))).await.is_err() {
                 return;
             }
@@ -63,8 +57,7 @@ pub(super) fn place_all(
     receive
 }
 
-/// `before`: bytes of the batch that came before this one in the same buffer.
-pub(super) async fn place(node: &Node, request: AppendRequest, before: usize) -> Result<Pending> {
+pub(super) async fn place(node: &Node, request: AppendRequest) -> Result<Pending> {
     let limit = match request.timeout_ms {
         0 => node.config.request_timeout,
         ms => Duration::from_millis(ms.into()).min(TIMEOUT_MAX),
@@ -73,17 +66,13 @@ pub(super) async fn place(node: &Node, request: AppendRequest, before: usize) ->
         levee_proto::grpc::Acks::All => Acks::All,
         levee_proto::grpc::Acks::Leader => Acks::Leader,
     };
-    let batch = batch_of(node, &request, before)?;
+    let batch = batch_of(node, &request)?;
     node.append(&request.topic, request.partition, batch, acks, limit).await
 }
 
-fn batch_of(node: &Node, request: &AppendRequest, before: usize) -> Result<Bytes> {
-    let batch = &request.batch;
-    match (batch.is_empty(), request.records.is_empty()) {
-        (false, true) if batch.len() < COPY_BELOW.max(before / 4) => {
-            return Ok(Bytes::copy_from_slice(batch));
-        }
-        (false, true) => return Ok(batch.clone()),
+fn batch_of(node: &Node, request: &AppendRequest) -> Result<Bytes> {
+    match (request.batch.is_empty(), request.records.is_empty()) {
+        (false, true) => return Ok(request.batch.clone()),
         (true, false) => {}
         (true, true) => {
             return Err(Error::invalid_argument("neither batch nor records are set"));

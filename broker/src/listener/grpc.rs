@@ -20,11 +20,12 @@ use super::intake::{ENVELOPE_BYTES, IntakeLayer};
 use super::log::LogService;
 use crate::node::Node;
 
-/// HTTP/2 windows: bytes of one stream and of one connection that may be under way.
-const STREAM_WINDOW: u32 = 8 << 20;
-const CONNECTION_WINDOW: u32 = 32 << 20;
-const FRAME_BYTES: u32 = 1 << 20;
+/// HTTP/2 windows: bytes of one stream and of one connection that may be under way. A stream that
+/// waits for room keeps its own window and nobody else's, or those that have room starve.
+const STREAM_WINDOW: u32 = 256 << 10;
 const STREAMS_MAX: u32 = 1024;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX;
+const FRAME_BYTES: u32 = 1 << 20;
 /// The greeting of an HTTP/2 client, and how long it may take.
 const GREETING_BYTES: usize = 24;
 const GREETING_TIME: Duration = Duration::from_secs(10);

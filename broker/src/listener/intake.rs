@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame};
 use parking_lot::Mutex;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http;
@@ -25,8 +25,13 @@ use tower::{Layer, Service};
 
 use crate::error::Error;
 
-/// How long a message may wait for room, and how long it may take to arrive then.
-const MESSAGE_TIME: Duration = Duration::from_secs(60);
+/// How long a message may wait for room, and the least that it may take to arrive then.
+const ROOM_TIME: Duration = Duration::from_secs(30);
+const ARRIVAL_TIME: Duration = Duration::from_secs(5);
+/// The slowest line that a large message still gets through.
+const SLOW_BYTES_PER_SECOND: u64 = 1 << 20;
+/// Smaller messages need no room, so that questions and beats of health never wait for appends.
+const SMALL_BYTES: usize = 64 << 10;
 /// What stands around a batch in a message.
 pub(super) const ENVELOPE_BYTES: usize = 1 << 20;
 /// In front of each gRPC message: a flag and the length.
@@ -77,11 +82,15 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let held = Held::default();
-        // A unary message is dealt with when its answer is there; one of a stream when the next
-        // one is asked for.
+        // A message of a stream is dealt with when the next one is asked for. One that comes alone
+        // keeps its room until its service lets it go, or until its answer is there.
         let path = request.uri().path();
         let is_stream = path.ends_with("Stream") || path.starts_with("/grpc.reflection");
-        let kept = (!is_stream).then(|| held.clone());
+        let mut request = request;
+        let kept = (!is_stream).then(|| Room(held.clone()));
+        if let Some(room) = kept.clone() {
+            request.extensions_mut().insert(room);
+        }
         let request = request.map(|body| {
             Body::new(Intake {
                 body,
@@ -93,7 +102,8 @@ where
                 open: 0,
                 rest: None,
                 waiting: None,
-                deadline: None,
+                patience: Duration::ZERO,
+                waits: None,
             })
         });
         let answer = self.inner.call(request);
@@ -102,6 +112,17 @@ where
             drop(kept);
             answer
         })
+    }
+}
+
+/// The room of a message that came alone.
+#[derive(Clone)]
+pub(super) struct Room(Held);
+
+impl Room {
+    /// Its bytes are counted elsewhere from here on.
+    pub(super) fn give_back(&self) {
+        drop(self.0.lock().take());
     }
 }
 
@@ -132,8 +153,10 @@ struct Intake {
     rest: Option<Bytes>,
     /// Data, and the room it waits for.
     waiting: Option<(Bytes, Acquire)>,
-    /// When the present message must be here.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// How long the present message may still be waited for, and since when it is. The time that
+    /// its service takes for the one before does not count.
+    patience: Duration,
+    waits: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl Intake {
@@ -151,7 +174,7 @@ impl Intake {
         self.rest = (!data.is_empty()).then_some(data);
         self.left -= part.len();
         if self.left == 0 {
-            (self.open, self.deadline) = (0, None);
+            self.open = 0;
         }
         part
     }
@@ -173,11 +196,12 @@ impl Intake {
                 let max_batch = self.layer.message_max.saturating_sub(ENVELOPE_BYTES);
                 return Err(Error::message_too_large(length, max_batch));
             }
-            begin += PREFIX + length;
+            let room = if length > SMALL_BYTES { PREFIX + length } else { 0 };
+            begin += room;
             let here = rest.len().min(length);
             data = &rest[here..];
             self.left = length - here;
-            self.open = if self.left > 0 { PREFIX + length } else { 0 };
+            self.open = if self.left > 0 { room } else { 0 };
         }
         Ok(begin)
     }
@@ -195,7 +219,7 @@ impl Intake {
         let wanted = wanted.min(self.layer.message_max + PREFIX) as u32;
         let room = self.layer.room.clone().acquire_many_owned(wanted);
         self.waiting = Some((data, Box::pin(room)));
-        self.deadline = Some(Box::pin(tokio::time::sleep(MESSAGE_TIME)));
+        self.patience = ROOM_TIME;
         Ok(None)
     }
 
@@ -205,8 +229,8 @@ impl Intake {
             Some(held) => held.merge(room),
             None => *held = Some(room),
         }
-        let sleep = || Box::pin(tokio::time::sleep(MESSAGE_TIME));
-        self.deadline = (self.open > 0).then(sleep);
+        let for_bytes = Duration::from_secs(self.open as u64 / SLOW_BYTES_PER_SECOND);
+        (self.patience, self.waits) = (ARRIVAL_TIME + for_bytes, None);
     }
 
     /// The next data that may be passed on.
@@ -251,11 +275,16 @@ impl http_body::Body for Intake {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         let polled = this.poll_data(cx);
-        if polled.is_pending()
-            && let Some(deadline) = &mut this.deadline
-        {
-            ready!(deadline.as_mut().poll(cx));
-            let error = Error::slow_message(MESSAGE_TIME.as_secs());
+        if polled.is_ready() {
+            let waited = this.waits.take().map(|(since, _)| since.elapsed());
+            this.patience = this.patience.saturating_sub(waited.unwrap_or_default());
+        } else if this.open > 0 || this.waiting.is_some() {
+            let patience = this.patience;
+            let (_, over) = this
+                .waits
+                .get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(patience))));
+            ready!(over.as_mut().poll(cx));
+            let error = Error::slow_message(this.waiting.is_some());
             return Poll::Ready(Some(Err(error.into())));
         }
         polled
@@ -272,6 +301,9 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
 
     use super::*;
+
+    /// Sizes of these tests are in units that need room.
+    const K: usize = SMALL_BYTES + 1;
 
     fn message(length: usize) -> Vec<u8> {
         let mut out = vec![0];
@@ -296,7 +328,8 @@ mod tests {
             open: 0,
             rest: None,
             waiting: None,
-            deadline: None,
+            patience: Duration::ZERO,
+            waits: None,
         }
     }
 
@@ -311,44 +344,45 @@ mod tests {
 
     #[tokio::test]
     async fn every_cut_gives_the_same_bytes_and_all_room_back() {
-        let mut bytes = message(100);
-        bytes.extend(message(0));
-        bytes.extend(message(33));
-        for size in 1..bytes.len() + 1 {
-            let layer = IntakeLayer::new(105, 100);
+        let bytes = [message(K), message(0), message(33), message(K + 7)].concat();
+        for size in [1, 2, 4, 5, 6, 1000, K - 1, K, K + 4, K + 5, K + 6, 2 * K, bytes.len()] {
+            let all = K + 7 + PREFIX;
+            let layer = IntakeLayer::new(all, K + 7);
             let mut intake = intake(&layer, true, &bytes, size);
             assert_eq!(take(&mut intake).unwrap(), bytes, "frames of {size}");
-            assert_eq!(layer.room.available_permits(), 105, "frames of {size}");
+            assert_eq!(layer.room.available_permits(), all, "frames of {size}");
         }
     }
 
     #[tokio::test]
     async fn a_message_waits_for_room_and_its_end_does_not() {
-        let layer = IntakeLayer::new(205, 200);
-        let bytes = [message(100), message(100)].concat();
+        let whole = K + PREFIX;
+        let layer = IntakeLayer::new(whole + 100, K);
+        let bytes = [message(K), message(K)].concat();
         // A frame that holds the end of the first message and the beginning of the second.
+        let cut = K - 100;
         let (mut one, mut two) =
-            (intake(&layer, true, &bytes, 80), intake(&layer, true, &bytes, 80));
+            (intake(&layer, true, &bytes, cut), intake(&layer, true, &bytes, cut));
         one.frame().await.unwrap().unwrap();
-        assert_eq!(take(&mut two).unwrap().len(), 0, "105 of 205 are taken");
-        assert_eq!(take(&mut one).unwrap().len(), 25, "the second message waits behind the other");
-        assert_eq!(take(&mut two).unwrap().len(), 105);
-        assert_eq!(take(&mut one).unwrap().len(), 105);
-        assert_eq!(take(&mut two).unwrap().len(), 105);
+        assert_eq!(take(&mut two).unwrap().len(), 0, "there is room for one");
+        assert_eq!(take(&mut one).unwrap().len(), whole - cut, "the next one waits in its turn");
+        assert_eq!(take(&mut two).unwrap().len(), whole);
+        assert_eq!(take(&mut one).unwrap().len(), whole);
+        assert_eq!(take(&mut two).unwrap().len(), whole);
     }
 
     #[tokio::test]
-    async fn a_unary_message_keeps_its_room_until_its_answer() {
-        let layer = IntakeLayer::new(205, 200);
-        let mut unary = intake(&layer, false, &message(100), 1000);
-        let held = unary.held.clone();
+    async fn a_unary_message_keeps_its_room_until_it_is_let_go() {
+        let layer = IntakeLayer::new(4 * K, 2 * K);
+        let mut unary = intake(&layer, false, &message(K), 1000);
+        let room = Room(unary.held.clone());
         take(&mut unary).unwrap();
         drop(unary);
-        assert_eq!(layer.room.available_permits(), 100);
-        drop(held);
-        assert_eq!(layer.room.available_permits(), 205);
-        let two = [message(10), message(10)].concat();
-        take(&mut intake(&layer, false, &two, 15)).unwrap_err();
+        assert_eq!(layer.room.available_permits(), 3 * K - PREFIX);
+        room.give_back();
+        assert_eq!(layer.room.available_permits(), 4 * K);
+        let two = [message(K), message(K)].concat();
+        take(&mut intake(&layer, false, &two, K)).unwrap_err();
     }
 
     #[tokio::test]
@@ -360,8 +394,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_message_that_does_not_come_is_given_up() {
-        let layer = IntakeLayer::new(205, 200);
-        let mut slow = intake(&layer, true, &message(100)[..50], 50);
+        let layer = IntakeLayer::new(2 * K, K);
+        let mut slow = intake(&layer, true, &message(K)[..50], 50);
         slow.frame().await.unwrap().unwrap();
         let error = slow.frame().await.unwrap().unwrap_err();
         assert_eq!(error.code(), tonic::Code::DeadlineExceeded);

@@ -68,19 +68,23 @@ fn response(found: Fetched, decode: bool, offset: u64) -> Result<ReadResponse> {
 /// stays small, whatever its batches unpack to.
 fn records(batches: &Bytes, offset: u64) -> Result<(Vec<Record>, Option<u64>)> {
     let (mut out, mut left, mut stopped, mut bad) = (Vec::new(), DECODED_BYTES, None, None);
+    let unreadable = |header: &BatchHeader, error: FormatError| {
+        Error::batch_not_decoded((header.base_offset, header.end_offset()), &error)
+    };
     let walked = check_run(batches, |at, header| {
         let batch = batches.slice(at..at + header.bytes as usize);
         match add_records(&mut out, &batch, header, offset, left) {
             Ok(bytes) => left = left.saturating_sub(bytes),
             // The first batch must go, or a reader never gets past it.
-            Err(error) if out.is_empty() => bad = Some(error),
+            Err(error) if out.is_empty() => bad = Some(unreadable(header, error)),
             Err(_) => stopped = Some(header.base_offset.max(offset)),
         }
         stopped.is_none() && bad.is_none()
     });
     match (walked, bad) {
         (Ok(_), None) => Ok((out, stopped)),
-        (Err(error), _) | (_, Some(error)) => Err(Error::corrupt_data(error)),
+        (_, Some(error)) => Err(error),
+        (Err(error), None) => Err(Error::corrupt_data(error)),
     }
 }
 

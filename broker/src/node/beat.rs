@@ -22,6 +22,8 @@ pub async fn run(node: Arc<Node>) {
         let sent = node.host.now();
         let answer = node.controller.ask(Request::Beat(beat(&node)), LIMIT).await;
         match answer {
+            // It closed its own lanes.
+            Err(error) if error.code == ErrorCode::SessionEnded && node.is_draining() => return,
             Err(error) if error.code == ErrorCode::SessionEnded => node.end(&error.message),
             Err(error) => tracing::debug!(%error, "no answer to a beat"),
             Ok(_) => node.renew_lease(sent),

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 /// Incarnations that are remembered: enough for a process that dies again and again while starting.
 const REMEMBERED: usize = 16;
+const FILE: &str = "identity.json";
 /// An identity file is some hundred bytes; anything above this is another file.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
@@ -24,6 +25,11 @@ pub enum IdentityError {
     Io { dir: PathBuf, error: io::Error },
     #[error("data folder {0} is in use by another process: stop it, or choose another data.dir")]
     InUse(PathBuf),
+    #[error(
+        "data folder {dir} belongs to cluster {known}, and the bucket is that of cluster {found}: \
+         choose the bucket or the data.dir that was meant"
+    )]
+    OtherCluster { dir: PathBuf, known: String, found: String },
     #[error("{path} is damaged ({why}): restore it, or move the data folder away to start empty")]
     Damaged { path: PathBuf, why: String },
 }
@@ -36,6 +42,8 @@ pub struct Identity {
     pub incarnation: Nonce,
     /// Processes that ran here before. The lock is held, so they are gone.
     pub before: Vec<Nonce>,
+    dir: PathBuf,
+    stored: Stored,
     _lock: DiskLock,
 }
 
@@ -44,6 +52,9 @@ struct Stored {
     store_id: String,
     /// Newest last.
     incarnations: Vec<String>,
+    /// Whose records are here.
+    #[serde(default)]
+    cluster: Option<String>,
 }
 
 impl Identity {
@@ -55,13 +66,14 @@ impl Identity {
         disk.create_dir_all(dir).await.map_err(io)?;
         let lock = disk.try_lock(&dir.join("LOCK")).await.map_err(io)?;
         let lock = lock.ok_or_else(|| IdentityError::InUse(dir.to_owned()))?;
-        let path = dir.join("identity.json");
+        let path = dir.join(FILE);
         let mut stored = match read(host, &path).await.map_err(io)? {
             Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
                 IdentityError::Damaged { path: path.clone(), why: error.to_string() }
             })?,
             None => {
-                Stored { store_id: Nonce(host.random_u128()).to_string(), incarnations: vec![] }
+                let store_id = Nonce(host.random_u128()).to_string();
+                Stored { store_id, incarnations: vec![], cluster: None }
             }
         };
         let nonce = |text: &str| {
@@ -76,16 +88,43 @@ impl Identity {
         let surplus = (stored.incarnations.len() + 1).saturating_sub(REMEMBERED);
         stored.incarnations.drain(..surplus);
         stored.incarnations.push(incarnation.to_string());
-        let bytes = serde_json::to_vec_pretty(&stored).map_err(|error| IdentityError::Damaged {
-            path: path.clone(),
-            why: error.to_string(),
-        })?;
-        write_file_durably(disk.as_ref(), &path, Bytes::from(bytes)).await.map_err(io)?;
+        write(host, dir, &stored).await?;
         if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
             disk.sync_dir(parent).await.map_err(io)?;
         }
-        Ok(Self { store_id, incarnation, before, _lock: lock })
+        Ok(Self { store_id, incarnation, before, dir: dir.to_owned(), stored, _lock: lock })
     }
+
+    /// The folder is that of one cluster for ever: what another one calls garbage is data here.
+    /// A cluster that ends with its process (`lasts` is false) leaves no mark.
+    pub async fn bind(
+        &mut self,
+        host: &Host,
+        cluster: Nonce,
+        lasts: bool,
+    ) -> Result<(), IdentityError> {
+        let found = cluster.to_string();
+        match &self.stored.cluster {
+            Some(known) if *known == found => Ok(()),
+            Some(known) => {
+                let (dir, known) = (self.dir.clone(), known.clone());
+                Err(IdentityError::OtherCluster { dir, known, found })
+            }
+            None if !lasts => Ok(()),
+            None => {
+                self.stored.cluster = Some(found);
+                write(host, &self.dir, &self.stored).await
+            }
+        }
+    }
+}
+
+async fn write(host: &Host, dir: &Path, stored: &Stored) -> Result<(), IdentityError> {
+    let path = dir.join(FILE);
+    let bytes = serde_json::to_vec_pretty(stored)
+        .map_err(|error| IdentityError::Damaged { path: path.clone(), why: error.to_string() })?;
+    let written = write_file_durably(host.disk().as_ref(), &path, Bytes::from(bytes)).await;
+    written.map_err(|error| IdentityError::Io { dir: dir.to_owned(), error })
 }
 
 async fn read(host: &Host, path: &Path) -> io::Result<Option<Bytes>> {

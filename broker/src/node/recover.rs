@@ -33,6 +33,7 @@ const CHUNK_BYTES: usize = 64 << 20;
 const FIRST_PASS: Duration = Duration::from_secs(2);
 /// How often lanes that wait are tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// Ends and producer state of partitions, as recovery finds them.
 #[derive(Default)]
@@ -103,6 +104,7 @@ async fn pass(node: &Arc<Node>, store_id: Nonce) {
         tracing::warn!(%error, "partitions that were left behind are adopted later");
     }
     let lanes = open_lanes(node);
+    node.waiting.lock().retain(|waits, _| lanes.iter().any(|(lane, ..)| lane == waits));
     let mut stays_open: Option<LaneId> = None;
     for (lane, kind, rid, disk) in lanes {
         if let Some(before) = stays_open
@@ -172,9 +174,14 @@ pub async fn start(node: &Arc<Node>, store_id: Nonce) {
     let run = async move {
         pass(&recovering, store_id).await;
         let _ = told.send(());
+        let mut pause = AGAIN;
         while !recovering.is_ended() {
-            recovering.host.sleep(AGAIN).await;
+            recovering.host.sleep(pause).await;
+            // What waits for an operator is not read again and again while he sleeps.
+            let before = open_lanes(&recovering);
             pass(&recovering, store_id).await;
+            let same = !before.is_empty() && open_lanes(&recovering) == before;
+            pause = if same { (pause * 2).min(AGAIN_MAX) } else { AGAIN };
         }
     };
     drop(node.host.spawn("recover", run));

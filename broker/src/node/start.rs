@@ -71,9 +71,13 @@ pub async fn start(
     address: String,
 ) -> Result<Started, StartError> {
     let config = Arc::new(config);
-    let identity = Identity::take(host, &config.data_dir).await?;
-    clear_hot(host, &config).await?;
+    let mut identity = Identity::take(host, &config.data_dir).await?;
     let log = open_log(host, &store).await?;
+    identity.bind(host, log.cluster(), config.bucket_url.lasts()).await?;
+    clear_hot(host, &config).await?;
+    if !config.bucket_url.lasts() {
+        clear_wal(host, &config).await?;
+    }
     let claimant = Claimant {
         broker: config.broker_id,
         incarnation: identity.incarnation,
@@ -146,6 +150,18 @@ async fn clear_hot(host: &Host, config: &BrokerConfig) -> Result<(), StartError>
         }
     }));
     Ok(())
+}
+
+/// What a cluster in memory left behind went with it; the folder belongs to no other one.
+async fn clear_wal(host: &Host, config: &BrokerConfig) -> Result<(), StartError> {
+    let wal = config.data_dir.join(WAL_DIR);
+    let disk = host.disk();
+    let cleared = async {
+        disk.remove_dir_all(&wal).await?;
+        disk.create_dir_all(&wal).await
+    };
+    let what = format!("the local WAL in {}", wal.display());
+    cleared.await.map_err(|error| StartError::Disk { what, error })
 }
 
 /// A store that fails the probe is refused before anything relies on it.
@@ -292,7 +308,7 @@ impl Opening<'_> {
             offloading: Default::default(),
             limits: Limits::default(),
             disk_free: Default::default(),
-            waiting_bytes: tokio::sync::Semaphore::new(config.request_bytes as usize / 2),
+            waiting_bytes: tokio::sync::Semaphore::new(config.waiting_bytes()),
             producer_ids: Default::default(),
         });
         Ok((node, pushes))

@@ -2,9 +2,10 @@
 //! and frames are looked at.
 
 use bytes::Bytes;
-use levee_proto::limits::BATCH_DECODED_BYTES_MAX;
+use levee_proto::limits::BATCH_RECORDS_MAX;
+use levee_proto::record::batch::NO_PRODUCER;
 use levee_proto::record::codecs::Compression;
-use levee_proto::record::records::{RECORD_BYTES_MIN, check_count};
+use levee_proto::record::records::check_count;
 use levee_proto::record::{BatchHeader, batch};
 
 use crate::config::TopicConfig;
@@ -52,8 +53,19 @@ fn wrong(header: &BatchHeader, config: &TopicConfig, wall_ms: i64) -> Option<Str
     if records == 0 || records != header.last_offset_delta + 1 {
         return Some(format!("{records} records, last offset delta {}", header.last_offset_delta));
     }
-    if records as usize > BATCH_DECODED_BYTES_MAX / RECORD_BYTES_MIN {
-        return Some(format!("{records} records are more than any reader unpacks"));
+    if records as usize > BATCH_RECORDS_MAX {
+        return Some(format!("{records} records are above the most of one, {BATCH_RECORDS_MAX}"));
+    }
+    if header.producer_id < NO_PRODUCER
+        || (header.is_idempotent() && (header.producer_epoch < 0 || header.base_sequence < 0))
+    {
+        return Some(format!(
+            "producer id {}, epoch {}, sequence {}: none, or all three from 0 on",
+            header.producer_id, header.producer_epoch, header.base_sequence
+        ));
+    }
+    if header.max_timestamp < -1 {
+        return Some(format!("timestamp {}, where -1 means none", header.max_timestamp));
     }
     let ahead = i128::from(header.max_timestamp) - i128::from(wall_ms);
     let max = config.message_timestamp_after_max_ms?.as_millis() as i128;

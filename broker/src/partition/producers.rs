@@ -39,8 +39,10 @@ pub struct Producers {
 }
 
 impl Producers {
-    pub fn from_snapshot(snapshot: ProducerSnapshot) -> Self {
-        let log_time = snapshot.producers.iter().map(|p| p.last_timestamp).max().unwrap_or(0);
+    /// `log_time`: largest timestamp of any record up to the snapshot, as far as it is known.
+    pub fn from_snapshot(snapshot: ProducerSnapshot, log_time: i64) -> Self {
+        let seen = snapshot.producers.iter().map(|p| p.last_timestamp).max().unwrap_or(0);
+        let log_time = log_time.max(seen);
         let by_id = snapshot.producers.into_iter().map(|p| (p.producer_id, p)).collect();
         Self { by_id, log_time }
     }
@@ -252,7 +254,7 @@ mod tests {
     fn a_snapshot_gives_the_same_verdicts() {
         let mut producers = Producers::default();
         producers.appended(&batch(0, 0, 3, 5));
-        let again = Producers::from_snapshot(producers.snapshot());
+        let again = Producers::from_snapshot(producers.snapshot(), 0);
         assert_eq!(again, producers);
     }
 }

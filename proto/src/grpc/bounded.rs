@@ -3,10 +3,10 @@
 //! An empty record takes two bytes on the wire and a hundred in memory, and a decoder of protocol
 //! buffers builds them all before anybody can look: the records of a request are counted first.
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::marker::PhantomData;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use tonic::codec::{Codec, DecodeBuf, Decoder};
@@ -17,6 +17,10 @@ use super::{AppendRequest, ErrorCode, ErrorDetail};
 
 /// Structured records and their headers in one request.
 pub const RECORDS_MAX: usize = 100_000;
+
+/// Smaller batches are copied, and those that are much smaller than their buffer: a slice keeps all
+/// of it for as long as the batch is among the newest of its partition.
+const COPY_BELOW: usize = 64 << 10;
 
 /// Field numbers in `log.proto`.
 const RECORDS_OF_APPEND: u32 = 5;
@@ -46,17 +50,22 @@ where
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        BoundedDecoder(ProstDecoder::default())
+        BoundedDecoder { inner: ProstDecoder::default(), largest: 0 }
     }
 }
 
-pub struct BoundedDecoder<U>(ProstDecoder<U>);
+pub struct BoundedDecoder<U> {
+    inner: ProstDecoder<U>,
+    /// Largest message so far: the buffer that messages are slices of is as large.
+    largest: usize,
+}
 
 impl<U: prost::Message + Default + 'static> Decoder for BoundedDecoder<U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        self.largest = self.largest.max(buf.remaining());
         if TypeId::of::<U>() == TypeId::of::<AppendRequest>() {
             // The message stands in one piece; what is malformed is reported by the decoder.
             let records = count(buf.chunk()).unwrap_or(0);
@@ -64,7 +73,14 @@ impl<U: prost::Message + Default + 'static> Decoder for BoundedDecoder<U> {
                 return Err(too_many());
             }
         }
-        self.0.decode(buf)
+        let mut message = self.inner.decode(buf)?;
+        if let Some(message) = &mut message
+            && let Some(append) = (message as &mut dyn Any).downcast_mut::<AppendRequest>()
+            && append.batch.len() < COPY_BELOW.max(self.largest / 2)
+        {
+            append.batch = Bytes::copy_from_slice(&append.batch);
+        }
+        Ok(message)
     }
 }
 

@@ -155,7 +155,7 @@ pub fn stamp_producer(batch: Bytes, stamp: ProducerStamp) -> Result<Bytes, Forma
 }
 
 /// Bytes of the shortest record: a batch that claims more records than fit lies.
-pub const RECORD_BYTES_MIN: usize = 7;
+const RECORD_BYTES_MIN: usize = 7;
 
 /// Reads all records of one whole batch, whose crc is checked. Control batches have none.
 pub fn decode_records(batch: &Bytes) -> Result<Vec<DecodedRecord>, FormatError> {

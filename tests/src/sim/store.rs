@@ -31,6 +31,8 @@ pub struct Faults {
     pub silent: u64,
     /// Every request fails.
     pub away: bool,
+    /// Milliseconds that reads take longer.
+    pub slow_reads: u64,
 }
 
 /// One host's way to the bucket; all share the objects.
@@ -83,6 +85,11 @@ impl SimStore {
 
     async fn latency(&self) {
         tokio::time::sleep(Duration::from_micros(300 + self.sim.below(20_000))).await;
+    }
+
+    async fn slow_read(&self) {
+        let slow = self.faults.lock().slow_reads;
+        tokio::time::sleep(Duration::from_millis(slow)).await;
     }
 
     fn error(&self, what: &str) -> object_store::Error {
@@ -167,6 +174,7 @@ impl ObjectStore for SimStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.before("get", location).await?;
+        self.slow_read().await;
         self.inner.get_opts(location, options).await
     }
 
@@ -193,6 +201,7 @@ impl ObjectStore for SimStore {
         let (store, prefix) = (self.clone(), prefix.cloned());
         futures::stream::once(async move {
             let at = prefix.clone().unwrap_or_default();
+            store.slow_read().await;
             match store.before("list", &at).await {
                 Ok(()) => store.inner.list(prefix.as_ref()),
                 Err(error) => futures::stream::once(async move { Err(error) }).boxed(),

@@ -57,6 +57,8 @@ struct Log {
     ranges: BTreeMap<(u64, Source), RangeRef>,
     /// Most offsets that one range ever had: nothing that begins further below holds an offset.
     span: u64,
+    /// Largest timestamp of any record: the time of the log.
+    newest_ms: i64,
     /// Newest producer state in an L1 or L2 object, and its offset.
     producers: Option<(u64, ProducerSnapshot)>,
 }
@@ -124,6 +126,7 @@ impl RemoteIndex {
             if log.ranges.insert((range.base, source), known).is_none() {
                 held.push((range.partition, range.base, range.end));
             }
+            log.newest_ms = log.newest_ms.max(range.max_timestamp);
             log.span = log.span.max(range.end - range.base);
             let newer = log.producers.as_ref().is_none_or(|(end, _)| *end < range.end);
             if let (Some(producers), true) = (&range.producers, newer) {
@@ -201,6 +204,11 @@ impl RemoteIndex {
     /// Bytes of a partition that a reader can reach.
     pub fn bytes(&self, partition: PartitionId) -> u64 {
         self.tiling(partition, 0, u64::MAX).iter().map(|range| range.len).sum()
+    }
+
+    /// Largest timestamp of any record that is or was known of a partition.
+    pub fn newest_ms(&self, partition: PartitionId) -> i64 {
+        self.inner.read().partitions.get(&partition).map_or(0, |log| log.newest_ms)
     }
 
     pub fn producers(&self, partition: PartitionId) -> Option<(u64, ProducerSnapshot)> {

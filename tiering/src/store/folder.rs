@@ -6,6 +6,7 @@
 // Beside the folder store of a library, which has no seam either.
 #![allow(clippy::disallowed_methods)]
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,8 +19,9 @@ impl Store {
         let Some(root) = self.folder.clone() else { return Ok(()) };
         let file = root.join(key);
         let sync = self.blocking(move || {
-            let above = file.ancestors().skip(1);
-            above.take_while(|dir| dir.starts_with(&root)).try_for_each(sync_dir)
+            let above = file.ancestors().skip(1).take_while(|dir| dir.starts_with(&root));
+            let open: Vec<File> = above.map(File::open).collect::<Result<_, _>>()?;
+            Ok(open.iter().try_for_each(File::sync_all))
         });
         let synced = match self.host.timeout(self.deadlines.request, sync).await {
             Ok(synced) => synced,
@@ -28,10 +30,10 @@ impl Store {
                 return Err(StoreError::new(Op::Create, key, Kind::Timeout, why));
             }
         };
-        if let Err(error) = &synced {
-            panic!("nothing on this disk can be trusted: {error}");
+        match synced? {
+            Ok(()) => Ok(()),
+            Err(error) => panic!("nothing on this disk can be trusted: {key}: {error}"),
         }
-        synced
     }
 
     /// Removes such files whose key `is_over`. Other stores than folders have none.
@@ -54,10 +56,6 @@ impl Store {
             Err(error) => Err(failed(error.to_string())),
         }
     }
-}
-
-fn sync_dir(dir: &Path) -> std::io::Result<()> {
-    std::fs::File::open(dir)?.sync_all()
 }
 
 /// Keys and files of everything staged below `root`.
