@@ -8,6 +8,7 @@
 //! - Nothing is ever replaced, so no other conditional operation is needed of a store.
 //! - The transport retries nothing. Reads, lists and deletes are retried here until a deadline.
 
+mod direct;
 mod error;
 mod folder;
 mod list;
@@ -29,6 +30,7 @@ use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 
+use direct::DIRECT_ABOVE;
 pub use error::{Kind, Op, StoreError};
 pub use list::Listed;
 pub use transfer::{MULTIPART_ABOVE, Progress};
@@ -115,11 +117,8 @@ impl Store {
 
     /// Puts an object where none is: one request, resolved by `nonce`, which the head must carry.
     pub async fn create(&self, key: &str, body: Vec<Bytes>, nonce: Nonce) -> Created {
-        let path = self.path(key);
-        let payload = PutPayload::from_iter(body);
-        let bytes = payload.content_length() as u64;
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let put = self.inner.put_opts(&path, payload, options);
+        let bytes = body.iter().map(Bytes::len).sum::<usize>() as u64;
+        let put = self.put_new(key, body, bytes);
         // A large body gets the time that it takes on a slow line.
         let deadline = self.deadlines.request + Duration::from_secs(bytes / SLOW_BYTES_PER_SECOND);
         let sent = self.once_within(deadline, Op::Create, key, put).await;
@@ -130,8 +129,21 @@ impl Store {
             }
             Err(error) => error,
         };
-        assert!(error.kind != Kind::Disk, "nothing on this disk can be trusted: {error}");
+        error.ensure_disk();
         self.resolve(key, nonce, error).await
+    }
+
+    async fn put_new(&self, key: &str, body: Vec<Bytes>, bytes: u64) -> object_store::Result<()> {
+        match &self.folder {
+            Some(root) if bytes >= DIRECT_ABOVE => {
+                direct::put(&self.host, root.clone(), key, &body).await
+            }
+            _ => {
+                let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+                let payload = PutPayload::from_iter(body);
+                self.inner.put_opts(&self.path(key), payload, options).await.map(drop)
+            }
+        }
     }
 
     /// Whose object is there after a create without a clear yes.
@@ -217,6 +229,9 @@ impl Store {
         let path = self.path(key);
         let (wanted, end) = (range.end - range.start, range.end);
         let got = async {
+            if let Some(root) = self.folder.as_ref().filter(|_| wanted >= DIRECT_ABOVE) {
+                return direct::get_range(&self.host, &root.join(key), range).await;
+            }
             let range = Some(GetRange::Bounded(range));
             let options = GetOptions { range, ..GetOptions::default() };
             let result = self.inner.get_opts(&path, options).await?;

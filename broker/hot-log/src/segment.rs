@@ -69,6 +69,16 @@ struct Entry {
 }
 
 impl Segment {
+    async fn bytes_at(&self, pos: u64, len: usize, once: bool) -> io::Result<Bytes> {
+        if !once {
+            return self.reader.read_at(pos, len).await;
+        }
+        let skip = (pos % WAL_ALIGN as u64) as usize;
+        let whole = (skip + len).next_multiple_of(WAL_ALIGN);
+        let read = self.file.read_at(pos - skip as u64, whole).await?;
+        Ok(read.slice(skip.min(read.len())..read.len().min(skip + len)))
+    }
+
     fn seek(&self, offset: u64) -> u64 {
         let after = self.index.partition_point(|e| e.offset <= offset);
         after.checked_sub(1).map_or(0, |at| self.index[at].pos)
@@ -178,13 +188,19 @@ impl HotSegments {
     }
 
     /// Whole checked batches, the first one holding `offset`; up to `max_bytes`, at least one.
-    pub async fn read(&self, offset: u64, max_bytes: usize) -> Result<Bytes, SegmentError> {
+    /// `once`: nobody will read them again soon, so the page cache has no use for them.
+    pub async fn read(
+        &self,
+        offset: u64,
+        max_bytes: usize,
+        once: bool,
+    ) -> Result<Bytes, SegmentError> {
         let segment = self.holding(offset).ok_or(SegmentError::Gone(offset))?;
         let mut pos = segment.seek(offset);
         let mut len =
             (max_bytes.saturating_add(SPARSE_INDEX_STRIDE) as u64).min(segment.bytes - pos);
         loop {
-            let read = segment.reader.read_at(pos, len as usize).await;
+            let read = segment.bytes_at(pos, len as usize, once).await;
             let bytes = read.map_err(|error| io_error(&segment.path, error))?;
             let corrupt = |error| SegmentError::Corrupt { path: segment.path.clone(), pos, error };
             match seek(&bytes, offset, max_bytes).map_err(corrupt)? {

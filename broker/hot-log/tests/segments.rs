@@ -51,20 +51,21 @@ async fn every_offset_is_found_and_bounds_are_kept() {
     }
     assert_eq!((hot.start(), hot.end()), (Some(0), Some(1000)));
     for offset in 0..1000 {
-        let bytes = hot.read(offset, 20_000).await.unwrap();
+        let bytes = hot.read(offset, 20_000, false).await.unwrap();
+        assert_eq!(hot.read(offset, 20_000, true).await.unwrap(), bytes);
         let found = bases(&bytes);
         assert_eq!(found[0], offset / 5 * 5, "the first batch holds the offset");
         assert!(bytes.len() <= 20_000);
         assert!(found.windows(2).all(|w| w[1] == w[0] + 5), "no batch is left out: {found:?}");
     }
     // One batch is given even where it is larger than asked for.
-    assert_eq!(bases(&hot.read(10, 1).await.unwrap()), [10]);
+    assert_eq!(bases(&hot.read(10, 1, false).await.unwrap()), [10]);
     let block = hot.find_time(1500).unwrap();
     assert!(block <= 500 && block > 400, "{block}");
     hot.drop_below(500).await;
     let start = hot.start().unwrap();
     assert!(start > 300 && start <= 500, "whole segments only: {start}");
-    assert!(matches!(hot.read(3, 10).await, Err(SegmentError::Gone(3))));
+    assert!(matches!(hot.read(3, 10, false).await, Err(SegmentError::Gone(3))));
 }
 
 #[tokio::test]
@@ -72,12 +73,12 @@ async fn a_large_batch_behind_small_ones_and_a_flipped_bit() {
     let dir = tempfile::tempdir().unwrap();
     let hot = HotSegments::new(RealWorld::host(), dir.path().join("p"), 64 << 20);
     hot.append(&[stored(0, 1, 100), stored(1, 1, 3 << 20), stored(2, 1, 100)]).await.unwrap();
-    assert_eq!(bases(&hot.read(1, 100).await.unwrap()), [1]);
-    assert_eq!(bases(&hot.read(0, 100).await.unwrap()), [0]);
+    assert_eq!(bases(&hot.read(1, 100, false).await.unwrap()), [1]);
+    assert_eq!(bases(&hot.read(0, 100, false).await.unwrap()), [0]);
     let path = std::fs::read_dir(dir.path().join("p")).unwrap().next().unwrap().unwrap().path();
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[2 << 20] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    assert!(matches!(hot.read(1, 100).await, Err(SegmentError::Corrupt { .. })));
-    assert_eq!(bases(&hot.read(2, 100).await.unwrap()), [2]);
+    assert!(matches!(hot.read(1, 100, false).await, Err(SegmentError::Corrupt { .. })));
+    assert_eq!(bases(&hot.read(2, 100, false).await.unwrap()), [2]);
 }

@@ -9,6 +9,9 @@ use levee_proto::record::StoredBatch;
 
 use super::Partition;
 
+/// Bytes at once from which on a hot segment is read past the page cache.
+const READ_DIRECT_ABOVE: usize = 256 << 10;
+
 /// Where an offset stands. The caller makes one call per arm.
 pub enum Local {
     /// In memory: whole batches.
@@ -46,7 +49,8 @@ impl Partition {
 
     /// Whole checked batches from a hot segment, the first one holding `offset`.
     pub async fn read_hot(&self, offset: u64, max_bytes: usize) -> Result<Bytes, SegmentError> {
-        self.hot.read(offset, max_bytes).await
+        // A reader that takes much at once goes on to what comes next.
+        self.hot.read(offset, max_bytes, max_bytes >= READ_DIRECT_ABOVE).await
     }
 
     /// Local bytes from `offset` on, wherever they are, deleted ones too: an upload takes whole
@@ -63,7 +67,7 @@ impl Partition {
                 return Ok((!batches.is_empty()).then(|| join(&batches)));
             }
         }
-        match self.read_hot(offset, max_bytes).await {
+        match self.hot.read(offset, max_bytes, true).await {
             Err(SegmentError::Gone(_)) => Ok(None),
             read => read.map(Some),
         }

@@ -190,6 +190,10 @@ fn read_aligned(file: &fs::File, pos: u64, len: usize) -> io::Result<Bytes> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+        if filled % 4096 != 0 {
+            // Only the end of the file is no multiple of a block.
+            break;
+        }
     }
     Ok(Bytes::from(buf).slice(start..start + filled))
 }

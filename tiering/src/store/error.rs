@@ -91,6 +91,11 @@ impl StoreError {
         Self { op, key: key.into(), kind, message: message.into() }
     }
 
+    /// A disk that failed a sync may have lost anything: nobody may go on from what is there.
+    pub(super) fn ensure_disk(&self) {
+        assert!(self.kind != Kind::Disk, "nothing on this disk can be trusted: {self}");
+    }
+
     /// The same operation may work later, unchanged.
     pub fn is_retriable(&self) -> bool {
         matches!(self.kind, Kind::Unavailable | Kind::Throttled | Kind::Timeout)

@@ -6,10 +6,10 @@
 // Beside the folder store of a library, which has no seam either.
 #![allow(clippy::disallowed_methods)]
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::direct::{as_answer, sync_above};
 use super::{Kind, Op, Store, StoreError};
 
 impl Store {
@@ -18,11 +18,7 @@ impl Store {
     pub(super) async fn sync_folder(&self, key: &str) -> Result<(), StoreError> {
         let Some(root) = self.folder.clone() else { return Ok(()) };
         let file = root.join(key);
-        let sync = self.blocking(move || {
-            let above = file.ancestors().skip(1).take_while(|dir| dir.starts_with(&root));
-            let open: Vec<File> = above.map(File::open).collect::<Result<_, _>>()?;
-            Ok(open.iter().try_for_each(File::sync_all))
-        });
+        let sync = self.blocking(move || sync_above(&root, &file));
         let synced = match self.host.timeout(self.deadlines.request, sync).await {
             Ok(synced) => synced,
             Err(_) => {
@@ -30,13 +26,10 @@ impl Store {
                 return Err(StoreError::new(Op::Create, key, Kind::Timeout, why));
             }
         };
-        match synced? {
-            Ok(()) => Ok(()),
-            Err(error) => panic!("nothing on this disk can be trusted: {key}: {error}"),
-        }
+        synced.inspect_err(StoreError::ensure_disk)
     }
 
-    /// Removes such files whose key `is_over`. Other stores than folders have none.
+    /// Removes staged files whose key `is_over`. Other stores than folders have none.
     pub async fn remove_staged(&self, is_over: impl Fn(&str) -> bool) -> Result<u64, StoreError> {
         let Some(root) = self.folder.clone() else { return Ok(0) };
         let mut over = self.blocking(move || find(&root)).await?;
@@ -50,11 +43,8 @@ impl Store {
         &self,
         work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let failed = |why: String| StoreError::new(Op::List, "", Kind::Unavailable, why);
-        match tokio::task::spawn_blocking(work).await {
-            Ok(done) => done.map_err(|error| failed(error.to_string())),
-            Err(error) => Err(failed(error.to_string())),
-        }
+        let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(e.into()));
+        done.map_err(|error| StoreError::of(Op::List, "", &as_answer("", error)))
     }
 }
 

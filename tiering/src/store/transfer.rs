@@ -1,11 +1,14 @@
 //! Large objects, in parts, with a watchdog on progress.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 
+use super::direct::{Staged, as_answer};
 use super::{Kind, Op, Store, StoreError};
 
 /// Larger objects go in parts; smaller ones in one request.
@@ -37,22 +40,64 @@ impl Store {
         parts: impl Stream<Item = Result<Bytes, E>> + Send,
         progress: Progress,
     ) -> Result<(), E> {
+        if let Some(root) = self.folder.clone() {
+            return self.write_large(root, key, parts, progress).await;
+        }
         let path = self.path(key);
         let mut upload =
             self.once(Op::Upload, key, self.inner.put_multipart(&path)).await.map_err(E::from)?;
         let sent = self.send_parts(key, upload.as_mut(), parts, progress);
-        let result = match self.host.timeout(progress.deadline, sent).await {
-            Ok(result) => result,
-            Err(_) => {
-                let why = format!("not done within {:?}", progress.deadline);
-                Err(StoreError::new(Op::Upload, key, Kind::Timeout, why).into())
-            }
-        };
+        let result = self.in_time(key, sent, progress).await;
         if result.is_err() {
             // Best effort: what stays is swept as garbage, or by the bucket's abort rule.
             let _ = self.host.timeout(progress.stalled_after, upload.abort()).await;
         }
         result
+    }
+
+    /// The same for a folder.
+    async fn write_large<E: From<StoreError>>(
+        &self,
+        root: Arc<Path>,
+        key: &str,
+        pieces: impl Stream<Item = Result<Bytes, E>> + Send,
+        progress: Progress,
+    ) -> Result<(), E> {
+        let answer = |error| as_answer(key, error);
+        let open = async { Staged::open(&self.host, root, key).await.map_err(answer) };
+        let mut file = self.watched(key, open, progress).await?;
+        let written = async {
+            let mut pieces = std::pin::pin!(pieces);
+            while let Some(piece) = pieces.next().await.transpose()? {
+                let write = async { file.write(&piece).await.map_err(answer) };
+                self.watched(key, write, progress).await?;
+            }
+            Ok(())
+        };
+        let written = self.in_time(key, written, progress).await;
+        if written.is_err() {
+            file.discard().await;
+            return written;
+        }
+        let finish = async { file.finish().await.map_err(answer) };
+        let finished = self.watched(key, finish, progress).await;
+        Ok(finished.inspect_err(StoreError::ensure_disk)?)
+    }
+
+    /// The whole of an upload, under its deadline.
+    async fn in_time<E: From<StoreError>>(
+        &self,
+        key: &str,
+        upload: impl Future<Output = Result<(), E>>,
+        progress: Progress,
+    ) -> Result<(), E> {
+        match self.host.timeout(progress.deadline, upload).await {
+            Ok(result) => result,
+            Err(_) => {
+                let why = format!("not done within {:?}", progress.deadline);
+                Err(StoreError::new(Op::Upload, key, Kind::Timeout, why).into())
+            }
+        }
     }
 
     async fn send_parts<E: From<StoreError>>(
