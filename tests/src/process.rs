@@ -87,6 +87,15 @@ impl Broker {
         Self::start(args, Vec::new(), "127.0.0.1:0").await
     }
 
+    /// `levee broker --config FILE`.
+    pub async fn production(config: &Path) -> Self {
+        let args = vec!["broker".into(), "--config".into(), config.display().to_string()];
+        match Self::start(args, Vec::new(), "127.0.0.1:0").await {
+            Ok(broker) => broker,
+            Err(failed) => panic!("the broker did not start: {failed:?}"),
+        }
+    }
+
     async fn start(
         args: Vec<String>,
         env: Vec<(String, String)>,
