@@ -152,19 +152,21 @@ async fn every_codec_and_structured_records_are_read_back() {
     assert!(last.timestamp_ms > 1_700_000_000_000, "the broker's time");
 }
 
+type Change = fn(&mut Vec<u8>);
+
 /// What no reader could make anything of is refused before it has an offset.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_that_harm_are_refused_and_named() {
     let (_dir, _broker, client) = start(&[]).await;
     create(&client, "t", 1, &[]).await;
-    let changed = |change: fn(&mut Vec<u8>)| {
+    let changed = |change: Change| {
         let mut bytes = batch(&[1, 2], Compression::None).to_vec();
         change(&mut bytes);
         let crc = levee_proto::crc::crc32c(&bytes[21..]);
         bytes[17..21].copy_from_slice(&crc.to_be_bytes());
         Bytes::from(bytes)
     };
-    let cases: [(fn(&mut Vec<u8>), ErrorCode, &str); 8] = [
+    let cases: [(Change, ErrorCode, &str); 8] = [
         (|b| b[22] |= 7, ErrorCode::InvalidArgument, "compression"),
         (|b| b[22] |= 0x10, ErrorCode::InvalidArgument, "transaction"),
         (|b| b[22] |= 0x20, ErrorCode::InvalidArgument, "attributes"),
