@@ -10,6 +10,7 @@ mod choices;
 mod error;
 mod explain;
 mod file;
+mod problem;
 mod setting;
 mod sources;
 mod suggest;

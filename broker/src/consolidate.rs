@@ -13,19 +13,18 @@ use bytes::Bytes;
 use levee_proto::ids::PartitionId;
 use levee_proto::object::Level;
 use levee_runtime::Mono;
-use levee_tiering::remote::{FootersError, RangeRef, RemoteError, Source};
+use levee_tiering::remote::{RangeRef, Source};
 use levee_tiering::upload::{Batches, Part, Room, SourceError, UploadError};
 
 use crate::error::Result;
 use crate::node::Node;
-use crate::offload::commit;
+use crate::node::reference::commit;
+use crate::tiers::read_remote;
 
 const EVERY: Duration = Duration::from_secs(10);
 /// How long a partition with a bad slot is left out: doubled each time.
 const ASIDE_FIRST: Duration = Duration::from_secs(30);
 const ASIDE_MAX: Duration = Duration::from_secs(3600);
-/// Bytes that one read fetches.
-const READ_BYTES: usize = 1 << 20;
 
 /// Partitions whose slots could not be read: until when they are left out, so that one bad slot
 /// does not hold the others back.
@@ -151,20 +150,6 @@ fn runs(node: &Node, id: PartitionId, log_start: u64) -> Vec<Run> {
     runs
 }
 
-pub(crate) async fn read_remote(
-    node: &Node,
-    partition: PartitionId,
-    offset: u64,
-) -> std::result::Result<Option<Bytes>, SourceError> {
-    match node.tiers.reader.read(partition, offset, READ_BYTES).await {
-        Ok(read) => Ok(read.map(|read| read.batches)),
-        Err(RemoteError::Store(error) | RemoteError::Footer(FootersError::Store(error))) => {
-            Err(error.into())
-        }
-        Err(error) => Err(SourceError::Damaged(error.to_string())),
-    }
-}
-
 /// A partition's batches as the bucket has them.
 struct RemoteBatches {
     node: Arc<Node>,
@@ -174,6 +159,6 @@ struct RemoteBatches {
 #[async_trait]
 impl Batches for RemoteBatches {
     async fn next(&mut self, offset: u64) -> std::result::Result<Option<Bytes>, SourceError> {
-        read_remote(&self.node, self.partition, offset).await
+        read_remote(&self.node.tiers, self.partition, offset).await
     }
 }

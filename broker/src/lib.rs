@@ -17,6 +17,7 @@ pub mod produce;
 pub mod producer_ids;
 pub mod fetch;
 pub mod offload;
+pub mod beside;
 pub mod keeper;
 pub mod retention;
 pub mod collect;

@@ -8,6 +8,7 @@ pub mod leave;
 pub mod start;
 pub mod follow;
 pub mod recover;
+pub mod reference;
 pub mod beat;
 
 use std::collections::BTreeMap;
@@ -31,11 +32,14 @@ use crate::cluster::message::{Answer, ControllerClient, Request};
 use crate::cluster::view::View;
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::error::{Error, Result};
-use crate::offload::Upload;
 use crate::partition::{Partition, TailBytes};
 use crate::tiers::Tiers;
 use recover::{Known, Recovered};
+use reference::Upload;
 
+/// Folders in the data folder.
+pub(crate) const HOT_DIR: &str = "hot";
+pub(crate) const WAL_DIR: &str = "wal";
 /// A metadata commit is one write to the bucket; this bounds a bucket that is away.
 const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 /// The controller of this process always answers, or ends and takes the process with it.
@@ -231,11 +235,11 @@ impl Node {
     }
 
     pub fn hot_dir(&self) -> PathBuf {
-        self.config.data_dir.join(start::HOT_DIR)
+        self.config.data_dir.join(HOT_DIR)
     }
 
     pub fn wal_dir(&self) -> PathBuf {
-        self.config.data_dir.join(start::WAL_DIR)
+        self.config.data_dir.join(WAL_DIR)
     }
 
     /// Lanes that wait, for people.

@@ -17,12 +17,12 @@ use levee_proto::object::{Footer, Level};
 use levee_runtime::Backoff;
 use levee_tiering::upload::{Batches, Part, Room, SourceError, UploadError};
 
-use crate::cluster::message::Request;
-use crate::consolidate::read_remote;
 use crate::error::{Error, Result};
-use crate::node::{FOR_EVER, Node};
+use crate::node::Node;
+use crate::node::reference::{Ends, commit};
 use crate::partition::Partition;
 use crate::partition::untiered::Cut;
+use crate::tiers::read_remote;
 
 /// Bytes that an upload reads from a partition at once.
 const READ_BYTES: usize = 1 << 20;
@@ -162,8 +162,6 @@ fn plan(node: &Node, partitions: &[Arc<Partition>]) -> Vec<Plan> {
     plans
 }
 
-type Ends = Vec<(Arc<Partition>, u64)>;
-
 async fn upload(node: &Arc<Node>, plan: Plan) -> Result<(ObjectRef, Footer, Ends)> {
     let ends = plan.parts.iter().map(|(partition, _, cut)| (partition.clone(), cut.end)).collect();
     let parts = plan.parts.into_iter().map(|(partition, leader_epoch, cut)| Part {
@@ -187,52 +185,6 @@ async fn upload(node: &Arc<Node>, plan: Plan) -> Result<(ObjectRef, Footer, Ends
     }
 }
 
-/// An object on its way into the log.
-pub(crate) struct Upload {
-    footer: Footer,
-    ends: Ends,
-}
-
-/// Asks for the reference. It counts from its slot on (`referenced`), whether anybody still waits
-/// for it or not.
-pub(crate) async fn commit(
-    node: &Arc<Node>,
-    object: ObjectRef,
-    footer: Footer,
-    ends: Ends,
-) -> Result<u64> {
-    let bytes = object.bytes;
-    node.uploads.lock().insert(object.id(), Upload { footer, ends });
-    let asking = node.clone();
-    let committing = node.host.spawn("commit-object", async move {
-        let id = object.id();
-        let request = Request::Commit { session: asking.session, objects: vec![object] };
-        let committed = asking.commit_within(request, FOR_EVER).await;
-        if committed.is_err() && asking.uploads.lock().remove(&id).is_some() {
-            asking.tiers.numbers.settle(id.seq);
-        }
-        committed
-    });
-    match committing.await {
-        Some(committed) => committed.map(|_| bytes),
-        None => Err(Error::session_ended("the commit of an object was stopped")),
-    }
-}
-
-impl Node {
-    /// The object is part of the log; from here the local copy is a cache (I10, I11).
-    pub(crate) fn referenced(&self, object: &ObjectRef) {
-        let Some(Upload { footer, ends }) = self.uploads.lock().remove(&object.id()) else {
-            return;
-        };
-        self.tiers.add_object(object, &footer);
-        self.tiers.numbers.settle(object.seq);
-        for (partition, end) in ends {
-            partition.tiered(end);
-        }
-    }
-}
-
 /// A partition's local bytes, as an upload reads them.
 struct LocalBatches {
     node: Arc<Node>,
@@ -248,7 +200,7 @@ impl Batches for LocalBatches {
             // A slot of the object lane has it too.
             Err(error) if node.tiers.index.holds(partition.id, offset, offset + 1) => {
                 tracing::warn!(partition = %partition.id, %error, "hot copy is damaged, reading the bucket");
-                read_remote(node, partition.id, offset).await
+                read_remote(&node.tiers, partition.id, offset).await
             }
             Err(error) => Err(SourceError::Damaged(error.to_string())),
         }

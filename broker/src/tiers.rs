@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use levee_proto::ids::{LaneId, PartitionId, Writer};
 use levee_proto::keys;
 use levee_proto::metalog::{LaneKind, ObjectRef};
@@ -20,7 +21,7 @@ use levee_tiering::remote::{
 };
 use levee_tiering::store::Store;
 use levee_tiering::store::transfer::Progress;
-use levee_tiering::upload::{Part, Planned, UploadError};
+use levee_tiering::upload::{Part, Planned, SourceError, UploadError};
 use parking_lot::Mutex;
 
 use crate::config::BrokerConfig;
@@ -31,6 +32,8 @@ pub use numbers::Numbers;
 /// Memory for decoded footers.
 const FOOTER_MEMORY: u64 = 32 << 20;
 
+/// Bytes that an upload reads from the bucket at once.
+const READ_BYTES: usize = 1 << 20;
 /// Footers read before they go into the index.
 const LOAD_AT_ONCE: usize = 256;
 
@@ -259,5 +262,20 @@ impl Tiers {
         metrics::counter!("levee_upload_bytes_total", "level" => name).increment(bytes);
         self.numbers.hold(number);
         Ok((verified.object, verified.footer))
+    }
+}
+
+/// The next batches of an upload, as the bucket has them.
+pub(crate) async fn read_remote(
+    tiers: &Tiers,
+    partition: PartitionId,
+    offset: u64,
+) -> Result<Option<Bytes>, SourceError> {
+    match tiers.reader.read(partition, offset, READ_BYTES).await {
+        Ok(read) => Ok(read.map(|read| read.batches)),
+        Err(RemoteError::Store(error) | RemoteError::Footer(FootersError::Store(error))) => {
+            Err(error.into())
+        }
+        Err(error) => Err(SourceError::Damaged(error.to_string())),
     }
 }

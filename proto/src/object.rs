@@ -18,6 +18,9 @@ pub use producers::{ProducerBatch, ProducerEntry, ProducerSnapshot};
 pub use trailer::{TRAILER_BYTES, Trailer};
 pub use writer::ObjectWriter;
 
+/// What errors call it.
+const FOOTER: &str = "object footer";
+
 /// Who shares an object, and how it is indexed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use super::setting::Problem;
+use super::problem::Problem;
 
 /// `scheme://...`. Which schemes and query keys there are is the store's business
 /// (`levee_tiering::store`).

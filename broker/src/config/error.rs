@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::setting::{Kind, Problem, Setting};
+use super::problem::Problem;
+use super::setting::{Kind, Setting};
 use super::values::Origin;
 
 /// See the module. One sentence for people.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::bucket_url::BucketUrl;
+use super::problem::Problem;
 
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
@@ -79,13 +80,6 @@ pub enum Value {
     Text(String),
     Url(BucketUrl),
     Addr(SocketAddr),
-}
-
-/// Why a text is not a value, and what to write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    pub problem: String,
-    pub remedy: String,
 }
 
 fn problem<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Result<T, Problem> {

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::identity::{Identity, IdentityError};
-use super::{Lanes, Node, beat, follow, recover};
+use super::{HOT_DIR, Lanes, Node, WAL_DIR, beat, follow, recover};
 use crate::cluster::claim::{Claimant, become_controller};
 use crate::cluster::controller::{Controller, ControllerConfig, Deposed, Push};
 use crate::cluster::decide::{LOCAL_LANE, OBJECT_LANE};
@@ -28,10 +28,7 @@ use crate::error::Error;
 use crate::limits::Limits;
 use crate::partition::TailBytes;
 use crate::tiers::Tiers;
-use crate::{collect, consolidate, keeper, offload, retention, sweep};
 
-pub const HOT_DIR: &str = "hot";
-pub const WAL_DIR: &str = "wal";
 /// Slots on their way from the controller to this broker.
 const PUSHES: usize = 64;
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
@@ -110,20 +107,6 @@ pub async fn start(
     recover::start(&node, identity.store_id).await;
     let controller = watch_controller(&node, task);
     Ok(Started { node, resign, controller, identity })
-}
-
-/// Everything that runs beside the requests of a node.
-pub fn beside(node: &Arc<Node>) -> Vec<levee_runtime::Task<()>> {
-    let host = &node.host;
-    vec![
-        host.spawn("measure", keeper::measure(node.clone())),
-        host.spawn("tidy", keeper::tidy(node.clone())),
-        host.spawn("offload", offload::run(node.clone())),
-        host.spawn("retention", retention::run(node.clone())),
-        host.spawn("collect", collect::run(node.clone())),
-        host.spawn("sweep", sweep::run(node.clone())),
-        host.spawn("consolidate", consolidate::run(node.clone())),
-    ]
 }
 
 /// Hot segments of older sessions are copies of nobody knows what: away with them, beside the start.

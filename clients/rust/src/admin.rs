@@ -28,6 +28,18 @@ pub struct Admin {
     client: Client,
 }
 
+impl Client {
+    /// Topics and the state of the broker, with deadlines and typed errors.
+    pub fn manage(&self) -> Admin {
+        Admin::new(self.clone())
+    }
+
+    /// How many partitions a topic has.
+    pub async fn partitions(&self, topic: &str) -> Result<u32> {
+        Ok(self.manage().describe_topic(topic).await?.partitions.len() as u32)
+    }
+}
+
 impl Admin {
     pub(crate) fn new(client: Client) -> Self {
         Self { client }

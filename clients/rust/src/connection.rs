@@ -7,10 +7,7 @@ use levee_proto::grpc::log_client::LogClient;
 use levee_proto::limits::BATCH_BYTES_MAX;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::admin::Admin;
 use crate::error::{Error, Result};
-use crate::producer::{Producer, ProducerConfig};
-use crate::reader::{Position, ReadConfig, Reader};
 
 /// Bytes of one message: the largest batch and what is around it.
 const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX + (16 << 20);
@@ -48,30 +45,6 @@ impl Client {
     /// The `Admin` service, as it is on the wire; no deadlines. See [`Client::manage`].
     pub fn admin(&self) -> AdminClient<Channel> {
         AdminClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
-    }
-
-    /// Topics and the state of the broker, with deadlines and typed errors.
-    pub fn manage(&self) -> Admin {
-        Admin::new(self.clone())
-    }
-
-    pub async fn producer(&self, config: ProducerConfig) -> Result<Producer> {
-        Producer::open(self.clone(), config).await
-    }
-
-    pub async fn read(
-        &self,
-        topic: &str,
-        partition: u32,
-        from: Position,
-        config: ReadConfig,
-    ) -> Result<Reader> {
-        Reader::open(self.clone(), topic, partition, from, config).await
-    }
-
-    /// How many partitions a topic has.
-    pub async fn partitions(&self, topic: &str) -> Result<u32> {
-        Ok(self.manage().describe_topic(topic).await?.partitions.len() as u32)
     }
 }
 

@@ -114,6 +114,12 @@ struct ProducerId {
     epoch: i16,
 }
 
+impl Client {
+    pub async fn producer(&self, config: ProducerConfig) -> Result<Producer> {
+        Producer::open(self.clone(), config).await
+    }
+}
+
 impl Producer {
     pub(crate) async fn open(client: Client, config: ProducerConfig) -> Result<Self> {
         config.check()?;

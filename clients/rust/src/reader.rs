@@ -96,6 +96,18 @@ const GRANTS: usize = 16;
 /// How often damaged bytes are asked for again before it is said.
 const CORRUPT_TRIES: u32 = 3;
 
+impl Client {
+    pub async fn read(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: Position,
+        config: ReadConfig,
+    ) -> Result<Reader> {
+        Reader::open(self.clone(), topic, partition, from, config).await
+    }
+}
+
 impl Reader {
     pub(crate) async fn open(
         client: Client,

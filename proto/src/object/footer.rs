@@ -4,14 +4,13 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::Level;
 use super::index::{Index, SPARSE_ENTRY_BYTES};
 use super::producers::ProducerSnapshot;
+use super::{FOOTER, Level};
 use crate::codec::{FormatError, Reader};
 use crate::ids::{PartitionId, TopicId};
 use crate::limits::{OBJECT_BYTES_MAX, RANGE_BYTES_MAX, SPARSE_INDEX_STRIDE};
 
-pub(super) const FOOTER: &str = "object footer";
 const RANGE_BYTES: usize = 96;
 const SECTION_BYTES: usize = 16;
 const SECTION_PRODUCERS: u16 = 1;

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
 
-use super::footer::FOOTER;
+use super::FOOTER;
 use crate::codec::{FormatError, Reader};
 use crate::record::BatchHeader;
 

@@ -1,6 +1,7 @@
 //! The trailer of a tiered object: where its footer is, and what both must add up to.
 
-use super::footer::{FOOTER, Footer};
+use super::FOOTER;
+use super::footer::Footer;
 use crate::codec::{FormatError, Reader};
 use crate::crc::crc32c;
 use crate::head::HEAD_BYTES;

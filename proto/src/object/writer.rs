@@ -2,11 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::Level;
-use super::footer::{FOOTER, Footer, Range, RangeKind};
+use super::footer::{Footer, Range, RangeKind};
 use super::index::{BatchEntry, Index, SparseEntry};
 use super::producers::ProducerSnapshot;
 use super::trailer::{TRAILER_BYTES, Trailer};
+use super::{FOOTER, Level};
 use crate::codec::FormatError;
 use crate::crc::{Crc32c, crc32c};
 use crate::head::{HEAD_BYTES, Head, Kind};

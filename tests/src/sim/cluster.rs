@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use levee_broker::beside::beside;
 use levee_broker::config::BrokerConfig;
 use levee_broker::fetch::Fetch;
 use levee_broker::node::Node;
-use levee_broker::node::start::{Started, beside, start};
+use levee_broker::node::start::{Started, start};
 use levee_broker::produce::Acks;
 use levee_proto::record::batch::check_run;
 use levee_proto::record::codecs::Compression;
