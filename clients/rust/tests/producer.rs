@@ -81,6 +81,35 @@ async fn the_first_batch_of_a_producer_id_travels_alone() {
     all_there(&model, 0, tickets).await;
 }
 
+/// A broker may forget a producer that was silent for a day: what it then refuses was surely not
+/// written, and goes under a new id. What may have been written fails.
+#[tokio::test]
+async fn a_producer_that_was_forgotten_goes_on_under_a_new_id() {
+    let mut script = vec![Append::Good; 6];
+    script.push(Append::Forget);
+    let model = Model::new(&script, &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let producer = client.producer(small()).await.unwrap();
+    let tickets = send(&producer, 0, 0..200).await;
+    all_there(&model, 0, tickets).await;
+    assert_eq!(model.producers_given(), 2, "one new id");
+    let model = Model::new(&[Append::Good, Append::WrittenTimedOut, Append::Forget], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let producer = client.producer(ProducerConfig { max_in_flight: 1, ..small() }).await.unwrap();
+    let mut outcomes = Vec::new();
+    for number in 0..3 {
+        let tickets = send(&producer, 0, number..number + 1).await;
+        for ticket in tickets {
+            outcomes.push(ticket.await);
+        }
+    }
+    let unsure = outcomes[1].as_ref().unwrap_err();
+    assert_eq!((unsure.code, unsure.may_be_written), (ErrorCode::UnknownProducer, true));
+    assert!(outcomes[0].is_ok() && outcomes[2].is_ok(), "{outcomes:?}");
+}
+
 #[tokio::test]
 async fn a_broker_that_dies_and_comes_back_gets_everything_once() {
     let model = Model::new(&[Append::Slow; 40], &[]);

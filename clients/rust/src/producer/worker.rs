@@ -11,6 +11,8 @@
 //!   (the broker refuses it), and what was not sent goes on under a new producer id.
 //! - Under an id that the partition does not know, a broker takes sequence 0 only, so the second
 //!   batch cannot overtake the first.
+//! - A broker that forgot the id refuses what follows. What was surely not written goes under a new
+//!   id; what may have been written fails.
 
 mod sent;
 
@@ -59,6 +61,9 @@ struct Identity {
     next_sequence: i32,
     /// There is a gap: nothing more goes under it.
     broken: bool,
+    /// The broker knows nothing of it any more, and what it refused was not written: that goes
+    /// under a new one.
+    forgotten: bool,
 }
 
 struct Stream {
@@ -126,7 +131,12 @@ impl Worker {
     /// Opens a stream and works it.
     async fn stream(&mut self) -> Result<Pause> {
         if self.config.idempotent && self.identity.is_none() {
-            self.identity = Some(Identity::new(new_id(&self.client).await?));
+            let mut identity = Identity::new(new_id(&self.client).await?);
+            for batch in self.sent.iter_mut() {
+                let records = batch.restamp(identity.stamp())?;
+                identity.advance(records);
+            }
+            self.identity = Some(identity);
         }
         let (requests, outgoing) = mpsc::channel(self.config.max_in_flight);
         let mut log = self.client.log();
@@ -169,6 +179,9 @@ impl Worker {
                     let ended = || Error::connection("the broker ended the append stream");
                     self.answered(answer?.ok_or_else(ended)?);
                     if self.sent.must_resend() {
+                        if self.identity.as_ref().is_some_and(|identity| identity.forgotten) {
+                            return Ok(Pause::Renew);
+                        }
                         resend_at = Some(Instant::now() + self.backoff.next_delay());
                     }
                 }
@@ -220,7 +233,7 @@ impl Worker {
             // What cannot be encoded has told its tickets, and takes no sequence.
             let Ok((bytes, waiter)) = batch.encode(stamp) else { continue };
             if let Some(identity) = &mut self.identity {
-                identity.next_sequence = sequence_add(identity.next_sequence, records);
+                identity.advance(records);
             }
             let (number, id) = (self.next_number, self.next_id);
             (self.next_number, self.next_id) = (number + 1, id + 1);
@@ -245,7 +258,14 @@ impl Worker {
         let skips = [ErrorCode::OutOfOrderSequence, ErrorCode::UnknownProducer];
         let follows_retry = skips.contains(&error.code) && self.sent.follows_retry(at);
         let may_retry = self.config.idempotent || !error.may_be_written;
-        if (error.retriable && may_retry) || follows_retry {
+        if error.code == ErrorCode::UnknownProducer
+            && at == 0
+            && self.sent.is_surely_unwritten(at)
+            && let Some(identity) = &mut self.identity
+        {
+            identity.forgotten = true;
+            self.sent.retry_or_fail(at, &error);
+        } else if (error.retriable && may_retry) || follows_retry {
             tracing::debug!(topic = %self.lane.topic, partition = self.lane.partition, %error,
                 "append is tried again");
             self.sent.retry_or_fail(at, &error);
@@ -302,7 +322,12 @@ impl Worker {
 
 impl Identity {
     fn new(id: ProducerId) -> Self {
-        Self { id, next_sequence: 0, broken: false }
+        Self { id, next_sequence: 0, broken: false, forgotten: false }
+    }
+
+    /// Takes the next sequences.
+    fn advance(&mut self, records: u32) {
+        self.next_sequence = sequence_add(self.next_sequence, records);
     }
 
     fn stamp(&self) -> ProducerStamp {

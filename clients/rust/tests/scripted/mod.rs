@@ -37,6 +37,8 @@ pub enum Append {
     BreakAfter,
     /// The stream ends without a status of its own.
     EndBefore,
+    /// All producers are forgotten before it is looked at.
+    Forget,
     Slow,
 }
 
@@ -127,6 +129,7 @@ impl Model {
             Append::Stalled => return Ok((refused(ErrorCode::Stalled, true, false), step)),
             Append::TooLarge => return Ok((refused(ErrorCode::BatchTooLarge, false, false), step)),
             Append::BreakBefore | Append::EndBefore => return Err(broken()),
+            Append::Forget => state.partitions.values_mut().for_each(|p| p.producers.clear()),
             _ => {}
         }
         let header = check(&request.batch).expect("a client sends right crcs");
@@ -159,6 +162,9 @@ impl State {
         let partition = self.partitions.entry(partition).or_default();
         let span = (header.base_sequence, header.last_sequence());
         if header.is_idempotent() {
+            if header.base_sequence > 0 && !partition.producers.contains_key(&header.producer_id) {
+                return Err(ErrorCode::UnknownProducer);
+            }
             let known = partition.producers.entry(header.producer_id).or_default();
             if let Some(found) = known.iter().find(|b| (b.0, b.1) == span) {
                 return Ok((found.2, true));

@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use levee_proto::FormatError;
+use levee_proto::record::BatchHeader;
+use levee_proto::record::records::{ProducerStamp, stamp_producer};
 use tokio::time::Instant;
 
 use super::super::lane::Waiter;
@@ -36,6 +39,14 @@ impl Sent {
     ) -> Self {
         let (since, unsure, doomed) = (Some(now), false, None);
         Self { number, id, bytes, deadline, waiter, since, unsure, doomed }
+    }
+
+    /// Puts it under another name, and gives its number of records. It was never written.
+    pub(super) fn restamp(&mut self, stamp: ProducerStamp) -> Result<u32> {
+        let damaged = |error: FormatError| Error::corrupt(&error);
+        let header = BatchHeader::decode(&self.bytes).map_err(damaged)?;
+        self.bytes = stamp_producer(self.bytes.clone(), stamp).map_err(damaged)?;
+        Ok(header.record_count)
     }
 
     fn end(self, outcome: Result<u64>) {
@@ -81,6 +92,10 @@ impl SentBatches {
     /// All answers are there, and some ask for another try.
     pub(super) fn must_resend(&self) -> bool {
         self.has_retries() && self.waits_since().is_none()
+    }
+
+    pub(super) fn is_surely_unwritten(&self, at: usize) -> bool {
+        self.0.get(at).is_some_and(|batch| !batch.unsure && batch.doomed.is_none())
     }
 
     pub(super) fn follows_retry(&self, at: usize) -> bool {
