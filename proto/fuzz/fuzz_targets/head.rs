@@ -1,6 +1,6 @@
 #![no_main]
 use levee_proto::head::Head;
-use levee_proto::metalog::Boundary;
+use levee_proto::metalog::{Boundary, ClusterId};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let _ = Head::decode(data);
@@ -10,4 +10,5 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         assert_eq!(Head::decode(&head.encode()), Ok(head));
     }
     let _ = Boundary::decode(&bytes);
+    let _ = ClusterId::decode(&bytes);
 });

@@ -7,7 +7,7 @@ use levee_proto::codec::Reader;
 use levee_proto::crc::crc32c;
 use levee_proto::head::Head;
 use levee_proto::metalog::wire::Wire;
-use levee_proto::metalog::{Boundary, Image, Record, Slot, Snapshot};
+use levee_proto::metalog::{Boundary, ClusterId, Image, Record, Slot, Snapshot};
 use levee_proto::object::{Footer, ProducerSnapshot, Trailer};
 use levee_proto::record::batch::{self, BatchHeader};
 use levee_proto::record::codecs::Compression;
@@ -174,6 +174,8 @@ fn refuses_damage<T: std::fmt::Debug>(
 fn no_damage_under_a_crc_goes_unseen() {
     let head = samples::head().encode();
     refuses_damage("head", &head, 0..head.len(), Head::decode);
+    let cluster = ClusterId(samples::NONCE).encode();
+    refuses_damage("cluster", &cluster, 0..cluster.len(), ClusterId::decode);
     let boundary = samples::boundary().encode();
     refuses_damage("boundary", &boundary, 0..boundary.len(), Boundary::decode);
     let (slot, _) = samples::slot().encode();

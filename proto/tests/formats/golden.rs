@@ -12,7 +12,7 @@ use levee_proto::head::Head;
 use levee_proto::ids::Writer;
 use levee_proto::keys;
 use levee_proto::metalog::wire::Wire;
-use levee_proto::metalog::{Boundary, Image, Record, Slot, Snapshot};
+use levee_proto::metalog::{Boundary, ClusterId, Image, Record, Slot, Snapshot};
 use levee_proto::object::writer::Finished;
 use levee_proto::object::{ProducerSnapshot, Trailer};
 use levee_proto::record::codecs::Compression;
@@ -133,6 +133,13 @@ fn metalog_snapshot_and_image() {
     // Not exact: the image in it is packed by zstd.
     let file = golden("metalog_snapshot.bin", &samples::snapshot().encode());
     assert_eq!(Snapshot::decode(&file).unwrap(), samples::snapshot());
+}
+
+#[test]
+fn cluster() {
+    let id = ClusterId(samples::NONCE);
+    let file = golden_exact("cluster.bin", &id.encode());
+    assert_eq!(ClusterId::decode(&file).unwrap(), id);
 }
 
 #[test]

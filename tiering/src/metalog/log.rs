@@ -1,14 +1,10 @@
 //! Loading and tailing the MetaLog, and writing its next slot.
 
-use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::join_all;
 use levee_proto::FormatError;
-use levee_proto::codec::Reader;
-use levee_proto::crc::crc32c;
-use levee_proto::head::{HEAD_BYTES, Head, Kind};
 use levee_proto::ids::{Nonce, Writer};
 use levee_proto::keys;
-use levee_proto::metalog::{Record, Slot, Snapshot};
+use levee_proto::metalog::{ClusterId, Record, Slot, Snapshot};
 use levee_runtime::{Backoff, Host};
 use std::time::Duration;
 use thiserror::Error;
@@ -59,9 +55,6 @@ pub struct Cluster {
     pub is_new: bool,
 }
 
-/// Format epoch of everything below this root; an older release refuses a newer one.
-const FORMAT_EPOCH: u32 = 1;
-
 impl MetaLog {
     /// Reads `CLUSTER`, or makes it.
     pub async fn identify(store: &Store, host: &Host) -> Result<Cluster, LoadError> {
@@ -70,12 +63,12 @@ impl MetaLog {
         let mut tries = 0;
         loop {
             if let Some(bytes) = store.get(keys::CLUSTER).await? {
-                let id = decode_cluster(&bytes)
+                let ClusterId(id) = ClusterId::decode(&bytes)
                     .map_err(|error| LoadError::Format { key: keys::CLUSTER.into(), error })?;
                 return Ok(Cluster { id, is_new: false });
             }
             let id = Nonce(host.random_u128());
-            match store.create(keys::CLUSTER, vec![encode_cluster(id)], id).await {
+            match store.create(keys::CLUSTER, vec![ClusterId(id).encode()], id).await {
                 Created::Won => return Ok(Cluster { id, is_new: true }),
                 Created::Lost(_) => {}
                 // It may be there now: the next look tells, and takes what it finds.
@@ -211,43 +204,4 @@ impl MetaLog {
         self.store.create_known(&key, vec![bytes], slot.nonce, on_unknown).await?;
         Ok(crc)
     }
-}
-
-/// ```text
-/// head 64 (nonce = cluster id) | format epoch 4 | feature bits 8 | crc 4 of all before it
-/// ```
-fn encode_cluster(id: Nonce) -> Bytes {
-    let head = Head {
-        kind: Kind::Cluster,
-        nonce: id,
-        writer: Writer(0),
-        term: 0,
-        seq: 0,
-        body_len: 12,
-        extra: 0,
-    };
-    let mut out = BytesMut::new();
-    out.put_slice(&head.encode());
-    out.put_u32_le(FORMAT_EPOCH);
-    out.put_u64_le(0);
-    let crc = crc32c(&out);
-    out.put_u32_le(crc);
-    out.freeze()
-}
-
-fn decode_cluster(bytes: &[u8]) -> Result<Nonce, FormatError> {
-    let head = Head::expect(Kind::Cluster, bytes)?;
-    let mut r = Reader::new("CLUSTER", bytes);
-    r.take(HEAD_BYTES)?;
-    let epoch = r.u32()?;
-    r.u64()?;
-    let at = r.at();
-    if r.u32()? != crc32c(&bytes[..at]) {
-        return Err(FormatError::new("CLUSTER", at, "crc mismatch"));
-    }
-    if epoch > FORMAT_EPOCH {
-        let why = format!("format epoch {epoch}; this release reads {FORMAT_EPOCH}: upgrade Levee");
-        return Err(FormatError::new("CLUSTER", HEAD_BYTES, why));
-    }
-    Ok(head.nonce)
 }
