@@ -115,8 +115,8 @@ impl Running {
         }
         // The next start need not recover what is covered, and needs no disk of ours where all is.
         node.tell_trims().await;
-        let _ = host.timeout(left() / 2, leave::lanes(&node)).await;
         beside.iter().for_each(Task::abort);
+        let _ = host.timeout(left() / 2, leave::lanes(&node)).await;
         let _ = resign.send(());
         let _ = host.timeout(left(), controller).await;
         http.shutdown(Duration::from_secs(1)).await;

@@ -7,7 +7,7 @@ mod disk;
 mod host;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -24,6 +24,7 @@ struct Shared {
     seed: u64,
     rng: Mutex<Rng>,
     trace: Mutex<Vec<String>>,
+    disks: Mutex<Vec<Weak<SimDisk>>>,
     start: tokio::time::Instant,
 }
 
@@ -71,11 +72,14 @@ impl Sim {
                 seed,
                 rng: Mutex::new(Rng(seed)),
                 trace: Mutex::default(),
+                disks: Mutex::default(),
                 start: tokio::time::Instant::now(),
             };
             let sim = Self { shared: Arc::new(shared) };
             let _tell = Tell(sim.clone());
             scenario(sim.clone()).await;
+            // What a killed process leaves in memory is never looked at again, and may be much.
+            sim.shared.disks.lock().iter().filter_map(Weak::upgrade).for_each(|disk| disk.end());
             std::mem::take(&mut *sim.shared.trace.lock())
         })
     }

@@ -244,6 +244,40 @@ async fn metrics_and_health_tell_what_happened() {
     assert!(!broker.log().contains("ERROR"), "a clean stop is no error: {}", broker.log());
 }
 
+/// Tools that know nothing of Levee find their way: health checks, and services by reflection.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_reflection_answer() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let (_dir, broker, client) = start(&[]).await;
+    let address = format!("http://{}", broker.grpc);
+    let channel = tonic::transport::Endpoint::from_shared(address).unwrap().connect_lazy();
+    let mut health = HealthClient::new(channel.clone());
+    let check = HealthCheckRequest { service: "levee.v1.Log".into() };
+    let serving = health.check(check).await.unwrap().into_inner();
+    assert_eq!(serving.status(), tonic_health::ServingStatus::Serving.into());
+    let mut reflection = ServerReflectionClient::new(channel);
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let asked = reflection.server_reflection_info(futures::stream::iter([list])).await;
+    let answer = asked.unwrap().into_inner().message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(found)) = answer.message_response else {
+        panic!("no list of services");
+    };
+    let names: Vec<String> = found.service.into_iter().map(|service| service.name).collect();
+    for wanted in ["levee.v1.Log", "levee.v1.Admin", "grpc.health.v1.Health"] {
+        assert!(names.iter().any(|name| name == wanted), "{wanted} in {names:?}");
+    }
+    let cluster = client.manage().describe_cluster().await.unwrap();
+    assert!(format!("{cluster:?}").contains(&broker.grpc), "{cluster:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_production_form_reads_its_file() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -41,6 +41,8 @@ struct Inner {
     synced_names: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
     locks: BTreeSet<PathBuf>,
     faults: DiskFaults,
+    /// Every file there ever was.
+    all: Vec<Weak<Mutex<Content>>>,
 }
 
 #[derive(Default, Clone)]
@@ -60,12 +62,33 @@ impl SimDisk {
         self.inner.lock().faults = faults;
     }
 
-    pub(super) fn unlock_all(&self) {
-        self.inner.lock().locks.clear();
+    /// The process is gone: its locks, and files that only it could still reach. What is left of
+    /// it in memory may hold their handles for ever.
+    pub(super) fn release(&self) {
+        let mut inner = self.inner.lock();
+        inner.locks.clear();
+        let Inner { files, synced_names, all, .. } = &mut *inner;
+        all.retain(|file| {
+            let Some(file) = file.upgrade() else { return false };
+            let mut named = files.values().chain(synced_names.values());
+            let is_named = named.any(|known| Arc::ptr_eq(known, &file));
+            if !is_named {
+                *file.lock() = Content::default();
+            }
+            is_named
+        });
+    }
+
+    /// The run is over.
+    pub(super) fn end(&self) {
+        self.wipe();
+        self.release();
     }
 
     pub(super) fn wipe(&self) {
-        *self.inner.lock() = Inner::default();
+        let mut inner = self.inner.lock();
+        let all = std::mem::take(&mut inner.all);
+        *inner = Inner { all, ..Inner::default() };
     }
 
     /// Each dirty page is kept or lost; names that were not synced are gone.
@@ -143,6 +166,7 @@ impl Disk for ProcessDisk {
             None if mode.create => {
                 let content = Arc::new(Mutex::new(Content::default()));
                 inner.files.insert(path.to_owned(), content.clone());
+                inner.all.push(Arc::downgrade(&content));
                 content
             }
             None => return Err(missing(path)),

@@ -47,6 +47,7 @@ struct State {
 impl SimHost {
     pub(super) fn new(sim: Sim, name: &str) -> Self {
         let disk = Arc::new(SimDisk::new(sim.clone(), name));
+        sim.shared.disks.lock().push(Arc::downgrade(&disk));
         Self { sim, name: name.into(), disk, process: Arc::default() }
     }
 
@@ -105,7 +106,7 @@ impl SimHost {
     pub fn kill(&self) {
         self.sim.note(format!("{} is killed", self.name));
         self.with(|state| state.killed = true);
-        self.disk.unlock_all();
+        self.disk.release();
     }
 
     /// SIGKILL, and every page and name that was not synced may be gone.
