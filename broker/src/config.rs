@@ -34,13 +34,13 @@ pub use values::Origin;
 const HOT_BYTES_AUTO: u64 = 10 << 30;
 
 impl BrokerConfig {
-    /// Disk for hot segments. `available`: bytes that are free plus those that hot segments hold
-    /// already, so that a restart finds the same budget.
     /// Bytes of appends that may wait: half of what requests may take, and any one of them.
     pub fn waiting_bytes(&self) -> usize {
         (self.request_bytes / 2).max(self.max_batch_bytes) as usize
     }
 
+    /// Disk for hot segments. `available`: bytes that are free plus those that hot segments hold
+    /// already, so that a restart finds the same budget.
     pub fn hot_budget(&self, available: u64) -> u64 {
         self.hot_bytes.unwrap_or(HOT_BYTES_AUTO.min(available / 2))
     }

@@ -41,15 +41,14 @@ pub async fn measure(node: Arc<Node>) {
 /// Keeps tails and hot copies within their bounds until the session ends.
 pub async fn tidy(node: Arc<Node>) {
     let mut round = 0;
-    let mut free = None;
     while !node.is_ended() {
         let partitions = node.all_partitions();
         if round % SLOW_ROUNDS == 0 {
-            free = node.host.disk().free_bytes(&node.config.data_dir).await.ok();
+            let free = node.host.disk().free_bytes(&node.config.data_dir).await.ok();
             *node.disk_free.lock() = free;
         }
         move_tails(&node, &partitions).await;
-        make_room(&node, &partitions, free).await;
+        make_room(&node, &partitions).await;
         round += 1;
         node.host.sleep(EVERY).await;
     }
@@ -92,7 +91,7 @@ async fn move_tails(node: &Node, partitions: &[Arc<Partition>]) {
 }
 
 /// Drops copies of what is in the bucket: by the topics' own settings, then as room is needed.
-async fn make_room(node: &Node, partitions: &[Arc<Partition>], free: Option<u64>) {
+async fn make_room(node: &Node, partitions: &[Arc<Partition>]) {
     let mut total = 0;
     for partition in partitions {
         if let Some(bytes) = partition.config().local_retention_bytes {
@@ -104,7 +103,7 @@ async fn make_room(node: &Node, partitions: &[Arc<Partition>], free: Option<u64>
         }
         total += partition.hot_bytes();
     }
-    let budget = node.hot_budget();
+    let (budget, free) = (node.hot_budget(), *node.disk_free.lock());
     let short = free.is_some_and(|free| free < node.config.disk_reserve_bytes.saturating_mul(2));
     if total <= budget && !short {
         return;

@@ -22,10 +22,8 @@ use crate::node::Node;
 use crate::node::reference::{Ends, commit};
 use crate::partition::Partition;
 use crate::partition::untiered::Cut;
-use crate::tiers::read_remote;
+use crate::tiers::{READ_BYTES, read_remote};
 
-/// Bytes that an upload reads from a partition at once.
-const READ_BYTES: usize = 1 << 20;
 /// Objects uploaded side by side.
 const SIDE_BY_SIDE: usize = 3;
 /// How long a partition is left out after its local copy could not be read.

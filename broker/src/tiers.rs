@@ -32,8 +32,8 @@ pub use numbers::Numbers;
 /// Memory for decoded footers.
 const FOOTER_MEMORY: u64 = 32 << 20;
 
-/// Bytes that an upload reads from the bucket at once.
-const READ_BYTES: usize = 1 << 20;
+/// Bytes that an upload reads at once.
+pub(crate) const READ_BYTES: usize = 1 << 20;
 /// Footers read before they go into the index.
 const LOAD_AT_ONCE: usize = 256;
 

@@ -24,7 +24,7 @@ pub const METALOG_SLOT_BYTES_MAX: usize = 8 << 20;
 pub const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
 /// Idempotent producers: batches remembered per producer and partition (Kafka's number).
 pub const PRODUCER_BATCHES: usize = 5;
-/// Idempotent producers that one partition remembers; the one that wrote longest ago goes first.
+/// Idempotent producers that one partition remembers; above it, the tenth that wrote longest ago goes.
 pub const PRODUCERS_MAX: usize = 10_000;
 /// Topic name, as in Kafka: `[a-zA-Z0-9._-]{1,249}`.
 pub const TOPIC_NAME_CHARS_MAX: usize = 249;

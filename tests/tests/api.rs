@@ -215,8 +215,14 @@ async fn metrics_and_health_tell_what_happened() {
     assert!(http(&broker.http, "/healthz").await.starts_with("HTTP/1.1 200 "));
     assert!(http(&broker.http, "/readyz").await.starts_with("HTTP/1.1 200 "));
     // Gauges are set once a second.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    let metrics = http(&broker.http, "/metrics").await;
+    let mut metrics = http(&broker.http, "/metrics").await;
+    for _ in 0..100 {
+        if metrics.contains("levee_partitions{state=\"serving\"} 1") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        metrics = http(&broker.http, "/metrics").await;
+    }
     let value = |name: &str| -> f64 {
         let lines = metrics.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']))

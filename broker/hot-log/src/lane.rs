@@ -149,7 +149,7 @@ pub trait Lane: Send + Sync {
     fn covered(&self) -> u64;
     /// The trim is committed in the MetaLog: positions below are not needed any more.
     fn trimmed(&self, to: u64);
-    /// First position that holds nothing durable.
+    /// First position that holds nothing that was completed.
     fn next_position(&self) -> u64;
     /// Writes out what waits, completes it, and ends as `Closed`. Gives up when the medium is away
     /// for longer than `drain`.

@@ -83,7 +83,7 @@ settings! {
         "Largest record batch that any topic may accept, as it arrives (compressed).";
     request_bytes: u64 = Setting::bytes("request.bytes", 2 * MIB, TIB, "256MiB"),
         "Memory for requests that are received and not dealt with; clients wait for room. At \
-         least max.batch.bytes and 2MiB more. Appends that wait for a topic may take half of it.";
+         least max.batch.bytes and 2MiB more. Appends that wait for a topic may take half of it, or one batch.";
     connections_max: u32 = Setting::int("connections.max", 1, 1_000_000, "4096"),
         "Connections of clients at a time; more wait.";
     request_timeout: Duration = Setting::duration(

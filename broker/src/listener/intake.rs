@@ -87,7 +87,7 @@ where
         let path = request.uri().path();
         let is_stream = path.ends_with("Stream") || path.starts_with("/grpc.reflection");
         let mut request = request;
-        let kept = (!is_stream).then(|| Room(held.clone()));
+        let kept = (!is_stream).then(|| RequestRoom(held.clone()));
         if let Some(room) = kept.clone() {
             request.extensions_mut().insert(room);
         }
@@ -117,16 +117,16 @@ where
 
 /// The room of a message that came alone.
 #[derive(Clone)]
-pub(super) struct Room(Held);
+pub(super) struct RequestRoom(Held);
 
-impl Room {
+impl RequestRoom {
     /// Its bytes are counted elsewhere from here on.
     pub(super) fn give_back(&self) {
         drop(self.0.lock().take());
     }
 }
 
-/// Room that is taken.
+/// RequestRoom that is taken.
 type Held = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
 type Acquire =
     Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send + 'static>>;
@@ -179,7 +179,7 @@ impl Intake {
         part
     }
 
-    /// Room for the messages that begin in `data`, which starts between two messages.
+    /// RequestRoom for the messages that begin in `data`, which starts between two messages.
     fn count(&mut self, mut data: &[u8]) -> Result<usize, Error> {
         let mut begin = 0;
         while !data.is_empty() {
@@ -375,7 +375,7 @@ mod tests {
     async fn a_unary_message_keeps_its_room_until_it_is_let_go() {
         let layer = IntakeLayer::new(4 * K, 2 * K);
         let mut unary = intake(&layer, false, &message(K), 1000);
-        let room = Room(unary.held.clone());
+        let room = RequestRoom(unary.held.clone());
         take(&mut unary).unwrap();
         drop(unary);
         assert_eq!(layer.room.available_permits(), 3 * K - PREFIX);

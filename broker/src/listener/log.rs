@@ -14,7 +14,7 @@ use levee_proto::grpc::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::intake::Room;
+use super::intake::RequestRoom;
 use super::{append, read};
 use crate::error::Error;
 use crate::node::Node;
@@ -53,12 +53,12 @@ impl Log for LogService {
         &self,
         request: Request<AppendRequest>,
     ) -> Result<Response<AppendResponse>, Status> {
-        let room = request.extensions().get::<Room>().cloned();
+        let room = request.extensions().get::<RequestRoom>().cloned();
         let request = request.into_inner();
         let id = request.id;
         let pending = append::place(&self.node, request).await?;
         // It waits in its lane now, which counts its bytes.
-        room.iter().for_each(Room::give_back);
+        room.iter().for_each(RequestRoom::give_back);
         let appended = pending.done(&self.node).await?;
         Ok(Response::new(append::response(id, Ok(appended))))
     }

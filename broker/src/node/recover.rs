@@ -125,11 +125,11 @@ async fn pass(node: &Arc<Node>, store_id: Nonce) {
             }
         }
     }
-    clear_wal(node).await;
+    clear_closed_lanes(node).await;
 }
 
 /// Folders of lanes that are closed hold nothing that anybody needs.
-async fn clear_wal(node: &Arc<Node>) {
+async fn clear_closed_lanes(node: &Arc<Node>) {
     let (disk, wal_dir) = (node.host.disk(), node.wal_dir());
     let Ok(entries) = disk.list(&wal_dir).await else { return };
     let is_over = |name: &String| {

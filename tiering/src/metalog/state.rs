@@ -106,7 +106,6 @@ impl MetaState {
         self.partitions.values().filter(on)
     }
 
-    /// A snapshot of this state, as it stands at `head`.
     /// Partitions whose leader closed its lane and left without a next one.
     pub fn orphans(&self) -> impl Iterator<Item = &Partition> {
         self.partitions.values().filter(|partition| {
@@ -118,6 +117,7 @@ impl MetaState {
         })
     }
 
+    /// A snapshot of this state, as it stands at `head`.
     pub fn image(&self) -> Image {
         let features = self.features.iter();
         Image {

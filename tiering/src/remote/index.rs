@@ -169,15 +169,19 @@ impl RemoteIndex {
         inner.partitions.get(&partition)?.locate(offset).cloned()
     }
 
-    /// Ranges from `from` to `to` as a reader goes through them: each offset counts once, and what
-    /// nothing holds is a gap between two ranges.
+    /// Ranges from `from` to `to` as a reader goes through them. Each offset counts once: a range
+    /// that begins inside the one before is cut, and so are its bytes, in proportion. What nothing
+    /// holds is a gap between two ranges.
     pub fn tiling(&self, partition: PartitionId, from: u64, to: u64) -> Vec<RangeRef> {
         let inner = self.inner.read();
         let (mut at, mut tiles) = (from, Vec::new());
         let Some(log) = inner.partitions.get(&partition) else { return tiles };
         while let Some(range) = log.locate(at).filter(|range| range.base < to && at < to) {
+            let base = range.base.max(at);
+            let share = u128::from(range.len) * u128::from(range.end - base);
+            let len = (share / u128::from(range.end - range.base)) as u64;
             at = range.end;
-            tiles.push(range.clone());
+            tiles.push(RangeRef { base, len, ..range.clone() });
         }
         tiles
     }
@@ -316,11 +320,12 @@ mod tests {
         let index = mixed();
         let tiles: Vec<_> = index.tiling(ID, 0, 100).iter().map(|r| (r.base, r.end)).collect();
         let expected =
-            [(0, 10), (10, 20), (20, 60), (50, 70), (70, 80), (80, 90), (90, 100)].to_vec();
+            [(0, 10), (10, 20), (20, 60), (60, 70), (70, 80), (80, 90), (90, 100)].to_vec();
         assert_eq!(tiles, expected);
+        assert_eq!(index.bytes(ID), 100, "a byte for each offset");
         index.remove_slots(MIN_LANE, 2);
         let tiles = index.tiling(ID, 5, 75);
         let borders: Vec<_> = tiles.iter().map(|r| (r.base, r.end)).collect();
-        assert_eq!(borders, [(20, 60), (50, 70), (70, 80)], "a gap in front");
+        assert_eq!(borders, [(20, 60), (60, 70), (70, 80)], "a gap in front");
     }
 }

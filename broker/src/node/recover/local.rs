@@ -89,7 +89,7 @@ async fn scan(
 struct Copy<'a> {
     node: &'a Arc<Node>,
     known: Known,
-    chunk: BTreeMap<(PartitionId, u32), Run>,
+    chunk: BTreeMap<(PartitionId, u32), Vec<Run>>,
     bytes: usize,
     objects: Vec<(ObjectRef, Footer)>,
 }
@@ -123,11 +123,16 @@ impl<'a> Copy<'a> {
         let header = batch::check(&bytes)?;
         self.known.fold(self.node, entry.partition, &header);
         self.bytes += bytes.len();
-        let run = self.chunk.entry((entry.partition, entry.leader_epoch));
-        let run = run.or_insert(Run { base: entry.base, end: entry.base, batches: Vec::new() });
-        run.end = entry.end;
         // A slice would keep the whole window that was read.
-        run.batches.push(Bytes::copy_from_slice(&bytes));
+        let bytes = Bytes::copy_from_slice(&bytes);
+        let runs = self.chunk.entry((entry.partition, entry.leader_epoch)).or_default();
+        match runs.last_mut() {
+            Some(run) if run.end == entry.base => {
+                run.end = entry.end;
+                run.batches.push(bytes);
+            }
+            _ => runs.push(Run { base: entry.base, end: entry.end, batches: vec![bytes] }),
+        }
         Ok(())
     }
 
@@ -145,7 +150,8 @@ impl<'a> Copy<'a> {
             return Ok(());
         }
         let (mut parts, mut room) = (Vec::new(), Room::new(u64::MAX));
-        for ((partition, leader_epoch), run) in chunk {
+        let runs = chunk.into_iter().flat_map(|(of, runs)| runs.into_iter().map(move |r| (of, r)));
+        for ((partition, leader_epoch), run) in runs {
             let (end, producers) = self.known.entry(self.node, partition);
             // Only the newest run of a partition ends where its producer state stands.
             let producers = (run.end == *end).then(|| producers.snapshot());
