@@ -129,12 +129,11 @@ async fn crash(
     child.kill().await?;
     let killed = Instant::now();
     let down = ledger.acked_count() - before;
-    let starts = child.restart();
+    let starts = async { child.restart().await.map(|()| killed.elapsed()) };
     let sends = send(producer, records, ledger, rest, |bytes| act.advance(bytes));
     let (started, sent) = tokio::join!(starts, sends);
-    started?;
+    let ready = started?;
     sent?;
-    let ready = killed.elapsed();
     producer.flush().await;
     act.end(load);
     show.say(&format!(

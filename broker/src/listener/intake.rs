@@ -91,21 +91,8 @@ where
         if let Some(room) = kept.clone() {
             request.extensions_mut().insert(room);
         }
-        let request = request.map(|body| {
-            Body::new(Intake {
-                body,
-                layer: self.layer.clone(),
-                held,
-                is_stream,
-                prefix: Prefix::default(),
-                left: 0,
-                open: 0,
-                rest: None,
-                waiting: None,
-                patience: Duration::ZERO,
-                waits: None,
-            })
-        });
+        let request =
+            request.map(|body| Body::new(Intake::new(body, self.layer.clone(), held, is_stream)));
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
@@ -160,6 +147,22 @@ struct Intake {
 }
 
 impl Intake {
+    fn new(body: Body, layer: IntakeLayer, held: Held, is_stream: bool) -> Self {
+        Self {
+            body,
+            layer,
+            held,
+            is_stream,
+            prefix: Prefix::default(),
+            left: 0,
+            open: 0,
+            rest: None,
+            waiting: None,
+            patience: Duration::ZERO,
+            waits: None,
+        }
+    }
+
     /// The messages before the present one were taken by the service.
     fn give_back(&self) {
         if let Some(held) = self.held.lock().as_mut() {
@@ -318,19 +321,8 @@ mod tests {
             .chunks(size)
             .map(|data| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(data))))
             .collect();
-        Intake {
-            body: Body::new(StreamBody::new(stream::iter(frames).chain(stream::pending()))),
-            layer: layer.clone(),
-            held: Held::default(),
-            is_stream,
-            prefix: Prefix::default(),
-            left: 0,
-            open: 0,
-            rest: None,
-            waiting: None,
-            patience: Duration::ZERO,
-            waits: None,
-        }
+        let body = Body::new(StreamBody::new(stream::iter(frames).chain(stream::pending())));
+        Intake::new(body, layer.clone(), Held::default(), is_stream)
     }
 
     /// All data until it waits.

@@ -87,7 +87,7 @@ impl Log for LogService {
         let (offset, timestamp_ms) = match request.at.ok_or_else(missing)? {
             At::Start(_) => (Some(ladder.log_start()), -1),
             At::End(_) => {
-                self.node.ensure_lease()?;
+                self.node.lease().await?;
                 (Some(partition.readable()?.high_watermark()), -1)
             }
             At::TieredEnd(_) => (Some(ladder.tiered_end()), -1),

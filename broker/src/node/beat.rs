@@ -40,6 +40,18 @@ impl Node {
         *self.lease.lock() = Some(sent);
     }
 
+    /// Waits a moment for a lease: a beat may be on its way.
+    pub async fn lease(&self) -> Result<()> {
+        let started = self.host.now();
+        loop {
+            let held = self.ensure_lease();
+            if held.is_ok() || self.host.now().since(started) >= LEASE {
+                return held;
+            }
+            self.host.sleep(EVERY / 10).await;
+        }
+    }
+
     /// An error where another process may have taken over: what this one knows of the end of a log
     /// may be old. Acks need no lease, they are given by the lane.
     pub fn ensure_lease(&self) -> Result<()> {
