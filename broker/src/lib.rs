@@ -1,6 +1,6 @@
 //! The broker: leads partitions and serves them.
 //!
-//! Owns: partitions, produce, fetch, controller, sessions, recovery, offload, retention,
+//! Owns: partitions, produce, fetch, controller, sessions, recovery, offload, upkeep of the bucket,
 //! listeners, settings, metrics. Does not own: byte formats (`levee-proto`), the bucket
 //! (`levee-tiering`), local files (`levee-hot-log`).
 
@@ -17,13 +17,9 @@ pub mod produce;
 pub mod producer_ids;
 pub mod fetch;
 pub mod offload;
-pub mod beside;
 pub mod keeper;
-pub mod retention;
-pub mod collect;
-pub mod sweep;
 pub mod find_time;
 pub mod listener;
 pub mod server;
 pub mod topics;
-pub mod consolidate;
+pub mod upkeep;

@@ -22,6 +22,7 @@ use levee_hot_log::segment::HotSegments;
 use levee_proto::ids::{LaneId, PartitionId, SessionId, TopicId, Writer};
 use levee_proto::metalog::{LaneKind, ObjectId};
 use levee_runtime::{Host, Mono};
+use levee_tiering::budget::Budget;
 use levee_tiering::metalog::MetaState;
 use levee_tiering::object_lane::ObjectLane;
 use levee_tiering::store::Store;
@@ -34,6 +35,7 @@ use crate::config::{BrokerConfig, TopicConfig};
 use crate::error::{Error, Result};
 use crate::partition::{Partition, TailBytes};
 use crate::tiers::Tiers;
+use crate::upkeep::scrub::Damages;
 use recover::{Known, Recovered};
 use reference::Upload;
 
@@ -74,6 +76,10 @@ pub struct Node {
     /// Objects on their way into the log: verified, and not known to be committed or refused.
     pub(crate) uploads: Mutex<BTreeMap<ObjectId, Upload>>,
     pub(crate) limits: crate::limits::Limits,
+    /// Objects that scrub found damaged and could not repair.
+    pub damages: Mutex<Damages>,
+    /// What upkeep may take of the bucket.
+    pub(crate) budget: Arc<Budget>,
     /// Free bytes on the disk of the data folder, as last seen.
     pub(crate) disk_free: Mutex<Option<u64>>,
     /// Bytes of appends that may wait for their topic or lane.

@@ -10,12 +10,12 @@ use levee_runtime::real::RealWorld;
 use levee_tiering::store::Store;
 use thiserror::Error;
 
-use crate::beside::beside;
 use crate::config::BrokerConfig;
 use crate::http::{HttpServer, Readiness, Ready};
 use crate::listener::grpc::{self, GrpcServer};
 use crate::node::start::{StartError, Started, start as start_node};
 use crate::node::{Node, leave};
+use crate::upkeep::beside;
 use crate::{metrics, offload};
 
 #[derive(Debug, Error)]

@@ -17,7 +17,7 @@ use levee_proto::object::{Footer, Index, Level};
 use levee_runtime::Host;
 use levee_tiering::metalog::MetaState;
 use levee_tiering::remote::{
-    Footers, FootersError, ReadConfig, RemoteError, RemoteIndex, RemoteReader, Source,
+    Footers, FootersError, RangeRef, ReadConfig, RemoteError, RemoteIndex, RemoteReader, Source,
 };
 use levee_tiering::store::Store;
 use levee_tiering::store::transfer::Progress;
@@ -113,6 +113,22 @@ impl Tiers {
             numbers: Numbers::default(),
             slots: Mutex::default(),
         }
+    }
+
+    /// Footers of referenced objects, in the order given.
+    pub async fn footers_of(&self, objects: &[ObjectRef]) -> Result<Vec<Arc<Footer>>, Error> {
+        let asked = objects.iter().map(|object| (object.key().into(), object.bytes)).collect();
+        Ok(self.footers.get_all(asked).await?)
+    }
+
+    /// The footer of the object that a range is in.
+    pub async fn footer(&self, place: &RangeRef) -> Result<Arc<Footer>, Error> {
+        Ok(self.footers.get(&place.key, place.object_bytes).await?)
+    }
+
+    /// The footer of an object as the bucket has it now.
+    pub async fn fresh_footer(&self, object: &ObjectRef) -> Result<Arc<Footer>, FootersError> {
+        self.footers.fresh(&object.key().into(), object.bytes).await
     }
 
     /// Fills the index with all that the MetaLog says is part of the log and that is not in it yet.
@@ -233,18 +249,25 @@ impl Tiers {
         Ok(range.and_then(|range| range.seek_time(timestamp)))
     }
 
-    /// One attempt: a failed one leaves garbage behind that is swept by its writer.
+    /// One attempt under the next number of this session: a failed one leaves garbage behind that
+    /// is swept by its writer.
     pub async fn upload(
         &self,
         writer: Writer,
         level: Level,
         parts: Vec<Part>,
     ) -> Result<(ObjectRef, Footer), UploadError> {
-        let started = self.host.now();
-        let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
         let number = self.numbers.take();
-        let planned = Planned { level, writer, seq: number.seq(), parts };
-        let name = match level {
+        let done = self.put(Planned { level, writer, seq: number.seq(), parts }).await?;
+        self.numbers.hold(number);
+        Ok(done)
+    }
+
+    /// One attempt to write what is planned.
+    pub async fn put(&self, planned: Planned) -> Result<(ObjectRef, Footer), UploadError> {
+        let started = self.host.now();
+        let bytes: u64 = planned.parts.iter().map(|part| part.bytes).sum();
+        let name = match planned.level {
             Level::L2 => "2",
             _ => "1",
         };
@@ -260,7 +283,6 @@ impl Tiers {
         let took = self.host.now().since(started).as_secs_f64();
         metrics::histogram!("levee_upload_seconds").record(took);
         metrics::counter!("levee_upload_bytes_total", "level" => name).increment(bytes);
-        self.numbers.hold(number);
         Ok((verified.object, verified.footer))
     }
 }

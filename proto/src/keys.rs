@@ -5,6 +5,8 @@ use crate::crc::crc32c;
 use crate::ids::{LaneId, Nonce, PartitionId, SessionId, Writer};
 
 pub const CLUSTER: &str = "CLUSTER";
+/// Folder of all metadata.
+pub const META: &str = "meta";
 pub const META_LOG: &str = "meta/log";
 pub const META_SNAPSHOT: &str = "meta/snap";
 pub const META_BOUNDARY: &str = "meta/gc";

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use levee_runtime::sim::{DiskFaults, Sim};
 use levee_tests::sim::{Cluster, Faults, SimLoad, seed};
+use levee_tiering::audit::Finding;
 
 const FAST: [(&str, &str); 3] =
     [("tier.interval", "2s"), ("gc.grace", "30s"), ("object.lane.linger", "20ms")];
@@ -68,6 +69,127 @@ fn the_same_seed_gives_the_same_trace() {
     assert_eq!(differs, None);
     assert_eq!(one.len(), two.len());
     assert_ne!(one, Sim::run(8, storm));
+}
+
+/// Small objects are merged while everything fails and dies: nothing is lost, few objects stay.
+async fn merging_storm(sim: Sim) {
+    let cluster = Cluster::new(&sim, &FAST).with_small_objects();
+    let machine = sim.host("a");
+    let bucket = cluster.bucket.seen_by("a");
+    cluster.start(&machine, &bucket).await;
+    cluster.create("bucket", 2, "object").await;
+    cluster.create("synced", 1, "local").await;
+    let loads = [
+        SimLoad::start(&cluster, "bucket", 0),
+        SimLoad::start(&cluster, "bucket", 1),
+        SimLoad::start(&cluster, "synced", 0),
+    ];
+    for _ in 0..3 {
+        bucket.set(Faults {
+            lost_reply: 5 + sim.below(20),
+            refused: 5 + sim.below(20),
+            conflict: 5 + sim.below(20),
+            ghost: 20 + sim.below(20),
+            ..Faults::default()
+        });
+        tokio::time::sleep(Duration::from_millis(5000 + sim.below(40_000))).await;
+        match sim.below(3) {
+            0 => machine.kill(),
+            _ => machine.power_loss(),
+        }
+        bucket.set(Faults::default());
+        cluster.start(&machine, &bucket).await;
+        for load in &loads {
+            load.progress(20).await;
+        }
+        cluster.audit().await;
+    }
+    for load in &loads {
+        load.stop();
+    }
+    later(120).await;
+    let audit = cluster.audit().await;
+    assert!(audit.single.objects > 0, "merged into objects of one partition: {audit:?}");
+    let objects = audit.shared.objects + audit.single.objects;
+    assert!(objects <= 4 * 2 + (audit.shared.bytes + audit.single.bytes) / (16 << 10), "{audit:?}");
+    for load in &loads {
+        load.verify().await;
+    }
+}
+
+/// F24: crashes in the middle of merges, by seed.
+#[test]
+fn f24_merging_under_faults_and_crashes_loses_nothing() {
+    let runs = if std::env::var_os("LEVEE_LONG").is_some() { 200 } else { 8 };
+    for number in 0..runs {
+        Sim::run(seed(2400 + number), merging_storm);
+    }
+}
+
+/// F16, F24: an object rots in the bucket. Where the broker has another copy it is written again;
+/// where not, the place is named, and everything else stays readable.
+#[test]
+fn f16_scrub_repairs_from_another_copy_or_names_the_place() {
+    Sim::run(seed(161), |sim| async move {
+        let mut settings = FAST.to_vec();
+        settings.push(("scrub.bytes.per.second", "64KiB"));
+        let cluster = Cluster::new(&sim, &settings);
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        let node = cluster.start(&machine, &bucket).await;
+        cluster.create("synced", 1, "local").await;
+        let load = SimLoad::start(&cluster, "synced", 0);
+        load.progress(100).await;
+        load.stop();
+        later(30).await;
+        let key = cluster.rot(64 + 61 + 5).await;
+        later(120).await;
+        assert!(node.damages.lock().is_empty());
+        let keys = cluster.bucket.keys().await;
+        assert!(!keys.contains(&key), "it was replaced");
+        cluster.audit().await;
+
+        // Without a hot copy.
+        machine.kill();
+        let node = cluster.start(&machine, &bucket).await;
+        let key = cluster.rot(64 + 61 + 5).await;
+        later(180).await;
+        let damages = node.damages.lock().clone();
+        let named: Vec<&String> = damages.values().flatten().collect();
+        assert!(named.len() == 1 && named[0].contains(&key), "{named:?}");
+        assert!(named[0].contains("offsets 0 to") && named[0].contains("bytes 64 to"), "{named:?}");
+        cluster.audit().await;
+        cluster.heal(&key, 64 + 61 + 5).await;
+        later(180).await;
+        assert!(node.damages.lock().is_empty());
+        load.verify().await;
+    });
+}
+
+/// The oracle itself: what is missing is seen, and where.
+#[test]
+fn an_audit_names_what_is_missing() {
+    Sim::run(seed(25), |sim| async move {
+        let cluster = Cluster::new(&sim, &FAST).with_small_objects();
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        cluster.start(&machine, &bucket).await;
+        cluster.create("synced", 1, "local").await;
+        let load = SimLoad::start(&cluster, "synced", 0);
+        load.progress(100).await;
+        load.stop();
+        later(30).await;
+        cluster.audit().await;
+        let key = cluster.bucket.keys().await.into_iter().find(|key| key.contains("/shared/"));
+        let key = key.unwrap();
+        cluster.bucket.remove(&key).await;
+        cluster.bucket.plant("d/00/stranger", vec![1]).await;
+        let found = cluster.findings().await.findings;
+        assert!(found.contains(&Finding::Missing { key: key.clone() }), "{found:?}");
+        assert!(found.contains(&Finding::Foreign { key: "d/00/stranger".into() }), "{found:?}");
+        assert!(found.iter().any(|f| matches!(f, Finding::Footer { key: k, .. } if *k == key)));
+        assert!(found.iter().any(|f| matches!(f, Finding::Gap { from: 0, .. })), "{found:?}");
+    });
 }
 
 /// F1: the leader stands still with PUTs in flight, another takes over, the first wakes up.

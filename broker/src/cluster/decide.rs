@@ -1,6 +1,8 @@
 //! From a request to the records that grant it: pure, so that every decision can be tested and
 //! replayed. The fold has the last word on each record.
 
+mod jobs;
+
 use std::collections::BTreeMap;
 
 use levee_proto::ids::{LaneId, PartitionId, SessionId, TopicId};
@@ -91,6 +93,15 @@ pub fn decide(state: &MetaState, request: &Request, given: &Given) -> Decision {
         }
         Request::AcceptLoss { partition, known_end } => accept_loss(state, *partition, *known_end),
         Request::Collect(records) => Ok((records.clone(), Answer::Done)),
+        Request::StartJob { session, kind, inputs } => {
+            ensure_open(state, *session)?;
+            jobs::start(state, *session, *kind, inputs)
+        }
+        Request::FinishJob { session, job, outputs } => {
+            ensure_open(state, *session)?;
+            jobs::finish(state, *session, *job, outputs)
+        }
+        Request::AbandonJob { session, job } => jobs::abandon(state, *session, *job),
     }
 }
 
@@ -117,6 +128,7 @@ fn open_session(state: &MetaState, open: SessionOpen) -> Decision {
             SessionFencing { session: old.id, rid: old.rid + 1, reason }.into()
         })
         .collect();
+    records.extend(jobs::end_all_of(state, id.broker));
     records.push(open.into());
     Ok((records, Answer::Session(id)))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use levee_proto::ids::{LaneId, Nonce, PartitionId, SessionId, TopicId};
-use levee_proto::metalog::{LaneSynced, ObjectRef, Record};
+use levee_proto::metalog::{LaneSynced, ObjectId, ObjectRef, Record};
 use levee_runtime::{Elapsed, Host};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -80,6 +80,23 @@ pub enum Request {
     },
     /// Garbage collection, decided beside the controller.
     Collect(Vec<Record>),
+    /// Begins work on referenced objects that no other job holds.
+    StartJob {
+        session: SessionId,
+        kind: u8,
+        inputs: Vec<ObjectId>,
+    },
+    /// Replaces the inputs of a job by what it made of them, in one slot.
+    FinishJob {
+        session: SessionId,
+        job: u64,
+        outputs: Vec<ObjectRef>,
+    },
+    /// Nothing comes of a job.
+    AbandonJob {
+        session: SessionId,
+        job: u64,
+    },
 }
 
 /// What a session says about itself twice a second.
@@ -117,6 +134,8 @@ pub enum Answer {
     ProducerIds(u64),
     /// Where the next epoch starts.
     NextOffset(u64),
+    /// The job that began.
+    Job(u64),
 }
 
 /// A committed request: its slot, and the answer.

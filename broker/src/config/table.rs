@@ -166,6 +166,22 @@ settings! {
     meta_snapshot_bytes: u64 = Setting::bytes(
         "meta.snapshot.bytes", 64 * KIB, GIB, "64MiB"),
         "Bytes of MetaLog after which a snapshot is written before meta.snapshot.interval.";
+    merge_interval: Duration = Setting::duration("merge.interval", 100, DAY, "10s"),
+        "How often small objects are looked for that are worth merging.";
+    merge_fan_in: u32 = Setting::int("merge.fan.in", 2, 64, "16"),
+        "Objects of one size that become one. More: fewer bytes are written again, more small \
+         objects stay.";
+    upkeep_bytes_per_second: u64 = Setting::bytes(
+        "upkeep.bytes.per.second", 64 * KIB, TIB, "64MiB"),
+        "Bytes that merging, scrubbing and repair together read from the bucket in a second; \
+         merging writes as much.";
+    upkeep_requests_per_second: u32 = Setting::int(
+        "upkeep.requests.per.second", 1, 100_000, "50"),
+        "Reads from the bucket that merging, scrubbing and repair together make in a second.";
+    scrub_bytes_per_second: Option<u64> = Setting::bytes(
+        "scrub.bytes.per.second", KIB, TIB, "4MiB").or_absent("off"),
+        "How fast everything in the bucket is read again to find damage. off: never. 4MiB is \
+         a third of a TiB a day.";
     gc_grace: Duration = Setting::duration("gc.grace", SECOND, 30 * DAY, "15m"),
         "How long an object stays after nothing refers to it. Keep above 6m where several \
          brokers read: a reader may hold an old plan that long.";

@@ -19,8 +19,9 @@ use crate::cluster::decide::class_of;
 use crate::cluster::message::{Answer, Request as Command};
 use crate::error::Error;
 use crate::node::Node;
+use crate::offload;
 use crate::partition::Partition;
-use crate::{offload, retention};
+use crate::upkeep::retention;
 
 /// What an operator must state before records are given up.
 const STATEMENT: &str = "the old broker is stopped for good";

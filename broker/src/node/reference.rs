@@ -15,8 +15,8 @@ pub(crate) type Ends = Vec<(Arc<Partition>, u64)>;
 
 /// An object on its way into the log.
 pub(crate) struct Upload {
-    footer: Footer,
-    ends: Ends,
+    pub(crate) footer: Footer,
+    pub(crate) ends: Ends,
 }
 
 /// Asks for the reference. It counts from its slot on (`referenced`), whether anybody still waits
@@ -52,7 +52,9 @@ impl Node {
             return;
         };
         self.tiers.add_object(object, &footer);
-        self.tiers.numbers.settle(object.seq);
+        if object.writer == self.writer() {
+            self.tiers.numbers.settle(object.seq);
+        }
         for (partition, end) in ends {
             partition.tiered(end);
         }

@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::limits::Limits;
 use crate::partition::TailBytes;
 use crate::tiers::Tiers;
+use levee_tiering::budget::Budget;
 
 /// Slots on their way from the controller to this broker.
 const PUSHES: usize = 64;
@@ -290,6 +291,12 @@ impl Opening<'_> {
             damaged: Default::default(),
             offloading: Default::default(),
             limits: Limits::default(),
+            damages: Default::default(),
+            budget: Arc::new(Budget::new(
+                self.host.clone(),
+                self.config.upkeep_bytes_per_second,
+                self.config.upkeep_requests_per_second.into(),
+            )),
             disk_free: Default::default(),
             waiting_bytes: tokio::sync::Semaphore::new(config.waiting_bytes()),
             producer_ids: Default::default(),

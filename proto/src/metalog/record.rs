@@ -172,7 +172,9 @@ wire_struct! {
 
     /// Work on objects begins; its outputs carry the job as their writer.
     pub struct JobStart {
+        /// Never used twice.
         job: u64,
+        /// [`JOB_MERGE`] or [`JOB_REPAIR`]; for people, the fold makes no difference.
         kind: u8,
         session: SessionId,
         inputs: Vec<ObjectId>,
@@ -294,6 +296,11 @@ macro_rules! records {
         })*
     };
 }
+
+/// Small objects become large ones.
+pub const JOB_MERGE: u8 = 1;
+/// A damaged object is written again from other copies.
+pub const JOB_REPAIR: u8 = 2;
 
 /// Kinds with this bit change nothing that an older release must know.
 pub const SKIPPABLE: u16 = 0x8000;

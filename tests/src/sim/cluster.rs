@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use levee_broker::beside::beside;
 use levee_broker::config::BrokerConfig;
 use levee_broker::fetch::Fetch;
 use levee_broker::node::Node;
 use levee_broker::node::start::{Started, start};
 use levee_broker::produce::Acks;
+use levee_broker::upkeep::beside;
 use levee_proto::record::batch::check_run;
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::{BatchBuilder, ProducerStamp, RecordData, decode_records};
 use levee_runtime::sim::{Sim, SimHost};
+use levee_tiering::audit::{Audit, audit};
+use levee_tiering::metalog::MetaLog;
+use levee_tiering::remote::Footers;
 use levee_tiering::store::{Deadlines, Store};
 use parking_lot::Mutex;
 
@@ -27,6 +30,8 @@ pub struct Cluster {
     pub sim: Sim,
     pub bucket: SimStore,
     settings: Arc<Vec<(String, String)>>,
+    /// What settings cannot say: sizes below their bounds.
+    tweak: fn(&mut BrokerConfig),
     serving: Arc<Mutex<Option<Arc<Node>>>>,
 }
 
@@ -37,8 +42,52 @@ impl Cluster {
             sim: sim.clone(),
             bucket: SimStore::new(sim),
             settings: Arc::new(settings),
+            tweak: |_| {},
             serving: Arc::default(),
         }
+    }
+
+    /// Objects of some kilobytes: what takes a day elsewhere happens in a minute.
+    pub fn with_small_objects(mut self) -> Self {
+        self.tweak = |config| {
+            config.tier_object_bytes = 32 << 10;
+            config.tier_l2_bytes = 8 << 10;
+            config.merge_interval = Duration::from_secs(1);
+            config.merge_fan_in = 3;
+        };
+        self
+    }
+
+    /// Metadata, listing and footers add up.
+    pub async fn audit(&self) -> Audit {
+        let audit = self.findings().await;
+        assert!(audit.is_clean(), "{:?}", audit.findings);
+        audit
+    }
+
+    /// Flips a bit in the first shared object; returns its key.
+    pub async fn rot(&self, at: usize) -> String {
+        let keys = self.bucket.keys().await;
+        let key = keys.into_iter().find(|key| key.contains("/shared/")).expect("an object");
+        self.heal(&key, at).await;
+        key
+    }
+
+    /// Flips a bit; twice, and it is as it was.
+    pub async fn heal(&self, key: &str, at: usize) {
+        let mut bytes = self.bucket.peek(key).await.expect("it is there");
+        bytes[at] ^= 1;
+        self.bucket.plant(key, bytes).await;
+    }
+
+    /// What an audit finds. Asks the bucket itself, without its faults.
+    pub async fn findings(&self) -> Audit {
+        let host = self.sim.host("auditor").start();
+        let store = Store::over(Arc::new(self.bucket.clone()), "", host.clone(), "sim");
+        let cluster = MetaLog::identify(&store, &host).await.expect("it is there");
+        let log = MetaLog::open(store.clone(), host, cluster.id);
+        let footers = Footers::new(store.clone(), 8 << 20);
+        audit(&log, &store, &footers).await.expect("it is readable")
     }
 
     /// Starts a broker process on a host and makes it the one that clients reach.
@@ -51,7 +100,8 @@ impl Cluster {
         let host = machine.start();
         let set: Vec<(&str, &str)> =
             self.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let config = BrokerConfig::dev(Path::new("/data"), &set).expect("settings hold");
+        let mut config = BrokerConfig::dev(Path::new("/data"), &set).expect("settings hold");
+        (self.tweak)(&mut config);
         let store = Store::over(Arc::new(store.clone()), "", host.clone(), "sim").with_deadlines(
             Deadlines { request: Duration::from_secs(3), operation: Duration::from_secs(20) },
         );

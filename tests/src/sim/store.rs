@@ -78,6 +78,11 @@ impl SimStore {
         self.inner.put(&Path::from(key), bytes.into()).await.expect("memory takes it");
     }
 
+    /// Takes an object away behind everybody's back.
+    pub async fn remove(&self, key: &str) {
+        self.inner.delete(&Path::from(key)).await.expect("it was there");
+    }
+
     pub async fn peek(&self, key: &str) -> Option<Vec<u8>> {
         let got = self.inner.get(&Path::from(key)).await.ok()?;
         Some(got.bytes().await.ok()?.to_vec())

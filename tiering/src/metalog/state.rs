@@ -117,6 +117,11 @@ impl MetaState {
         })
     }
 
+    /// Whether a job works on this object.
+    pub fn is_held(&self, object: &ObjectId) -> bool {
+        self.jobs.values().any(|job| job.inputs.contains(object))
+    }
+
     /// A snapshot of this state, as it stands at `head`.
     pub fn image(&self) -> Image {
         let features = self.features.iter();

@@ -55,6 +55,11 @@ impl Footers {
         self.cache.invalidate_all();
     }
 
+    /// As the bucket has it now, whatever is kept of it.
+    pub async fn fresh(&self, key: &Arc<str>, bytes: u64) -> Result<Arc<Footer>, FootersError> {
+        self.fetch(key, bytes).await
+    }
+
     async fn fetch(&self, key: &Arc<str>, bytes: u64) -> Result<Arc<Footer>, FootersError> {
         let format = |error| FootersError::Format { key: key.to_string(), error };
         let missing = || FootersError::Missing(key.to_string());
@@ -77,9 +82,22 @@ impl Footers {
         &self,
         objects: Vec<(Arc<str>, u64)>,
     ) -> Result<Vec<Arc<Footer>>, FootersError> {
-        let loads =
-            objects.into_iter().map(|(key, bytes)| async move { self.get(&key, bytes).await });
-        stream::iter(loads).buffered(SIDE_BY_SIDE).try_collect().await
+        stream::iter(self.loads(objects)).buffered(SIDE_BY_SIDE).try_collect().await
+    }
+
+    /// As `get_all`, each with its own answer.
+    pub async fn read_all(
+        &self,
+        objects: Vec<(Arc<str>, u64)>,
+    ) -> Vec<Result<Arc<Footer>, FootersError>> {
+        stream::iter(self.loads(objects)).buffered(SIDE_BY_SIDE).collect().await
+    }
+
+    fn loads(
+        &self,
+        objects: Vec<(Arc<str>, u64)>,
+    ) -> impl Iterator<Item = impl Future<Output = Result<Arc<Footer>, FootersError>>> + '_ {
+        objects.into_iter().map(move |(key, bytes)| async move { self.get(&key, bytes).await })
     }
 }
 

@@ -47,8 +47,15 @@ pub struct RemoteIndex {
 #[derive(Default)]
 struct Inner {
     partitions: BTreeMap<PartitionId, Log>,
-    /// Ranges of each object: partition, base, end.
-    sources: BTreeMap<Source, Vec<(PartitionId, u64, u64)>>,
+    sources: BTreeMap<Source, Held>,
+}
+
+/// What one object holds.
+struct Held {
+    /// Partition, base, end.
+    ranges: Vec<(PartitionId, u64, u64)>,
+    /// Largest timestamp of any record.
+    newest_ms: i64,
 }
 
 #[derive(Default)]
@@ -105,7 +112,8 @@ impl RemoteIndex {
         let key: Arc<str> = key.into();
         let mut inner = self.inner.write();
         let Inner { partitions, sources } = &mut *inner;
-        let held = sources.entry(source).or_default();
+        let new = || Held { ranges: Vec::new(), newest_ms: -1 };
+        let held = sources.entry(source).or_insert_with(new);
         for (number, range) in footer.ranges.iter().enumerate() {
             if range.kind != RangeKind::Data {
                 continue;
@@ -124,8 +132,9 @@ impl RemoteIndex {
                 leader_epoch: range.leader_epoch,
             };
             if log.ranges.insert((range.base, source), known).is_none() {
-                held.push((range.partition, range.base, range.end));
+                held.ranges.push((range.partition, range.base, range.end));
             }
+            held.newest_ms = held.newest_ms.max(range.max_timestamp);
             log.newest_ms = log.newest_ms.max(range.max_timestamp);
             log.span = log.span.max(range.end - range.base);
             let newer = log.producers.as_ref().is_none_or(|(end, _)| *end < range.end);
@@ -151,7 +160,8 @@ impl RemoteIndex {
 
     fn remove(&self, source: Source) {
         let mut inner = self.inner.write();
-        for (partition, base, _) in inner.sources.remove(&source).unwrap_or_default() {
+        let Some(held) = inner.sources.remove(&source) else { return };
+        for (partition, base, _) in held.ranges {
             if let Some(log) = inner.partitions.get_mut(&partition) {
                 log.ranges.remove(&(base, source));
             }
@@ -167,6 +177,18 @@ impl RemoteIndex {
     pub fn locate(&self, partition: PartitionId, offset: u64) -> Option<RangeRef> {
         let inner = self.inner.read();
         inner.partitions.get(&partition)?.locate(offset).cloned()
+    }
+
+    /// The range that holds `offset` in one of some sources.
+    pub fn locate_in(
+        &self,
+        partition: PartitionId,
+        offset: u64,
+        is_one: impl Fn(Source) -> bool,
+    ) -> Option<RangeRef> {
+        let inner = self.inner.read();
+        let log = inner.partitions.get(&partition)?;
+        log.holding(offset).find(|range| is_one(range.source)).cloned()
     }
 
     /// Ranges from `from` to `to` as a reader goes through them. Each offset counts once: a range
@@ -221,7 +243,25 @@ impl RemoteIndex {
 
     /// What an object holds: partitions with base and end.
     pub fn held_by(&self, source: Source) -> Option<Vec<(PartitionId, u64, u64)>> {
-        self.inner.read().sources.get(&source).cloned()
+        self.inner.read().sources.get(&source).map(|held| held.ranges.clone())
+    }
+
+    /// Largest timestamp of any record in an object: the age of its data.
+    pub fn newest_in(&self, object: ObjectId) -> Option<i64> {
+        let inner = self.inner.read();
+        inner.sources.get(&Source::Object(object)).map(|held| held.newest_ms)
+    }
+
+    /// What an object holds: partitions with end and bytes.
+    pub fn bytes_held_by(&self, object: ObjectId) -> Option<Vec<(PartitionId, u64, u64)>> {
+        let source = Source::Object(object);
+        let inner = self.inner.read();
+        let len = |(partition, base, end): &(PartitionId, u64, u64)| {
+            let log = inner.partitions.get(partition);
+            let range = log.and_then(|log| log.ranges.get(&(*base, source)));
+            (*partition, *end, range.map_or(0, |range| range.len))
+        };
+        Some(inner.sources.get(&source)?.ranges.iter().map(len).collect())
     }
 
     /// Whether objects or slots hold all of these offsets.

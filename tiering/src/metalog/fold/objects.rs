@@ -69,8 +69,11 @@ impl MetaState {
 
     pub(super) fn job_start(&mut self, r: &JobStart) -> Checked {
         ensure(!self.jobs.contains_key(&r.job), || format!("job {} runs", r.job))?;
-        let inputs = r.inputs.iter().find(|id| !self.objects.contains_key(id));
-        ensure(inputs.is_none(), || format!("input {inputs:?} is not referenced"))?;
+        let missing = r.inputs.iter().find(|id| !self.objects.contains_key(id));
+        ensure(missing.is_none(), || format!("input {missing:?} is not referenced"))?;
+        let held = r.inputs.iter().find(|id| self.is_held(id));
+        ensure(held.is_none(), || format!("input {held:?} is held by another job"))?;
+        self.open_session(r.session)?;
         let job =
             image::Job { id: r.job, kind: r.kind, session: r.session, inputs: r.inputs.clone() };
         self.jobs.insert(r.job, job);

@@ -12,38 +12,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use levee_proto::ids::PartitionId;
 use levee_proto::object::Level;
-use levee_runtime::Mono;
 use levee_tiering::remote::{RangeRef, Source};
 use levee_tiering::upload::{Batches, Part, Room, SourceError, UploadError};
 
+use super::aside::Aside;
 use crate::error::Result;
 use crate::node::Node;
 use crate::node::reference::commit;
 use crate::tiers::read_remote;
 
 const EVERY: Duration = Duration::from_secs(10);
-/// How long a partition with a bad slot is left out: doubled each time.
-const ASIDE_FIRST: Duration = Duration::from_secs(30);
-const ASIDE_MAX: Duration = Duration::from_secs(3600);
-
-/// Partitions whose slots could not be read: until when they are left out, so that one bad slot
-/// does not hold the others back.
-#[derive(Default)]
-struct Aside(BTreeMap<PartitionId, (Mono, Duration)>);
-
-impl Aside {
-    fn holds(&self, id: PartitionId, now: Mono) -> bool {
-        self.0.get(&id).is_some_and(|(since, pause)| now.since(*since) < *pause)
-    }
-
-    fn put(&mut self, id: PartitionId, now: Mono) {
-        let pause = self.0.get(&id).map_or(ASIDE_FIRST, |(_, pause)| (*pause * 2).min(ASIDE_MAX));
-        self.0.insert(id, (now, pause));
-    }
-}
-
 /// Runs until the session ends.
 pub async fn run(node: Arc<Node>) {
+    // One bad slot must not hold the others back.
     let mut aside = Aside::default();
     while !node.is_ended() {
         node.host.sleep(EVERY.min(node.config.gc_grace)).await;
@@ -61,7 +42,7 @@ pub async fn run(node: Arc<Node>) {
 }
 
 /// One object's worth. Returns its bytes; 0 where nothing is left.
-async fn round(node: &Arc<Node>, aside: &mut Aside) -> Result<u64> {
+async fn round(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result<u64> {
     let parts = plan(node, aside);
     if parts.is_empty() {
         return Ok(0);
@@ -69,7 +50,7 @@ async fn round(node: &Arc<Node>, aside: &mut Aside) -> Result<u64> {
     let read: Vec<PartitionId> = parts.iter().map(|part| part.partition).collect();
     match node.tiers.upload(node.writer(), Level::L1, parts).await {
         Ok((object, footer)) => {
-            aside.0.retain(|id, _| !read.contains(id));
+            aside.forget(|id| read.contains(id));
             commit(node, object, footer, Vec::new()).await
         }
         Err(error) => {
@@ -89,7 +70,7 @@ struct Run {
     bytes: u64,
 }
 
-fn plan(node: &Arc<Node>, aside: &Aside) -> Vec<Part> {
+fn plan(node: &Arc<Node>, aside: &Aside<PartitionId>) -> Vec<Part> {
     let now = node.host.now();
     let starts: BTreeMap<PartitionId, u64> = {
         let state = node.view.read();
@@ -97,7 +78,7 @@ fn plan(node: &Arc<Node>, aside: &Aside) -> Vec<Part> {
     };
     let (mut parts, mut room) = (Vec::new(), Room::new(node.config.tier_object_bytes));
     for (id, log_start) in starts {
-        if !node.tiers.has_slots(id) || aside.holds(id, now) {
+        if !node.tiers.has_slots(id) || aside.holds(&id, now) {
             continue;
         }
         for run in runs(node, id, log_start) {

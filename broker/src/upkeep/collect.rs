@@ -15,13 +15,12 @@ use levee_proto::ids::{LaneId, PartitionId};
 use levee_proto::keys;
 use levee_proto::metalog::{Deleted, LaneKind, LaneTrim, ObjectId, Record, SlotsDeleted, Unref};
 use levee_runtime::Mono;
-use levee_tiering::metalog::MetaState;
 use levee_tiering::remote::Source;
 
+use super::needed::Needed;
 use crate::cluster::message::Request;
 use crate::error::{Error, Result};
 use crate::node::Node;
-use crate::partition::PRODUCER_EXPIRY_MS;
 
 const EVERY: Duration = Duration::from_secs(10);
 /// Deletes side by side.
@@ -55,46 +54,19 @@ async fn round(node: &Arc<Node>, seen: &mut Seen) -> Result<()> {
     delete_slots(node, seen).await
 }
 
-/// Where partitions start, as of a slot that the index has caught up with.
-type Starts = BTreeMap<PartitionId, (u64, u64)>;
-
-/// Copies what the passes below need, so that none of them holds anybody up.
-fn starts(state: &MetaState) -> Starts {
-    state.partitions.iter().map(|(id, p)| (*id, (p.log_start, p.l2_end))).collect()
-}
-
-/// Whether nothing of a range is needed any more.
-fn is_over(starts: &Starts, partition: PartitionId, end: u64, single: bool) -> bool {
-    // A partition that is unknown belongs to a purged topic.
-    starts
-        .get(&partition)
-        .is_none_or(|(log_start, l2_end)| end <= *log_start || (!single && end <= *l2_end))
-}
-
-/// Whether a range is the last that tells of producers who may still send: it stays although all
-/// its records are deleted, or a restart would forget them (I15).
-fn tells_of_producers(node: &Node, starts: &Starts, partition: PartitionId, end: u64) -> bool {
-    if !starts.contains_key(&partition) {
-        return false;
-    }
-    let (known_end, producers) = node.tiers.state(partition);
-    let expiry = node.host.wall_ms() - PRODUCER_EXPIRY_MS;
-    end >= known_end && producers.newest() >= Some(expiry)
-}
-
 async fn unreference(node: &Node) -> Result<()> {
-    let (starts, all): (Starts, Vec<(ObjectId, bool)>) = {
+    let (needed, all): (Needed, Vec<(ObjectId, bool)>) = {
         let state = node.view.settled_state().await;
-        let objects = state.objects.iter().map(|(id, object)| (*id, object.level == 2));
-        (starts(&state), objects.collect())
-    };
-    let over = |p: PartitionId, end: u64, single: bool| {
-        is_over(&starts, p, end, single) && !tells_of_producers(node, &starts, p, end)
+        // What a job holds is replaced by that job, or looked at after it.
+        let free = state.objects.iter().filter(|(id, _)| !state.is_held(id));
+        let objects = free.map(|(id, object)| (*id, object.single.is_some()));
+        (Needed::of(&state), objects.collect())
     };
     let is_needless = |(id, single): &(ObjectId, bool)| {
         // Not in the index: nothing is known of it.
         let held = node.tiers.index.held_by(Source::Object(*id));
-        held.is_some_and(|held| held.iter().all(|(p, _, end)| over(*p, *end, *single)))
+        let over = |p: PartitionId, end: u64| !needed.is_needed(node, p, end, *single);
+        held.is_some_and(|held| held.iter().all(|(p, _, end)| over(*p, *end)))
     };
     let needless = all.into_iter().filter(is_needless).map(|(id, _)| id);
     let objects: Vec<ObjectId> = needless.take(ROUND).collect();
@@ -106,18 +78,17 @@ async fn unreference(node: &Node) -> Result<()> {
 
 /// Slots of closed lanes whose data is deleted or in larger objects.
 async fn trim_closed_lanes(node: &Node) -> Result<()> {
-    let (starts, closed): (Starts, Vec<(LaneId, u64, u64)>) = {
+    let (needed, closed): (Needed, Vec<(LaneId, u64, u64)>) = {
         let state = node.view.settled_state().await;
         let closed = state.lanes.values().filter(|lane| lane.kind == LaneKind::Object);
         let closed = closed.filter_map(|lane| Some((lane.id, lane.trim, lane.end?)));
-        (starts(&state), closed.collect())
+        (Needed::of(&state), closed.collect())
     };
     let index = &node.tiers.index;
     let is_covered = |(p, base, end): &(PartitionId, u64, u64)| {
         // Producer state must be in an object as well, or a restart forgets producers (I15).
         let told = index.producers(*p).is_some_and(|(told, _)| told >= *end);
-        (told && index.in_objects(*p, *base, *end))
-            || (is_over(&starts, *p, *end, false) && !tells_of_producers(node, &starts, *p, *end))
+        (told && index.in_objects(*p, *base, *end)) || !needed.is_needed(node, *p, *end, false)
     };
     let trim = |(lane, trim, end): (LaneId, u64, u64)| {
         // A slot that is not in the index is one of which nothing is known.

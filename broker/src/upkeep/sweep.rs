@@ -15,7 +15,7 @@ use levee_proto::metalog::ObjectId;
 use levee_tiering::metalog::MetaState;
 use levee_tiering::store::Listed;
 
-use crate::collect::{delete, validate};
+use super::collect::{delete, validate};
 use crate::error::{Error, Result};
 use crate::node::Node;
 

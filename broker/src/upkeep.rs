@@ -1,0 +1,46 @@
+//! What runs beside the requests of a node, for as long as its session lives.
+//!
+//! ```text
+//! keeper       measures, keeps tails and hot copies within their bounds
+//! offload      local bytes become objects
+//! consolidate  slots that older sessions left become objects
+//! merge        small objects become large ones
+//! scrub        reads everything again, slowly; repairs what is damaged
+//! retention    moves the start of each log
+//! collect      what nothing needs leaves the bucket
+//! sweep        what nothing ever named leaves the bucket
+//! audit        proves all of it from the metadata and a listing
+//! ```
+
+pub mod consolidate;
+pub mod merge;
+pub mod scrub;
+mod job;
+mod needed;
+mod aside;
+pub mod retention;
+pub mod collect;
+pub mod sweep;
+
+use std::sync::Arc;
+
+use levee_runtime::Task;
+
+use crate::node::Node;
+use crate::{keeper, offload};
+
+/// Starts all of it.
+pub fn beside(node: &Arc<Node>) -> Vec<Task<()>> {
+    let host = &node.host;
+    vec![
+        host.spawn("measure", keeper::measure(node.clone())),
+        host.spawn("tidy", keeper::tidy(node.clone())),
+        host.spawn("offload", offload::run(node.clone())),
+        host.spawn("retention", retention::run(node.clone())),
+        host.spawn("collect", collect::run(node.clone())),
+        host.spawn("sweep", sweep::run(node.clone())),
+        host.spawn("consolidate", consolidate::run(node.clone())),
+        host.spawn("merge", merge::run(node.clone())),
+        host.spawn("scrub", scrub::run(node.clone())),
+    ]
+}

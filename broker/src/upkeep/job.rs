@@ -1,0 +1,207 @@
+//! A job: objects are written again and take the place of others, all at once (F24).
+//!
+//! ```text
+//! JobStart -> footers -> tile -> place -> plan -> upload, verify -> prove -> outputs in, inputs out, JobEnd
+//! ```
+//! Owns: that order. Does not own: which objects (`merge`, `scrub`), what goes where
+//! (`levee_tiering::merge`).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use levee_proto::ids::{PartitionId, Writer};
+use levee_proto::metalog::{ObjectId, ObjectRef};
+use levee_proto::object::Footer;
+use levee_tiering::merge::{
+    Copies, Input, Output, Run, RunBatches, Shape, Tiles, place, plan, prove, read_copy, tile,
+};
+use levee_tiering::remote::Source;
+use levee_tiering::upload::{Part, Planned, SourceError, UploadError};
+
+use super::needed::Needed;
+use crate::cluster::message::{Answer, Request};
+use crate::error::{Error, Result};
+use crate::node::reference::Upload;
+use crate::node::{FOR_EVER, Node};
+use crate::tiers::READ_BYTES;
+
+/// What came of a job.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Done {
+    pub inputs: usize,
+    pub outputs: usize,
+    pub bytes: u64,
+}
+
+/// Why a job came to nothing, and which inputs were to blame, where that is known.
+pub(super) struct Failed {
+    pub error: Error,
+    pub blamed: Vec<ObjectId>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, blamed: Vec::new() }
+    }
+}
+
+/// Writes what is needed of `inputs` again.
+pub(super) async fn run(
+    node: &Arc<Node>,
+    kind: u8,
+    inputs: Vec<ObjectId>,
+) -> std::result::Result<Done, Failed> {
+    let request = Request::StartJob { session: node.session, kind, inputs: inputs.clone() };
+    let Answer::Job(job) = node.commit(request).await? else {
+        return Err(Error::internal("a job that began has no number").into());
+    };
+    let done = match write(node, job, &inputs).await {
+        Ok(written) => finish(node, job, inputs.len(), written).await.map_err(Failed::from),
+        Err(failed) => Err(failed),
+    };
+    if done.is_err() {
+        // Where this fails too, the next session ends the job.
+        let request = Request::AbandonJob { session: node.session, job };
+        if let Err(error) = node.commit(request).await {
+            tracing::warn!(job, %error, "job stays open");
+        }
+    }
+    done
+}
+
+type Written = Vec<(ObjectRef, Footer)>;
+
+async fn write(
+    node: &Arc<Node>,
+    job: u64,
+    ids: &[ObjectId],
+) -> std::result::Result<Written, Failed> {
+    let inputs = inputs(node, ids).await?;
+    let needed = Needed::now(node).await;
+    let mut tiles = tile(&inputs, |input, range| {
+        needed.is_needed(node, range.partition, range.end, input.object.single.is_some())
+    });
+    let blame = |error: Error| Failed { error, blamed: ids.to_vec() };
+    let placed = place(&node.store, &node.budget, &inputs, &mut tiles).await;
+    placed.map_err(|error| match error {
+        SourceError::Store(error) => Error::store_unavailable(error).into(),
+        damaged => blame(Error::corrupt_data(damaged)),
+    })?;
+    let config = &node.config;
+    let shape = Shape { object_bytes: config.tier_object_bytes, l2_bytes: config.tier_l2_bytes };
+    let copies: Arc<dyn Copies> =
+        Arc::new(OtherCopies { node: node.clone(), not_from: ids.iter().copied().collect() });
+    let outputs = plan(tiles.clone(), shape);
+    let mut written = Vec::new();
+    for (seq, output) in outputs.iter().enumerate() {
+        let parts = parts(node, &copies, &inputs, output);
+        let (writer, level) = (Writer::job(job), output.level);
+        let planned = Planned { level, writer, seq: seq as u64, parts };
+        match node.tiers.put(planned).await {
+            Ok(done) => written.push(done),
+            Err(error) => {
+                let blamed = blamed(&error, &tiles, &inputs);
+                return Err(Failed { error: error.into(), blamed });
+            }
+        }
+    }
+    let footers: Vec<Footer> = written.iter().map(|(_, footer)| footer.clone()).collect();
+    prove(&outputs, &footers).map_err(|unproven| blame(Error::internal(unproven.to_string())))?;
+    Ok(written)
+}
+
+async fn inputs(node: &Node, ids: &[ObjectId]) -> Result<Vec<Input>> {
+    let objects: Vec<ObjectRef> = {
+        let state = node.view.read();
+        ids.iter().filter_map(|id| state.objects.get(id).cloned()).collect()
+    };
+    if objects.len() != ids.len() {
+        return Err(Error::internal("an input is no longer referenced"));
+    }
+    let footers = node.tiers.footers_of(&objects).await?;
+    let input = |(object, footer)| Input { object, footer };
+    Ok(objects.into_iter().zip(footers).map(input).collect())
+}
+
+fn parts(
+    node: &Arc<Node>,
+    copies: &Arc<dyn Copies>,
+    inputs: &[Input],
+    output: &Output,
+) -> Vec<Part> {
+    let source = |run: &Run| {
+        let (store, budget) = (node.store.clone(), node.budget.clone());
+        Box::new(RunBatches::new(store, budget, copies.clone(), inputs, run))
+    };
+    let part = |run: &Run| Part {
+        partition: run.partition,
+        leader_epoch: run.leader_epoch(),
+        base: run.base(),
+        end: run.end(),
+        bytes: run.bytes(),
+        producers: run.producers().cloned(),
+        source: source(run),
+    };
+    output.runs.iter().map(part).collect()
+}
+
+/// The inputs that hold the offset at which the bytes were wrong.
+fn blamed(error: &UploadError, tiles: &Tiles, inputs: &[Input]) -> Vec<ObjectId> {
+    let UploadError::Source { partition, offset, .. } = error else { return Vec::new() };
+    let tiles = tiles.get(partition).into_iter().flatten();
+    let holding = tiles.filter(|tile| tile.base <= *offset && *offset < tile.end);
+    holding.map(|tile| inputs[tile.input].object.id()).collect()
+}
+
+/// Asks for the exchange and waits until this broker has acted on it, whether anybody still waits
+/// or not.
+async fn finish(node: &Arc<Node>, job: u64, inputs: usize, written: Written) -> Result<Done> {
+    let bytes = written.iter().map(|(object, _)| object.bytes).sum();
+    let done = Done { inputs, outputs: written.len(), bytes };
+    let mut outputs = Vec::new();
+    {
+        let mut uploads = node.uploads.lock();
+        for (object, footer) in written {
+            uploads.insert(object.id(), Upload { footer, ends: Vec::new() });
+            outputs.push(object);
+        }
+    }
+    let asking = node.clone();
+    let committing = node.host.spawn("finish-job", async move {
+        let ids: Vec<ObjectId> = outputs.iter().map(ObjectRef::id).collect();
+        let request = Request::FinishJob { session: asking.session, job, outputs };
+        let committed = asking.commit_within(request, FOR_EVER).await;
+        let mut uploads = asking.uploads.lock();
+        ids.iter().for_each(|id| drop(uploads.remove(id)));
+        committed
+    });
+    match committing.await {
+        Some(committed) => committed.map(|_| done),
+        None => Err(Error::session_ended("the end of a job was stopped")),
+    }
+}
+
+/// Copies of the same batches that are not in the inputs of this job.
+struct OtherCopies {
+    node: Arc<Node>,
+    not_from: BTreeSet<ObjectId>,
+}
+
+#[async_trait]
+impl Copies for OtherCopies {
+    async fn other(&self, id: PartitionId, offset: u64) -> Option<Bytes> {
+        if let Some(partition) = self.node.partition_by_id(id)
+            && let Ok(Some(batches)) = partition.read_local(offset, READ_BYTES).await
+        {
+            return Some(batches);
+        }
+        let is_other =
+            |source: Source| !matches!(source, Source::Object(id) if self.not_from.contains(&id));
+        let place = self.node.tiers.index.locate_in(id, offset, is_other)?;
+        let footer = self.node.tiers.footer(&place).await.ok()?;
+        let range = footer.ranges.get(place.number as usize)?;
+        read_copy(&self.node.store, &self.node.budget, &place.key, range, offset).await
+    }
+}

@@ -1,0 +1,93 @@
+//! Merging of small objects: when, and which. The work itself is a `job`.
+
+use std::sync::Arc;
+
+use levee_proto::metalog::{JOB_MERGE, ObjectId, ObjectRef};
+use levee_tiering::merge::{Candidate, pick};
+
+use super::aside::Aside;
+use super::job::{self, Done, Failed};
+use super::needed::Needed;
+use crate::node::Node;
+
+/// Rounds between two looks at how much of the large objects is still needed.
+const SLOW_ROUNDS: u32 = 30;
+
+/// Runs until the session ends.
+pub async fn run(node: Arc<Node>) {
+    let mut aside = Aside::default();
+    let mut round = 0;
+    while !node.is_ended() {
+        node.host.sleep(node.config.merge_interval).await;
+        while !node.is_ended() {
+            match merge(&node, &mut aside, round % SLOW_ROUNDS == 0).await {
+                Ok(None) => break,
+                Ok(Some(Done { inputs, outputs, bytes })) => {
+                    tracing::info!(inputs, outputs, bytes, "small objects merged");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "objects are merged later");
+                    break;
+                }
+            }
+        }
+        round += 1;
+    }
+}
+
+/// One job; nothing where nothing is worth one.
+async fn merge(
+    node: &Arc<Node>,
+    aside: &mut Aside<ObjectId>,
+    all: bool,
+) -> crate::error::Result<Option<Done>> {
+    let full = node.config.tier_object_bytes / 2;
+    let candidates = candidates(node, aside, full, all).await;
+    let inputs = pick(&candidates, node.config.merge_fan_in as usize, full);
+    if inputs.is_empty() {
+        return Ok(None);
+    }
+    match job::run(node, JOB_MERGE, inputs).await {
+        Ok(done) => {
+            metrics::counter!("levee_merge_jobs_total", "outcome" => "ok").increment(1);
+            metrics::counter!("levee_merge_objects_total").increment(done.inputs as u64);
+            metrics::counter!("levee_merge_bytes_total").increment(done.bytes);
+            Ok(Some(done))
+        }
+        Err(Failed { error, blamed }) => {
+            metrics::counter!("levee_merge_jobs_total", "outcome" => "failed").increment(1);
+            blamed.into_iter().for_each(|id| aside.put(id, node.host.now()));
+            Err(error)
+        }
+    }
+}
+
+/// Objects that may be merged. Large ones only with `all`: how much of them is needed is known by
+/// a look at each of their ranges.
+async fn candidates(node: &Node, aside: &Aside<ObjectId>, full: u64, all: bool) -> Vec<Candidate> {
+    let now = node.host.now();
+    let (needed, objects): (Needed, Vec<ObjectRef>) = {
+        let state = node.view.settled_state().await;
+        let free = state.objects.values().filter(|object| {
+            let id = object.id();
+            (all || object.bytes < full) && !aside.holds(&id, now) && !state.is_held(&id)
+        });
+        (Needed::of(&state), free.cloned().collect())
+    };
+    let index = &node.tiers.index;
+    let candidate = |object: ObjectRef| {
+        let (id, single) = (object.id(), object.single.is_some());
+        let bytes = match all {
+            true => {
+                let held = index.bytes_held_by(id)?.into_iter();
+                let is_needed = |(partition, end, _): &(_, u64, u64)| {
+                    needed.is_needed(node, *partition, *end, single)
+                };
+                held.filter(is_needed).map(|(_, _, bytes)| bytes).sum()
+            }
+            false => object.bytes,
+        };
+        Some(Candidate { id, bytes, newest_ms: index.newest_in(id)?, single: object.single })
+    };
+    objects.into_iter().filter_map(candidate).collect()
+}

@@ -1,0 +1,294 @@
+//! Merging objects, on a real folder: whatever the inputs are, the outputs hold the same log.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use levee_proto::ids::{PartitionId, TopicId, Writer};
+use levee_proto::object::{Footer, Level, ProducerEntry, ProducerSnapshot};
+use levee_proto::record::batch::{check, check_run};
+use levee_proto::record::codecs::Compression;
+use levee_proto::record::records::{BatchBuilder, RecordData};
+use levee_proto::record::{BatchHeader, StoredBatch};
+use levee_runtime::Host;
+use levee_runtime::real::RealWorld;
+use levee_tiering::budget::Budget;
+use levee_tiering::merge::{
+    Copies, Input, Output, RunBatches, Shape, Tiles, place, plan, prove, tile,
+};
+use levee_tiering::store::{Progress, Store};
+use levee_tiering::upload::{Part, Pieces, Planned, UploadError};
+use proptest::prelude::*;
+
+fn partition(n: u32) -> PartitionId {
+    PartitionId { topic: TopicId(9), partition: n }
+}
+
+/// A log of batches of one to three records; each epoch is forty batches long.
+fn log(n: u32, batches: usize) -> Vec<Bytes> {
+    let (mut out, mut end) = (Vec::new(), 0u64);
+    for number in 0..batches {
+        let mut builder = BatchBuilder::new(Compression::None);
+        for record in 0..1 + number as u64 % 3 {
+            let value = Some(vec![n as u8 + number as u8; 50 + number * 7 % 400].into());
+            let timestamp_ms = (end + record) as i64;
+            builder.push(&RecordData { timestamp_ms, value, ..RecordData::default() });
+        }
+        let plain = builder.build(None);
+        let epoch = 1 + number as u32 / 40;
+        let stored = StoredBatch::stamp(&plain, check(&plain).unwrap(), end, epoch);
+        end = stored.header.end_offset();
+        out.push(stored.to_bytes());
+    }
+    out
+}
+
+fn offsets(batches: &[Bytes]) -> Range<u64> {
+    let first = BatchHeader::decode(&batches[0]).unwrap();
+    let last = BatchHeader::decode(batches.last().unwrap()).unwrap();
+    first.base_offset..last.end_offset()
+}
+
+fn epoch(batch: &Bytes) -> u32 {
+    BatchHeader::decode(batch).unwrap().leader_epoch as u32
+}
+
+/// Told by how many producers it has.
+fn told(count: u64) -> ProducerSnapshot {
+    let entry = |id| ProducerEntry {
+        producer_id: id as i64,
+        producer_epoch: 0,
+        coordinator_epoch: -1,
+        last_timestamp: 0,
+        open_txn_start: None,
+        batches: Vec::new(),
+    };
+    ProducerSnapshot { producers: (0..count % 50).map(entry).collect() }
+}
+
+/// No other copies.
+struct Nowhere;
+
+#[async_trait]
+impl Copies for Nowhere {
+    async fn other(&self, _: PartitionId, _: u64) -> Option<Bytes> {
+        None
+    }
+}
+
+/// Other copies of everything.
+struct Everywhere(BTreeMap<PartitionId, Vec<Bytes>>);
+
+#[async_trait]
+impl Copies for Everywhere {
+    async fn other(&self, id: PartitionId, offset: u64) -> Option<Bytes> {
+        let log = &self.0[&id];
+        let at = log.iter().position(|batch| offsets(std::slice::from_ref(batch)).end > offset)?;
+        Some(log[at..].iter().take(2).flat_map(|batch| batch.to_vec()).collect::<Vec<u8>>().into())
+    }
+}
+
+struct Bucket {
+    host: Host,
+    store: Store,
+    budget: Arc<Budget>,
+    folder: tempfile::TempDir,
+}
+
+impl Bucket {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let host = RealWorld::host();
+        let url = format!("file://{}", folder.path().display());
+        let store = Store::open(&url, host.clone()).unwrap();
+        let budget = Arc::new(Budget::new(host.clone(), u64::MAX, 1_000_000));
+        Self { host, store, budget, folder }
+    }
+
+    async fn put(
+        &self,
+        writer: Writer,
+        seq: u64,
+        level: Level,
+        parts: Vec<Part>,
+    ) -> Result<Input, UploadError> {
+        let planned = Planned { level, writer, seq, parts };
+        let uploaded = planned.upload(&self.store, &self.host, Progress::default()).await?;
+        let verified = uploaded.verify(&self.store, true).await?;
+        Ok(Input { object: verified.object, footer: Arc::new(verified.footer) })
+    }
+
+    /// A shared object of stretches of logs, split where the epoch changes.
+    async fn input(&self, seq: u64, parts: Vec<(u32, Vec<Bytes>, bool)>) -> Input {
+        let mut all = Vec::new();
+        for (n, batches, with_producers) in parts {
+            for run in batches.chunk_by(|a, b| epoch(a) == epoch(b)) {
+                let Range { start: base, end } = offsets(run);
+                all.push(Part {
+                    partition: partition(n),
+                    leader_epoch: epoch(&run[0]),
+                    base,
+                    end,
+                    bytes: run.iter().map(|batch| batch.len() as u64).sum(),
+                    producers: with_producers.then(|| told(end)),
+                    source: Box::new(Pieces::new(run.to_vec())),
+                });
+            }
+        }
+        self.put(Writer(7), seq, Level::L1, all).await.unwrap()
+    }
+
+    async fn merge(
+        &self,
+        inputs: &[Input],
+        tiles: Tiles,
+        copies: Arc<dyn Copies>,
+    ) -> Result<(Vec<Output>, Vec<Input>), UploadError> {
+        let outputs = plan(tiles, Shape { object_bytes: 20_000, l2_bytes: 8_000 });
+        let mut written = Vec::new();
+        for (seq, output) in outputs.iter().enumerate() {
+            let part = |run| {
+                let (store, budget) = (self.store.clone(), self.budget.clone());
+                source_of(run, RunBatches::new(store, budget, copies.clone(), inputs, run))
+            };
+            let parts = output.runs.iter().map(part).collect();
+            written.push(self.put(Writer::job(1), seq as u64, output.level, parts).await?);
+        }
+        Ok((outputs, written))
+    }
+
+    /// The offsets and bytes of a partition, as objects hold them.
+    async fn read(&self, objects: &[Input], n: u32) -> BTreeMap<u64, Bytes> {
+        let mut found = BTreeMap::new();
+        for Input { object, footer } in objects {
+            for range in footer.ranges.iter().filter(|r| r.partition == partition(n)) {
+                let bytes = range.pos..range.pos + range.len;
+                let bytes = self.store.get_range(&object.key(), bytes).await.unwrap().unwrap();
+                let used = check_run(&bytes, |at, header| {
+                    let batch = bytes.slice(at..at + header.bytes as usize);
+                    assert_eq!(found.insert(header.base_offset, batch), None, "held twice");
+                    assert_eq!(header.leader_epoch as u32, range.leader_epoch);
+                    true
+                });
+                assert_eq!(used.unwrap(), bytes.len());
+            }
+        }
+        found
+    }
+}
+
+fn source_of(run: &levee_tiering::merge::Run, source: RunBatches) -> Part {
+    Part {
+        partition: run.partition,
+        leader_epoch: run.leader_epoch(),
+        base: run.base(),
+        end: run.end(),
+        bytes: run.bytes(),
+        producers: run.producers().cloned(),
+        source: Box::new(source),
+    }
+}
+
+/// Inputs: each some stretches (partition, from, batches, with producer state) of logs.
+fn stretches() -> impl Strategy<Value = Vec<Vec<(u32, usize, usize, bool)>>> {
+    let stretch = (0..3u32, 0..90usize, 1..40usize, any::<bool>());
+    proptest::collection::vec(proptest::collection::vec(stretch, 1..4), 1..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Overlaps, gaps, epochs, deleted fronts: each needed batch is there once, byte for byte, and
+    /// the newest producer state with it.
+    #[test]
+    fn outputs_hold_what_inputs_held(made in stretches(), log_start in 0..120u64) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(check_merge(made, log_start));
+    }
+}
+
+async fn check_merge(made: Vec<Vec<(u32, usize, usize, bool)>>, log_start: u64) {
+    let logs: Vec<Vec<Bytes>> = (0..3).map(|n| log(n, 100)).collect();
+    let bucket = Bucket::new();
+    let mut inputs = Vec::new();
+    for (seq, stretches) in made.into_iter().enumerate() {
+        // One object holds an offset once.
+        let mut parts: Vec<(u32, Vec<Bytes>, bool)> = Vec::new();
+        for (n, from, count, told) in stretches {
+            if parts.iter().all(|(other, ..)| *other != n) {
+                let to = (from + count).min(100);
+                parts.push((n, logs[n as usize][from..to].to_vec(), told));
+            }
+        }
+        parts.sort_by_key(|(n, ..)| *n);
+        inputs.push(bucket.input(seq as u64, parts).await);
+    }
+    let mut tiles = tile(&inputs, |_, range| range.end > log_start);
+    place(&bucket.store, &bucket.budget, &inputs, &mut tiles).await.unwrap();
+    let (outputs, written) = bucket.merge(&inputs, tiles, Arc::new(Nowhere)).await.unwrap();
+    let footers: Vec<Footer> = written.iter().map(|w| (*w.footer).clone()).collect();
+    prove(&outputs, &footers).unwrap();
+
+    for n in 0..3 {
+        let needed: Vec<&levee_proto::object::Range> = inputs
+            .iter()
+            .flat_map(|input| &input.footer.ranges)
+            .filter(|range| range.partition == partition(n) && range.end > log_start)
+            .collect();
+        let is_held = |batch: &&Bytes| {
+            let Range { start, end } = offsets(std::slice::from_ref(*batch));
+            needed.iter().any(|range| range.base <= start && end <= range.end)
+        };
+        let wanted: Vec<&Bytes> = logs[n as usize].iter().filter(is_held).collect();
+        let found = bucket.read(&written, n).await;
+        assert!(found.values().eq(wanted), "partition {n}");
+        let newest = |told: &mut dyn Iterator<Item = (u64, usize)>| told.max();
+        let state = |range: &levee_proto::object::Range| {
+            range.producers.as_ref().map(|all| (range.end, all.producers.len()))
+        };
+        let ranges = footers.iter().flat_map(|footer| &footer.ranges);
+        let ranges = ranges.filter(|range| range.partition == partition(n));
+        assert_eq!(
+            newest(&mut ranges.filter_map(state)),
+            newest(&mut needed.iter().filter_map(|range| state(range))),
+        );
+    }
+    // What was lost on the way is seen.
+    if let Some(at) = footers.iter().position(|footer| !footer.ranges.is_empty()) {
+        let mut lossy = footers.clone();
+        lossy[at].ranges.pop();
+        prove(&outputs, &lossy).unwrap_err();
+    }
+}
+
+/// Bytes that rotted in the bucket come from another copy, or nothing is replaced.
+#[tokio::test]
+async fn a_damaged_input_is_read_from_another_copy_or_refused() {
+    let bucket = Bucket::new();
+    let log = log(1, 60);
+    let inputs = [
+        bucket.input(0, vec![(1, log[..30].to_vec(), true)]).await,
+        bucket.input(1, vec![(1, log[30..].to_vec(), true)]).await,
+    ];
+    let file = bucket.folder.path().join(inputs[1].object.key());
+    let mut bytes = std::fs::read(&file).unwrap();
+    for at in [64 + 700, 64 + 2500] {
+        bytes[at] ^= 0x10;
+    }
+    std::fs::write(&file, bytes).unwrap();
+    let tiles = tile(&inputs, |_, _| true);
+
+    let refused = bucket.merge(&inputs, tiles.clone(), Arc::new(Nowhere)).await;
+    let Err(error) = refused else { panic!("it is damaged") };
+    assert!(error.to_string().contains(&inputs[1].object.key()), "{error}");
+
+    let copies = Everywhere([(partition(1), log.clone())].into());
+    let (outputs, written) = bucket.merge(&inputs, tiles, Arc::new(copies)).await.unwrap();
+    let footers: Vec<Footer> = written.iter().map(|w| (*w.footer).clone()).collect();
+    prove(&outputs, &footers).unwrap();
+    assert!(bucket.read(&written, 1).await.values().eq(&log));
+}
