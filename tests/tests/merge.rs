@@ -54,7 +54,7 @@ fn offsets(batches: &[Bytes]) -> Range<u64> {
 }
 
 fn epoch(batch: &Bytes) -> u32 {
-    BatchHeader::decode(batch).unwrap().leader_epoch as u32
+    BatchHeader::decode(batch).unwrap().leader_epoch
 }
 
 /// Told by how many producers it has.
@@ -171,7 +171,7 @@ impl Bucket {
                 let used = check_run(&bytes, |at, header| {
                     let batch = bytes.slice(at..at + header.bytes as usize);
                     assert_eq!(found.insert(header.base_offset, batch), None, "held twice");
-                    assert_eq!(header.leader_epoch as u32, range.leader_epoch);
+                    assert_eq!(header.leader_epoch, range.leader_epoch);
                     true
                 });
                 assert_eq!(used.unwrap(), bytes.len());

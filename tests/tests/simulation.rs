@@ -71,61 +71,6 @@ fn the_same_seed_gives_the_same_trace() {
     assert_ne!(one, Sim::run(8, storm));
 }
 
-/// Small objects are merged while everything fails and dies: nothing is lost, few objects stay.
-async fn merging_storm(sim: Sim) {
-    let cluster = Cluster::new(&sim, &FAST).with_small_objects();
-    let machine = sim.host("a");
-    let bucket = cluster.bucket.seen_by("a");
-    cluster.start(&machine, &bucket).await;
-    cluster.create("bucket", 2, "object").await;
-    cluster.create("synced", 1, "local").await;
-    let loads = [
-        SimLoad::start(&cluster, "bucket", 0),
-        SimLoad::start(&cluster, "bucket", 1),
-        SimLoad::start(&cluster, "synced", 0),
-    ];
-    for _ in 0..3 {
-        bucket.set(Faults {
-            lost_reply: 5 + sim.below(20),
-            refused: 5 + sim.below(20),
-            conflict: 5 + sim.below(20),
-            ghost: 20 + sim.below(20),
-            ..Faults::default()
-        });
-        tokio::time::sleep(Duration::from_millis(5000 + sim.below(40_000))).await;
-        match sim.below(3) {
-            0 => machine.kill(),
-            _ => machine.power_loss(),
-        }
-        bucket.set(Faults::default());
-        cluster.start(&machine, &bucket).await;
-        for load in &loads {
-            load.progress(20).await;
-        }
-        cluster.audit().await;
-    }
-    for load in &loads {
-        load.stop();
-    }
-    later(120).await;
-    let audit = cluster.audit().await;
-    assert!(audit.single.objects > 0, "merged into objects of one partition: {audit:?}");
-    let objects = audit.shared.objects + audit.single.objects;
-    assert!(objects <= 4 * 2 + (audit.shared.bytes + audit.single.bytes) / (16 << 10), "{audit:?}");
-    for load in &loads {
-        load.verify().await;
-    }
-}
-
-/// F24: crashes in the middle of merges, by seed.
-#[test]
-fn f24_merging_under_faults_and_crashes_loses_nothing() {
-    let runs = if std::env::var_os("LEVEE_LONG").is_some() { 200 } else { 8 };
-    for number in 0..runs {
-        Sim::run(seed(2400 + number), merging_storm);
-    }
-}
-
 /// F16, F24: an object rots in the bucket. Where the broker has another copy it is written again;
 /// where not, the place is named, and everything else stays readable.
 #[test]

@@ -12,6 +12,7 @@ use levee_broker::node::Node;
 use levee_broker::node::start::{Started, start};
 use levee_broker::produce::Acks;
 use levee_broker::upkeep::beside;
+use levee_broker::upkeep::retention::delete_records;
 use levee_proto::record::batch::check_run;
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::{BatchBuilder, ProducerStamp, RecordData, decode_records};
@@ -101,6 +102,8 @@ impl Cluster {
         let set: Vec<(&str, &str)> =
             self.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let mut config = BrokerConfig::dev(Path::new("/data"), &set).expect("settings hold");
+        // Filling large files with zeros would be most of a run.
+        config.wal_file_bytes = 256 << 10;
         (self.tweak)(&mut config);
         let store = Store::over(Arc::new(store.clone()), "", host.clone(), "sim").with_deadlines(
             Deadlines { request: Duration::from_secs(3), operation: Duration::from_secs(20) },
@@ -166,6 +169,18 @@ struct Inner {
     acked: BTreeMap<u64, u64>,
     refused: Option<String>,
     stop: bool,
+    /// Records below it were deleted on request.
+    deleted_to: u64,
+    /// The smallest size that retention ever left.
+    keeps: Option<u64>,
+}
+
+/// What reading a partition from end to end gave.
+struct Found {
+    log_start: u64,
+    /// Offset and number of each record.
+    records: Vec<(u64, u64)>,
+    bytes: u64,
 }
 
 impl SimLoad {
@@ -244,29 +259,69 @@ impl SimLoad {
         self.inner.lock().stop = true;
     }
 
-    /// Reads everything: each acknowledged record is there once, at its offset, in order.
+    /// From now on records below `offset` may be gone.
+    pub fn deletes_to(&self, offset: u64) {
+        let mut inner = self.inner.lock();
+        inner.deleted_to = inner.deleted_to.max(offset);
+    }
+
+    /// Deletes records below an offset that the dice choose.
+    pub async fn delete_some(&self, sim: &Sim) {
+        let before = sim.below(self.newest() + 1);
+        self.deletes_to(before);
+        sim.note(format!("{} {}: records below {before} go", self.topic, self.partition));
+        let (topic, partition) = (self.topic, self.partition);
+        let deleted = self.cluster.ask(|node| async move {
+            let led = node.partition(topic, partition)?;
+            delete_records(&node, &led, before).await
+        });
+        // In trouble it may fail, or happen without an answer.
+        drop(tokio::time::timeout(Duration::from_secs(20), deleted).await);
+    }
+
+    /// From now on the oldest records may be gone where this many bytes are left.
+    pub fn retains(&self, bytes: u64) {
+        let mut inner = self.inner.lock();
+        inner.keeps = Some(inner.keeps.map_or(bytes, |keeps| keeps.min(bytes)));
+    }
+
+    /// Offset of the newest acknowledged record.
+    pub fn newest(&self) -> u64 {
+        self.inner.lock().acked.values().next_back().copied().unwrap_or(0)
+    }
+
+    /// Reads everything: each acknowledged record is there once, at its offset, in order; nothing
+    /// is gone but what may be.
     pub async fn verify(&self) {
-        let found = self.read_all().await;
+        let Found { log_start, records, bytes } = self.read_all().await;
         let mut places: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-        for (offset, number) in &found {
+        for (offset, number) in &records {
             places.entry(*number).or_default().push(*offset);
         }
         let inner = self.inner.lock();
+        let name = format!("{} {}", self.topic, self.partition);
         assert_eq!(inner.refused, None);
-        for (number, offset) in &inner.acked {
-            assert_eq!(places.get(number), Some(&vec![*offset]), "{} number {number}", self.topic);
+        for (number, offset) in inner.acked.iter().filter(|(_, offset)| **offset >= log_start) {
+            assert_eq!(places.get(number), Some(&vec![*offset]), "{name} number {number}");
         }
         assert!(places.values().all(|places| places.len() == 1), "duplicates: {places:?}");
-        let numbers: Vec<u64> = found.iter().map(|(_, number)| *number).collect();
-        assert!(numbers.is_sorted(), "{}: order {numbers:?}", self.topic);
-        let dense = found.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0);
-        assert!(dense, "{}: offsets have gaps", self.topic);
-        assert!(!inner.acked.is_empty(), "{}: nothing was acknowledged", self.topic);
+        let numbers: Vec<u64> = records.iter().map(|(_, number)| *number).collect();
+        assert!(numbers.is_sorted(), "{name}: order {numbers:?}");
+        let offsets = records.iter().map(|(offset, _)| *offset);
+        assert!(offsets.eq(log_start..log_start + records.len() as u64), "{name}: offsets have gaps");
+        assert!(!inner.acked.is_empty(), "{name}: nothing was acknowledged");
+        let may_start = log_start <= inner.deleted_to || inner.keeps.is_some_and(|k| k <= bytes);
+        assert!(may_start, "{name} starts at {log_start} with {bytes} bytes left");
     }
 
-    async fn read_all(&self) -> Vec<(u64, u64)> {
-        let mut found = Vec::new();
-        let mut offset = 0;
+    async fn read_all(&self) -> Found {
+        let (topic, partition) = (self.topic, self.partition);
+        let ladder = self.cluster.ask(move |node| async move {
+            node.partition(topic, partition).and_then(|led| led.readable())
+        });
+        let log_start = ladder.await.expect("it serves").expect("it is led").log_start();
+        let mut found = Found { log_start, records: Vec::new(), bytes: 0 };
+        let mut offset = log_start;
         loop {
             let (topic, partition) = (self.topic, self.partition);
             let read = self.cluster.ask(|node| async move {
@@ -278,11 +333,12 @@ impl SimLoad {
             let read = read.await.expect("it serves").expect("it reads");
             let walked = check_run(&read.batches, |at, header| {
                 let batch = read.batches.slice(at..at + header.bytes as usize);
+                found.bytes += batch.len() as u64;
                 for record in decode_records(&batch).expect("records") {
                     let key = record.data.key.expect("a key");
                     let text = String::from_utf8(key.to_vec()).expect("text");
                     if record.offset >= offset {
-                        found.push((record.offset, text.parse().expect("a number")));
+                        found.records.push((record.offset, text.parse().expect("a number")));
                     }
                 }
                 true

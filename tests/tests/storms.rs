@@ -1,0 +1,187 @@
+//! Storms: by seed, everything that happens to a broker in years, in a few virtual minutes.
+//!
+//! A faulty store and disk, kills, power losses, pauses and take-overs; beside the load class
+//! changes, retention, deletions, merging of objects of some kilobytes, scrubbing. At the end
+//! nothing that was acknowledged is lost, doubled or out of order, and the audit finds nothing.
+//!
+//! `LEVEE_SEEDS` says how many seeds each test runs, `LEVEE_SEED` runs one again. A seed that once
+//! found a bug stands below with what it found.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use levee_runtime::sim::{Sim, SimHost};
+use levee_tests::sim::{Cluster, Faults, SimLoad, SimStore, seed};
+
+const SETTINGS: [(&str, &str); 7] = [
+    ("tier.interval", "2s"),
+    ("gc.grace", "30s"),
+    ("object.lane.linger", "20ms"),
+    ("retention.check.interval", "1s"),
+    ("delete.delay", "1s"),
+    ("sweep.interval", "15s"),
+    ("scrub.bytes.per.second", "64KiB"),
+];
+
+async fn later(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+struct Storm {
+    sim: Sim,
+    cluster: Cluster,
+    machine: SimHost,
+    bucket: SimStore,
+    loads: [SimLoad; 3],
+}
+
+impl Storm {
+    async fn begin(sim: Sim) -> Self {
+        let cluster = Cluster::new(&sim, &SETTINGS).with_small_objects();
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        cluster.start(&machine, &bucket).await;
+        cluster.create("bucket", 2, "object").await;
+        cluster.create("synced", 1, "local").await;
+        let loads = [("bucket", 0), ("bucket", 1), ("synced", 0)];
+        let loads = loads.map(|(topic, partition)| SimLoad::start(&cluster, topic, partition));
+        Self { sim, cluster, machine, bucket, loads }
+    }
+
+    async fn rage(self) {
+        for _ in 0..2 + self.sim.below(3) {
+            self.trouble();
+            for _ in 0..self.sim.below(4) {
+                tokio::time::sleep(Duration::from_millis(self.sim.below(12_000))).await;
+                self.do_something().await;
+            }
+            self.bucket.set(Faults::default());
+            if self.sim.below(4) > 0 {
+                self.crash().await;
+            }
+            for load in &self.loads {
+                load.progress(10).await;
+            }
+        }
+        self.end().await;
+    }
+
+    fn trouble(&self) {
+        let once_in = |least: u64| match self.sim.one_in(3) {
+            true => 0,
+            false => least + self.sim.below(20),
+        };
+        self.bucket.set(Faults {
+            lost_reply: once_in(5),
+            refused: once_in(5),
+            conflict: once_in(5),
+            ghost: once_in(20),
+            silent: once_in(40),
+            ..Faults::default()
+        });
+    }
+
+    /// What operators and services do.
+    async fn do_something(&self) {
+        let (topic, loads) = match self.sim.one_in(2) {
+            true => ("bucket", &self.loads[..2]),
+            false => ("synced", &self.loads[2..]),
+        };
+        match self.sim.below(5) {
+            0 => self.alter(topic, "durability.class", "object").await,
+            1 => self.alter(topic, "durability.class", "local").await,
+            2 => {
+                let bytes = 1000 + self.sim.below(40_000);
+                loads.iter().for_each(|load| load.retains(bytes));
+                self.alter(topic, "retention.bytes", &bytes.to_string()).await;
+            }
+            3 => {
+                let load = &loads[self.sim.below(loads.len() as u64) as usize];
+                load.delete_some(&self.sim).await;
+            }
+            _ => self.short_topic().await,
+        }
+    }
+
+    async fn alter(&self, topic: &'static str, name: &str, value: &str) {
+        self.sim.note(format!("{topic}: {name}={value}"));
+        let set = [(name.to_owned(), value.to_owned())];
+        let altered = self
+            .cluster
+            .ask(|node| async move { node.alter_topic(topic, set.into(), Vec::new(), 0).await });
+        // In trouble it may fail, or have happened without an answer.
+        drop(tokio::time::timeout(Duration::from_secs(20), altered).await);
+    }
+
+    /// A topic that lives for some seconds.
+    async fn short_topic(&self) {
+        let name: &'static str = format!("short{}", self.sim.random()).leak();
+        let made = self.cluster.ask(|node| async move {
+            let set = [("durability.class".to_owned(), "local".to_owned())];
+            node.create_topic(name, 1, set.into()).await
+        });
+        let made = tokio::time::timeout(Duration::from_secs(20), made).await;
+        if !matches!(made, Ok(Some(Ok(_)))) {
+            return;
+        }
+        let load = SimLoad::start(&self.cluster, name, 0);
+        later(self.sim.below(8)).await;
+        load.stop();
+        let gone =
+            self.cluster.ask(|node| async move { node.delete_topic_named(name).await.map(drop) });
+        drop(tokio::time::timeout(Duration::from_secs(20), gone).await);
+    }
+
+    async fn crash(&self) {
+        match self.sim.below(3) {
+            0 => self.machine.kill(),
+            _ => self.machine.power_loss(),
+        }
+        self.cluster.start(&self.machine, &self.bucket).await;
+    }
+
+    async fn end(self) {
+        for load in &self.loads {
+            load.progress(10).await;
+            load.stop();
+        }
+        // Uploads, merges and the sweep of what died come to rest.
+        later(90).await;
+        for load in &self.loads {
+            load.verify().await;
+        }
+        let audit = self.cluster.audit().await;
+        let objects = audit.shared.objects + audit.single.objects;
+        let bytes = audit.shared.bytes + audit.single.bytes;
+        // Two of each size, and whole ones.
+        assert!(objects <= 4 * 2 + 3 + bytes / (8 << 10), "{audit:?}");
+        if self.sim.one_in(3) {
+            self.crash().await;
+            for load in &self.loads {
+                load.verify().await;
+            }
+        }
+    }
+}
+
+fn run(first: u64, count: u64) {
+    let count = std::env::var("LEVEE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(count);
+    let one = std::env::var_os("LEVEE_SEED").is_some();
+    for number in 0..if one { 1 } else { count } {
+        let seed = seed(first + number);
+        Sim::run(seed, |sim| async move { Storm::begin(sim).await.rage().await });
+    }
+}
+
+// Tests run side by side: one for each core of a small machine.
+
+#[test]
+fn even_storms_lose_nothing() {
+    run(1_000_000, 5_000);
+}
+
+#[test]
+fn odd_storms_lose_nothing() {
+    run(2_000_000, 5_000);
+}
