@@ -21,6 +21,7 @@ mod aside;
 pub mod retention;
 pub mod collect;
 pub mod sweep;
+pub mod audit;
 
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ pub fn beside(node: &Arc<Node>) -> Vec<Task<()>> {
         host.spawn("retention", retention::run(node.clone())),
         host.spawn("collect", collect::run(node.clone())),
         host.spawn("sweep", sweep::run(node.clone())),
+        host.spawn("audit", audit::run(node.clone())),
         host.spawn("consolidate", consolidate::run(node.clone())),
         host.spawn("merge", merge::run(node.clone())),
         host.spawn("scrub", scrub::run(node.clone())),

@@ -166,7 +166,8 @@ impl Storm {
 }
 
 fn run(first: u64, count: u64) {
-    let count = std::env::var("LEVEE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(count);
+    let count =
+        std::env::var("LEVEE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(count);
     let one = std::env::var_os("LEVEE_SEED").is_some();
     for number in 0..if one { 1 } else { count } {
         let seed = seed(first + number);

@@ -187,6 +187,10 @@ settings! {
          brokers read: a reader may hold an old plan that long.";
     sweep_interval: Duration = Setting::duration("sweep.interval", SECOND, 30 * DAY, "1h"),
         "How often the bucket is listed for what ended sessions left behind.";
+    audit_interval: Option<Duration> = Setting::duration(
+        "audit.interval", SECOND, 365 * DAY, "24h").or_absent("off"),
+        "How often metadata, listing and footers are held against each other. off: never. Costs \
+         one small read for each object.";
     retention_check_interval: Duration = Setting::duration(
         "retention.check.interval", 100, DAY, "30s"),
         "How often retention is applied.";

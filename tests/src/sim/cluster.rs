@@ -308,7 +308,10 @@ impl SimLoad {
         let numbers: Vec<u64> = records.iter().map(|(_, number)| *number).collect();
         assert!(numbers.is_sorted(), "{name}: order {numbers:?}");
         let offsets = records.iter().map(|(offset, _)| *offset);
-        assert!(offsets.eq(log_start..log_start + records.len() as u64), "{name}: offsets have gaps");
+        assert!(
+            offsets.eq(log_start..log_start + records.len() as u64),
+            "{name}: offsets have gaps"
+        );
         assert!(!inner.acked.is_empty(), "{name}: nothing was acknowledged");
         let may_start = log_start <= inner.deleted_to || inner.keeps.is_some_and(|k| k <= bytes);
         assert!(may_start, "{name} starts at {log_start} with {bytes} bytes left");

@@ -243,3 +243,41 @@ fn a_snapshot_is_the_state() {
     let read = Snapshot::decode(&snapshot.encode()).unwrap();
     assert_eq!(MetaState::from_snapshot(read), state);
 }
+
+fn job(number: u64, inputs: &[u64]) -> Record {
+    let inputs = inputs.iter().map(|seq| object(1, *seq).id()).collect();
+    JobStart { job: number, kind: JOB_MERGE, session: session(1), inputs }.into()
+}
+
+/// F24: an object is held by one job, of a session that lives; what a job wrote counts only while
+/// the job runs, and only for what it replaces.
+#[test]
+fn f24_a_job_replaces_what_it_holds_or_nothing() {
+    let mut state = led();
+    for seq in 0..3 {
+        state.apply(2, &object(1, seq).into()).unwrap();
+    }
+    refused(&state, job(7, &[0, 9]), "not referenced");
+    state.apply(3, &job(7, &[0, 1])).unwrap();
+    refused(&state, job(7, &[2]), "runs");
+    refused(&state, job(8, &[1, 2]), "held by another job");
+    let output = ObjectRef { writer: Writer::job(7), ..object(1, 0) };
+    let zombie = ObjectRef { writer: Writer::job(8), ..object(1, 0) };
+    refused(&state, zombie.into(), "no job 8");
+
+    // One of its inputs goes another way: the exchange is refused.
+    let mut elsewhere = state.clone();
+    let other = Unref { objects: vec![object(1, 1).id()] };
+    elsewhere.apply(4, &other.into()).unwrap();
+    let inputs: Record = Unref { objects: vec![object(1, 0).id(), object(1, 1).id()] }.into();
+    refused(&elsewhere, inputs.clone(), "1");
+
+    for record in [output.clone().into(), inputs, JobEnd { job: 7 }.into()] {
+        state.apply(4, &record).unwrap();
+    }
+    assert_eq!(state.objects.keys().copied().collect::<Vec<_>>(), [object(1, 2).id(), output.id()]);
+    let late = ObjectRef { writer: Writer::job(7), ..object(1, 1) };
+    refused(&state, late.into(), "no job 7");
+    state.apply(5, &fencing(1, 1)).unwrap();
+    refused(&state, job(9, &[2]), "Fencing");
+}

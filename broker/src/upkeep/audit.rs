@@ -1,0 +1,54 @@
+//! The audit of the bucket, beside the broker: from the bucket alone, so that a mistake of this
+//! process does not hide itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use levee_tiering::audit::{Audit, audit};
+use levee_tiering::metalog::MetaLog;
+use levee_tiering::remote::Footers;
+
+use crate::node::Node;
+
+/// The first audit of a session comes early: a restart is when things go wrong.
+const FIRST: Duration = Duration::from_secs(600);
+/// Memory for footers of its own.
+const FOOTER_MEMORY: u64 = 8 << 20;
+/// Garbage above this share of what is referenced is worth a look.
+const ORPHANS_PER_CENT: u64 = 1;
+
+/// Runs until the session ends.
+pub async fn run(node: Arc<Node>) {
+    let Some(every) = node.config.audit_interval else { return };
+    let mut next = FIRST.min(every);
+    while !node.is_ended() {
+        node.host.sleep(next).await;
+        next = every;
+        let cluster = node.view.read().cluster;
+        let log = MetaLog::open(node.store.clone(), node.host.clone(), cluster);
+        let footers = Footers::new(node.store.clone(), FOOTER_MEMORY);
+        match audit(&log, &node.store, &footers).await {
+            Ok(audit) => tell(&audit),
+            Err(error) => {
+                tracing::warn!(%error, "the bucket is audited later");
+                next = FIRST.min(every);
+            }
+        }
+    }
+}
+
+fn tell(audit: &Audit) {
+    for finding in &audit.findings {
+        tracing::error!(slot = audit.slot, "audit: {finding}");
+    }
+    let referenced = audit.shared.bytes + audit.single.bytes + audit.slots.bytes;
+    if audit.orphans.bytes > referenced / 100 * ORPHANS_PER_CENT {
+        let orphans = audit.orphans;
+        tracing::warn!(orphans.objects, orphans.bytes, "audit: much was left behind by writers");
+    }
+    metrics::gauge!("levee_audit_findings").set(audit.findings.len() as f64);
+    metrics::gauge!("levee_audit_orphan_bytes").set(audit.orphans.bytes as f64);
+    metrics::gauge!("levee_audit_dead_bytes").set(audit.dead_bytes as f64);
+    metrics::gauge!("levee_audit_objects_per_gib").set(audit.objects_per_gib());
+    metrics::counter!("levee_audits_total").increment(1);
+}
