@@ -18,7 +18,7 @@ use levee_runtime::Host;
 use levee_runtime::real::RealWorld;
 use levee_tiering::budget::Budget;
 use levee_tiering::merge::{
-    Copies, Input, Output, RunBatches, Shape, Tiles, place, plan, prove, tile,
+    Copies, Input, Output, RunBatches, Shape, Tiles, Windows, plan, prove, tile,
 };
 use levee_tiering::store::{Progress, Store};
 use levee_tiering::upload::{Part, Pieces, Planned, UploadError};
@@ -145,16 +145,16 @@ impl Bucket {
     async fn merge(
         &self,
         inputs: &[Input],
-        tiles: Tiles,
+        mut tiles: Tiles,
         copies: Arc<dyn Copies>,
     ) -> Result<(Vec<Output>, Vec<Input>), UploadError> {
+        let windows = Windows::new(self.store.clone(), self.budget.clone(), inputs);
+        windows.place(inputs, &mut tiles).await.unwrap();
+        let windows = Arc::new(windows);
         let outputs = plan(tiles, Shape { object_bytes: 20_000, l2_bytes: 8_000 });
         let mut written = Vec::new();
         for (seq, output) in outputs.iter().enumerate() {
-            let part = |run| {
-                let (store, budget) = (self.store.clone(), self.budget.clone());
-                source_of(run, RunBatches::new(store, budget, copies.clone(), inputs, run))
-            };
+            let part = |run| source_of(run, RunBatches::new(windows.clone(), copies.clone(), run));
             let parts = output.runs.iter().map(part).collect();
             written.push(self.put(Writer::job(1), seq as u64, output.level, parts).await?);
         }
@@ -227,8 +227,7 @@ async fn check_merge(made: Vec<Vec<(u32, usize, usize, bool)>>, log_start: u64) 
         parts.sort_by_key(|(n, ..)| *n);
         inputs.push(bucket.input(seq as u64, parts).await);
     }
-    let mut tiles = tile(&inputs, |_, range| range.end > log_start);
-    place(&bucket.store, &bucket.budget, &inputs, &mut tiles).await.unwrap();
+    let tiles = tile(&inputs, |_, range| range.end > log_start);
     let (outputs, written) = bucket.merge(&inputs, tiles, Arc::new(Nowhere)).await.unwrap();
     let footers: Vec<Footer> = written.iter().map(|w| (*w.footer).clone()).collect();
     prove(&outputs, &footers).unwrap();

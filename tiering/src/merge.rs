@@ -20,7 +20,7 @@ use levee_proto::object::Footer;
 pub use pick::{Candidate, pick};
 pub use plan::{Output, Run, Shape, plan};
 pub use prove::{Unproven, prove};
-pub use source::{Copies, RunBatches, place, read_copy};
+pub use source::{Copies, RunBatches, Windows};
 pub use tile::{Tile, Tiles, tile};
 
 /// An object that a job replaces.

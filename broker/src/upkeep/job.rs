@@ -15,7 +15,7 @@ use levee_proto::ids::{PartitionId, Writer};
 use levee_proto::metalog::{ObjectId, ObjectRef};
 use levee_proto::object::Footer;
 use levee_tiering::merge::{
-    Copies, Input, Output, Run, RunBatches, Shape, Tiles, place, plan, prove, read_copy, tile,
+    Copies, Input, Output, Run, RunBatches, Shape, Windows, plan, prove, tile,
 };
 use levee_tiering::remote::Source;
 use levee_tiering::upload::{Part, Planned, SourceError, UploadError};
@@ -84,8 +84,8 @@ async fn write(
         needed.is_needed(node, range.partition, range.end, input.object.single.is_some())
     });
     let blame = |error: Error| Failed { error, blamed: ids.to_vec() };
-    let placed = place(&node.store, &node.budget, &inputs, &mut tiles).await;
-    placed.map_err(|error| match error {
+    let windows = Arc::new(Windows::new(node.store.clone(), node.budget.clone(), &inputs));
+    windows.place(&inputs, &mut tiles).await.map_err(|error| match error {
         SourceError::Store(error) => Error::store_unavailable(error).into(),
         damaged => blame(Error::corrupt_data(damaged)),
     })?;
@@ -93,16 +93,16 @@ async fn write(
     let shape = Shape { object_bytes: config.tier_object_bytes, l2_bytes: config.tier_l2_bytes };
     let copies: Arc<dyn Copies> =
         Arc::new(OtherCopies { node: node.clone(), not_from: ids.iter().copied().collect() });
-    let outputs = plan(tiles.clone(), shape);
+    let outputs = plan(tiles, shape);
     let mut written = Vec::new();
     for (seq, output) in outputs.iter().enumerate() {
-        let parts = parts(node, &copies, &inputs, output);
+        let parts = parts(&windows, &copies, output);
         let (writer, level) = (Writer::job(job), output.level);
         let planned = Planned { level, writer, seq: seq as u64, parts };
         match node.tiers.put(planned).await {
             Ok(done) => written.push(done),
             Err(error) => {
-                let blamed = blamed(&error, &tiles, &inputs);
+                let blamed = blamed(&error, &outputs, &inputs);
                 return Err(Failed { error: error.into(), blamed });
             }
         }
@@ -125,16 +125,7 @@ async fn inputs(node: &Node, ids: &[ObjectId]) -> Result<Vec<Input>> {
     Ok(objects.into_iter().zip(footers).map(input).collect())
 }
 
-fn parts(
-    node: &Arc<Node>,
-    copies: &Arc<dyn Copies>,
-    inputs: &[Input],
-    output: &Output,
-) -> Vec<Part> {
-    let source = |run: &Run| {
-        let (store, budget) = (node.store.clone(), node.budget.clone());
-        Box::new(RunBatches::new(store, budget, copies.clone(), inputs, run))
-    };
+fn parts(windows: &Arc<Windows>, copies: &Arc<dyn Copies>, output: &Output) -> Vec<Part> {
     let part = |run: &Run| Part {
         partition: run.partition,
         leader_epoch: run.leader_epoch(),
@@ -142,15 +133,16 @@ fn parts(
         end: run.end(),
         bytes: run.bytes(),
         producers: run.producers().cloned(),
-        source: source(run),
+        source: Box::new(RunBatches::new(windows.clone(), copies.clone(), run)),
     };
     output.runs.iter().map(part).collect()
 }
 
 /// The inputs that hold the offset at which the bytes were wrong.
-fn blamed(error: &UploadError, tiles: &Tiles, inputs: &[Input]) -> Vec<ObjectId> {
+fn blamed(error: &UploadError, outputs: &[Output], inputs: &[Input]) -> Vec<ObjectId> {
     let UploadError::Source { partition, offset, .. } = error else { return Vec::new() };
-    let tiles = tiles.get(partition).into_iter().flatten();
+    let runs = outputs.iter().flat_map(|output| &output.runs);
+    let tiles = runs.filter(|run| run.partition == *partition).flat_map(|run| &run.tiles);
     let holding = tiles.filter(|tile| tile.base <= *offset && *offset < tile.end);
     holding.map(|tile| inputs[tile.input].object.id()).collect()
 }
@@ -202,6 +194,11 @@ impl Copies for OtherCopies {
         let place = self.node.tiers.index.locate_in(id, offset, is_other)?;
         let footer = self.node.tiers.footer(&place).await.ok()?;
         let range = footer.ranges.get(place.number as usize)?;
-        read_copy(&self.node.store, &self.node.budget, &place.key, range, offset).await
+        let windows = Windows::over(
+            self.node.store.clone(),
+            self.node.budget.clone(),
+            [(place.key, place.object_bytes)],
+        );
+        windows.read_from(range, offset).await
     }
 }

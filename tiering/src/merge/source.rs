@@ -1,7 +1,11 @@
 //! The bytes of a run, straight from the objects that hold them: past the caches, within the
 //! budget of upkeep, from another copy where an object is damaged.
+//!
+//! Inputs and outputs are sorted alike, so each input is read from front to back through a window:
+//! requests follow bytes, however many partitions share an object.
 
 use std::collections::VecDeque;
+use std::ops::Range as Span;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,6 +14,7 @@ use levee_proto::FormatError;
 use levee_proto::ids::PartitionId;
 use levee_proto::object::Range;
 use levee_proto::record::batch::{BatchHeader, HEADER_BYTES, check_run};
+use parking_lot::Mutex;
 
 use super::Input;
 use super::plan::Run;
@@ -18,20 +23,172 @@ use crate::budget::Budget;
 use crate::store::{Store, StoreError};
 use crate::upload::{Batches, SourceError};
 
-/// Bytes of one read.
+/// Bytes of one read at most.
 const READ_BYTES: u64 = 8 << 20;
+/// Bytes of all windows together.
+const WINDOWS_BYTES: u64 = 64 << 20;
 
 /// Other copies of the same batches: hot segments, slots, other objects.
 #[async_trait]
 pub trait Copies: Send + Sync {
-    /// Whole checked batches from `offset` on, from anywhere but the objects in `not_from`.
+    /// Whole checked batches from `offset` on, from anywhere but the objects that are replaced.
     async fn other(&self, partition: PartitionId, offset: u64) -> Option<Bytes>;
+}
+
+/// The objects that a job reads.
+pub struct Windows {
+    store: Store,
+    budget: Arc<Budget>,
+    window_bytes: u64,
+    objects: Vec<Object>,
+}
+
+struct Object {
+    key: Arc<str>,
+    bytes: u64,
+    /// What was read last, and where it stands.
+    window: Mutex<(u64, Bytes)>,
+}
+
+enum ReadError {
+    Store(StoreError),
+    Damaged(String),
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<FormatError> for ReadError {
+    fn from(error: FormatError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+impl ReadError {
+    fn of(self, key: &str) -> SourceError {
+        match self {
+            Self::Store(error) => SourceError::Store(error),
+            Self::Damaged(why) => SourceError::Damaged(format!("object {key}: {why}")),
+        }
+    }
+}
+
+impl Windows {
+    pub fn new(store: Store, budget: Arc<Budget>, inputs: &[Input]) -> Self {
+        let named = |input: &Input| (input.object.key().into(), input.object.bytes);
+        Self::over(store, budget, inputs.iter().map(named))
+    }
+
+    /// Over objects by key and size.
+    pub fn over(
+        store: Store,
+        budget: Arc<Budget>,
+        objects: impl IntoIterator<Item = (Arc<str>, u64)>,
+    ) -> Self {
+        let objects = objects.into_iter();
+        let objects: Vec<Object> =
+            objects.map(|(key, bytes)| Object { key, bytes, window: Mutex::default() }).collect();
+        let window_bytes = READ_BYTES.min(WINDOWS_BYTES / objects.len().max(1) as u64);
+        Self { store, budget, window_bytes, objects }
+    }
+
+    /// Some bytes of an object, out of its window where they are there.
+    async fn read(&self, object: &Object, span: Span<u64>) -> Result<Bytes, ReadError> {
+        let (start, held) = object.window.lock().clone();
+        let inside = start <= span.start && span.end <= start + held.len() as u64;
+        if inside {
+            let (from, to) = (span.start - start, span.end - start);
+            return Ok(held.slice(from as usize..to as usize));
+        }
+        let end = span.end.max(span.start + self.window_bytes).min(object.bytes);
+        self.budget.take(end - span.start).await;
+        let got = self.store.get_range(&object.key, span.start..end).await?;
+        let got = got.ok_or_else(|| ReadError::Damaged("it is not in the bucket".into()))?;
+        *object.window.lock() = (span.start, got.clone());
+        Ok(got.slice(..(span.end - span.start) as usize))
+    }
+
+    /// The first whole checked batches of some bytes of an object, at least one.
+    async fn whole_batches(&self, object: &Object, span: Span<u64>) -> Result<Bytes, ReadError> {
+        let left = span.end - span.start;
+        let mut want = READ_BYTES.min(left);
+        loop {
+            let got = self.read(object, span.start..span.start + want).await?;
+            let whole = check_run(&got, |_, _| true)?;
+            if whole > 0 {
+                return Ok(got.slice(..whole));
+            }
+            // One batch is larger than a read.
+            let needed = match got.len() >= HEADER_BYTES {
+                true => u64::from(BatchHeader::decode(&got)?.bytes),
+                false => left + 1,
+            };
+            if needed > left || needed <= want {
+                let why = format!("a batch of {needed} bytes at {}, {left} are left", span.start);
+                return Err(ReadError::Damaged(why));
+            }
+            want = needed;
+        }
+    }
+
+    /// The byte at which the batch stands that begins with `offset`.
+    async fn find(&self, object: &Object, range: &Range, offset: u64) -> Result<u64, ReadError> {
+        let mut at = range.pos + u64::from(range.seek(offset));
+        let end = range.pos + range.len;
+        while at < end {
+            let batches = self.whole_batches(object, at..end).await?;
+            let mut found = None;
+            let used = check_run(&batches, |_, header| {
+                found = (header.end_offset() > offset).then_some(header.base_offset);
+                found.is_none()
+            })?;
+            at += used as u64;
+            match found {
+                Some(base) if base == offset => return Ok(at),
+                Some(base) => {
+                    return Err(ReadError::Damaged(format!("a batch at {base}, none at {offset}")));
+                }
+                None => {}
+            }
+        }
+        Err(ReadError::Damaged(format!("no batch begins at {offset}")))
+    }
+
+    /// Finds the bytes of those tiles that are not whole ranges.
+    pub async fn place(&self, inputs: &[Input], tiles: &mut Tiles) -> Result<(), SourceError> {
+        for tile in tiles.values_mut().flatten() {
+            let range = &inputs[tile.input].footer.ranges[tile.number];
+            let object = &self.objects[tile.input];
+            let (mut from, mut to) = (range.pos, range.pos + range.len);
+            if tile.base > range.base {
+                let found = self.find(object, range, tile.base).await;
+                from = found.map_err(|error| error.of(&object.key))?;
+            }
+            if tile.end < range.end {
+                let found = self.find(object, range, tile.end).await;
+                to = found.map_err(|error| error.of(&object.key))?;
+            }
+            (tile.pos, tile.len) = (from, to - from);
+        }
+        Ok(())
+    }
+
+    /// Whole checked batches of a range in the first object from `offset` on, with which a batch
+    /// must begin; nothing where they are damaged or away.
+    pub async fn read_from(&self, range: &Range, offset: u64) -> Option<Bytes> {
+        let object = self.objects.first()?;
+        let at = self.find(object, range, offset).await.ok()?;
+        self.whole_batches(object, at..range.pos + range.len).await.ok()
+    }
 }
 
 /// Where a tile's bytes are.
 #[derive(Debug)]
 struct Piece {
-    key: String,
+    input: usize,
     at: u64,
     end: u64,
     /// First offset that is not given out yet, and the end.
@@ -41,30 +198,23 @@ struct Piece {
 
 /// See the module.
 pub struct RunBatches {
-    store: Store,
-    budget: Arc<Budget>,
+    windows: Arc<Windows>,
     copies: Arc<dyn Copies>,
     partition: PartitionId,
     pieces: VecDeque<Piece>,
 }
 
 impl RunBatches {
-    pub fn new(
-        store: Store,
-        budget: Arc<Budget>,
-        copies: Arc<dyn Copies>,
-        inputs: &[Input],
-        run: &Run,
-    ) -> Self {
+    pub fn new(windows: Arc<Windows>, copies: Arc<dyn Copies>, run: &Run) -> Self {
         let piece = |tile: &Tile| Piece {
-            key: inputs[tile.input].object.key(),
+            input: tile.input,
             at: tile.pos,
             end: tile.pos + tile.len,
             base: tile.base,
             last: tile.end,
         };
         let pieces = run.tiles.iter().map(piece).collect();
-        Self { store, budget, copies, partition: run.partition, pieces }
+        Self { windows, copies, partition: run.partition, pieces }
     }
 }
 
@@ -75,27 +225,20 @@ impl Batches for RunBatches {
             self.pieces.pop_front();
         }
         let Some(piece) = self.pieces.front_mut() else { return Ok(None) };
-        let bytes = piece.at..piece.end;
-        let why = match whole_batches(&self.store, &self.budget, &piece.key, bytes).await {
+        let object = &self.windows.objects[piece.input];
+        let damaged = match self.windows.whole_batches(object, piece.at..piece.end).await {
             Ok(batches) => {
                 piece.advance(&batches)?;
                 return Ok(Some(batches));
             }
             Err(ReadError::Store(error)) => return Err(error.into()),
-            Err(ReadError::Damaged(why)) => why,
+            Err(damaged) => damaged.of(&object.key),
         };
-        let why = format!("object {}, byte {}: {why}", piece.key, piece.at);
-        let Some(other) = self.copies.other(self.partition, piece.base).await else {
-            return Err(SourceError::Damaged(why));
-        };
-        match piece.cut(other) {
-            Some(batches) => {
-                tracing::warn!(why, "damaged bytes, taken from another copy");
-                piece.advance(&batches)?;
-                Ok(Some(batches))
-            }
-            None => Err(SourceError::Damaged(format!("{why}; the other copy does not fit"))),
-        }
+        let other = self.copies.other(self.partition, piece.base).await;
+        let Some(batches) = other.and_then(|other| piece.cut(other)) else { return Err(damaged) };
+        tracing::warn!(partition = %self.partition, why = %damaged, "taken from another copy");
+        piece.advance(&batches)?;
+        Ok(Some(batches))
     }
 }
 
@@ -128,119 +271,4 @@ impl Piece {
         let fits = used > 0 && used as u64 <= self.end - self.at;
         fits.then(|| other.slice(..used))
     }
-}
-
-enum ReadError {
-    Store(StoreError),
-    Damaged(String),
-}
-
-impl From<StoreError> for ReadError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<FormatError> for ReadError {
-    fn from(error: FormatError) -> Self {
-        Self::Damaged(error.to_string())
-    }
-}
-
-/// The first whole checked batches of some bytes of an object, at least one.
-async fn whole_batches(
-    store: &Store,
-    budget: &Budget,
-    key: &str,
-    bytes: std::ops::Range<u64>,
-) -> Result<Bytes, ReadError> {
-    let left = bytes.end - bytes.start;
-    let mut want = READ_BYTES.min(left);
-    loop {
-        budget.take(want).await;
-        let got = store.get_range(key, bytes.start..bytes.start + want).await?;
-        let got = got.ok_or_else(|| ReadError::Damaged("the object is not there".into()))?;
-        let whole = check_run(&got, |_, _| true)?;
-        if whole > 0 {
-            return Ok(got.slice(..whole));
-        }
-        // One batch is larger than a read.
-        let needed = match got.len() >= HEADER_BYTES {
-            true => u64::from(BatchHeader::decode(&got)?.bytes),
-            false => left + 1,
-        };
-        if needed > left || needed <= want {
-            return Err(ReadError::Damaged(format!("a batch of {needed} bytes, {left} are left")));
-        }
-        want = needed;
-    }
-}
-
-/// Finds the bytes of those tiles that are not whole ranges.
-pub async fn place(
-    store: &Store,
-    budget: &Budget,
-    inputs: &[Input],
-    tiles: &mut Tiles,
-) -> Result<(), SourceError> {
-    for tile in tiles.values_mut().flatten() {
-        let input = &inputs[tile.input];
-        let range = &input.footer.ranges[tile.number];
-        let (mut from, mut to) = (range.pos, range.pos + range.len);
-        let key = input.object.key();
-        if tile.base > range.base {
-            from = find(store, budget, &key, range, tile.base).await?;
-        }
-        if tile.end < range.end {
-            to = find(store, budget, &key, range, tile.end).await?;
-        }
-        (tile.pos, tile.len) = (from, to - from);
-    }
-    Ok(())
-}
-
-/// The byte at which the batch stands that begins with `offset`.
-async fn find(
-    store: &Store,
-    budget: &Budget,
-    key: &str,
-    range: &Range,
-    offset: u64,
-) -> Result<u64, SourceError> {
-    let damaged = |why: String| SourceError::Damaged(format!("object {key}: {why}"));
-    let mut at = range.pos + u64::from(range.seek(offset));
-    let end = range.pos + range.len;
-    while at < end {
-        let batches = match whole_batches(store, budget, key, at..end).await {
-            Ok(batches) => batches,
-            Err(ReadError::Store(error)) => return Err(error.into()),
-            Err(ReadError::Damaged(why)) => return Err(damaged(why)),
-        };
-        let mut found = None;
-        let used = check_run(&batches, |_, header| {
-            found = (header.end_offset() > offset).then_some(header.base_offset);
-            found.is_none()
-        })
-        .map_err(|error| damaged(error.to_string()))?;
-        at += used as u64;
-        match found {
-            Some(base) if base == offset => return Ok(at),
-            Some(base) => return Err(damaged(format!("a batch at {base}, none at {offset}"))),
-            None => {}
-        }
-    }
-    Err(damaged(format!("no batch begins at {offset}")))
-}
-
-/// Whole checked batches of a range, the first one holding `offset`; nothing where they are
-/// damaged or away.
-pub async fn read_copy(
-    store: &Store,
-    budget: &Budget,
-    key: &str,
-    range: &Range,
-    offset: u64,
-) -> Option<Bytes> {
-    let at = find(store, budget, key, range, offset).await.ok()?;
-    whole_batches(store, budget, key, at..range.pos + range.len).await.ok()
 }

@@ -17,7 +17,7 @@ pub struct Tile {
     /// `base..end`: all offsets of the range, or those that count.
     pub base: u64,
     pub end: u64,
-    /// Byte in the object, and how many; of the whole range until [`place`](super::place) ran.
+    /// Byte in the object, and how many; of the whole range until [`place`](super::Windows::place) ran.
     pub pos: u64,
     pub len: u64,
     pub max_timestamp: i64,
