@@ -258,13 +258,18 @@ impl Tiers {
         parts: Vec<Part>,
     ) -> Result<(ObjectRef, Footer), UploadError> {
         let number = self.numbers.take();
-        let done = self.put(Planned { level, writer, seq: number.seq(), parts }).await?;
+        let planned = Planned { level, writer, seq: number.seq(), parts };
+        let done = self.put(planned, self.progress).await?;
         self.numbers.hold(number);
         Ok(done)
     }
 
     /// One attempt to write what is planned.
-    pub async fn put(&self, planned: Planned) -> Result<(ObjectRef, Footer), UploadError> {
+    pub async fn put(
+        &self,
+        planned: Planned,
+        progress: Progress,
+    ) -> Result<(ObjectRef, Footer), UploadError> {
         let started = self.host.now();
         let bytes: u64 = planned.parts.iter().map(|part| part.bytes).sum();
         let name = match planned.level {
@@ -272,7 +277,7 @@ impl Tiers {
             _ => "1",
         };
         let done = async {
-            let uploaded = planned.upload(&self.store, &self.host, self.progress).await?;
+            let uploaded = planned.upload(&self.store, &self.host, progress).await?;
             uploaded.verify(&self.store, self.verify_data).await
         };
         let done = done.await;

@@ -30,6 +30,14 @@ impl Budget {
         }
     }
 
+    /// How long `bytes` take at most, in requests of at least `request_bytes`, where others take
+    /// as much.
+    pub fn patience(&self, bytes: u64, request_bytes: u64) -> Duration {
+        let seconds = bytes.div_ceil(self.bytes_per_second.max(1))
+            + bytes.div_ceil(request_bytes.max(1)).div_ceil(self.requests_per_second.max(1));
+        Duration::from_secs(seconds.saturating_mul(4))
+    }
+
     /// How long to wait before the request is sent.
     fn charge(&self, bytes: u64) -> Duration {
         let by_bytes = bytes as f64 / self.bytes_per_second.max(1) as f64;

@@ -18,6 +18,7 @@ use levee_tiering::merge::{
     Copies, Input, Output, Run, RunBatches, Shape, Windows, plan, prove, tile,
 };
 use levee_tiering::remote::Source;
+use levee_tiering::store::{MULTIPART_ABOVE, Progress};
 use levee_tiering::upload::{Part, Planned, SourceError, UploadError};
 
 use super::needed::Needed;
@@ -99,7 +100,7 @@ async fn write(
         let parts = parts(&windows, &copies, output);
         let (writer, level) = (Writer::job(job), output.level);
         let planned = Planned { level, writer, seq: seq as u64, parts };
-        match node.tiers.put(planned).await {
+        match node.tiers.put(planned, patience(node, output)).await {
             Ok(done) => written.push(done),
             Err(error) => {
                 let blamed = blamed(&error, &outputs, &inputs);
@@ -110,6 +111,16 @@ async fn write(
     let footers: Vec<Footer> = written.iter().map(|(_, footer)| footer.clone()).collect();
     prove(&outputs, &footers).map_err(|unproven| blame(Error::internal(unproven.to_string())))?;
     Ok(written)
+}
+
+/// An upload that its own budget holds back is not one that hangs.
+fn patience(node: &Node, output: &Output) -> Progress {
+    let bytes = output.runs.iter().map(Run::bytes).sum();
+    let more = |bytes| node.budget.patience(bytes, 1 << 20);
+    Progress {
+        deadline: node.config.upload_deadline + more(bytes),
+        stalled_after: node.config.upload_progress_timeout + more(MULTIPART_ABOVE),
+    }
 }
 
 async fn inputs(node: &Node, ids: &[ObjectId]) -> Result<Vec<Input>> {
