@@ -33,8 +33,8 @@ pub async fn run(node: Arc<Node>) {
             if cursor.take().is_some() {
                 metrics::gauge!("levee_scrub_pass_seconds").set(took.as_secs_f64());
             }
-            since = node.host.now();
             node.host.sleep(IDLE).await;
+            since = node.host.now();
             continue;
         };
         match one(&node, &own, &key, &object).await {
