@@ -35,6 +35,7 @@ use crate::config::{BrokerConfig, TopicConfig};
 use crate::error::{Error, Result};
 use crate::partition::{Partition, TailBytes};
 use crate::tiers::Tiers;
+use crate::upkeep::needed::LastTold;
 use crate::upkeep::scrub::Damages;
 use recover::{Known, Recovered};
 use reference::Upload;
@@ -78,6 +79,8 @@ pub struct Node {
     pub(crate) limits: crate::limits::Limits,
     /// Objects that scrub found damaged and could not repair.
     pub damages: Mutex<Damages>,
+    /// Ranges that are kept for what they tell of producers.
+    pub(crate) last_told: Mutex<LastTold>,
     /// What upkeep may take of the bucket.
     pub(crate) budget: Arc<Budget>,
     /// Free bytes on the disk of the data folder, as last seen.

@@ -116,9 +116,12 @@ impl Tiers {
     }
 
     /// Footers of referenced objects, in the order given.
-    pub async fn footers_of(&self, objects: &[ObjectRef]) -> Result<Vec<Arc<Footer>>, Error> {
+    pub async fn footers_of(
+        &self,
+        objects: &[ObjectRef],
+    ) -> Vec<Result<Arc<Footer>, FootersError>> {
         let asked = objects.iter().map(|object| (object.key().into(), object.bytes)).collect();
-        Ok(self.footers.get_all(asked).await?)
+        self.footers.read_all(asked).await
     }
 
     /// The footer of the object that a range is in.

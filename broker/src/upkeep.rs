@@ -16,7 +16,7 @@ pub mod consolidate;
 pub mod merge;
 pub mod scrub;
 mod job;
-mod needed;
+pub(crate) mod needed;
 mod aside;
 pub mod retention;
 pub mod collect;

@@ -44,7 +44,7 @@ impl Rng {
 /// Prints the seed and the end of the trace when a run panics.
 struct Tell(Sim);
 
-/// Lines of the trace that are shown then.
+/// Lines of the trace that are shown then; `LEVEE_LINES` shows more.
 const LINES_TOLD: usize = 60;
 
 impl Drop for Tell {
@@ -52,7 +52,8 @@ impl Drop for Tell {
         if std::thread::panicking() {
             let seed = self.0.shared.seed;
             let trace = self.0.shared.trace.lock();
-            let from = trace.len().saturating_sub(LINES_TOLD);
+            let lines = std::env::var("LEVEE_LINES").ok().and_then(|text| text.parse().ok());
+            let from = trace.len().saturating_sub(lines.unwrap_or(LINES_TOLD));
             trace[from..].iter().for_each(|line| eprintln!("{line}"));
             eprintln!("simulation failed with seed {seed}: run it again with LEVEE_SEED={seed}");
         }

@@ -77,7 +77,7 @@ fn the_same_seed_gives_the_same_trace() {
 fn f16_scrub_repairs_from_another_copy_or_names_the_place() {
     Sim::run(seed(161), |sim| async move {
         let mut settings = FAST.to_vec();
-        settings.push(("scrub.bytes.per.second", "64KiB"));
+        settings.extend([("scrub.bytes.per.second", "64KiB"), ("scrub.interval", "30s")]);
         let cluster = Cluster::new(&sim, &settings);
         let machine = sim.host("a");
         let bucket = cluster.bucket.seen_by("a");

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use levee_proto::ids::{LaneId, PartitionId};
 use levee_proto::keys;
-use levee_proto::metalog::{LaneKind, ObjectId, ObjectRef};
-use levee_proto::object::Footer;
+use levee_proto::metalog::{LaneKind, ObjectId};
+use levee_proto::object::{Footer, Level, RangeKind};
 use thiserror::Error;
 
+use crate::budget::Budget;
 use crate::metalog::{LoadError, MetaLog, MetaState};
 use crate::remote::{Footers, FootersError};
 use crate::store::{Listed, Store, StoreError};
@@ -41,8 +42,8 @@ pub enum Finding {
     Gap { partition: PartitionId, from: u64, to: u64 },
     /// A range says another leader epoch than the history of its partition.
     Epoch { partition: PartitionId, key: String, base: u64, end: u64, epoch: u32 },
-    /// Large objects do not hold all that they are said to.
-    Large { partition: PartitionId, from: u64, to: u64 },
+    /// Nothing tells of the producers of the newest records: a restart would begin before them.
+    Untold { partition: PartitionId, from: u64, to: u64 },
     /// A closed lane without its FENCE: its writer could go on.
     Unfenced { lane: LaneId },
     /// Nobody of this cluster writes such a key.
@@ -98,22 +99,71 @@ impl Count {
     }
 }
 
-/// Footers as they were read, or why they were not.
-type Read = Result<Arc<Footer>, String>;
-
 /// Everything that an audit judges.
-pub(crate) struct Seen {
+struct Seen {
     /// The state before and after the listing: what both say must be there.
     before: MetaState,
     after: MetaState,
     listed: BTreeMap<String, Listed>,
-    objects: BTreeMap<ObjectId, (ObjectRef, Read)>,
-    /// Slots of closed lanes that count.
-    slots: BTreeMap<(LaneId, u64), Read>,
+    /// What is part of the log and in the bucket.
+    held: BTreeMap<PartitionId, Vec<Held>>,
+    unreadable: Vec<Unreadable>,
 }
 
-/// Reads metadata, listing and footers, and judges them. `footers` keeps what was read.
-pub async fn audit(log: &MetaLog, store: &Store, footers: &Footers) -> Result<Audit, AuditError> {
+/// A range of an object or slot, as much as is judged of it.
+struct Held {
+    key: Arc<str>,
+    level: Level,
+    leader_epoch: u32,
+    base: u64,
+    end: u64,
+    len: u64,
+    /// Whether it tells of producers at its end.
+    is_told: bool,
+}
+
+struct Unreadable {
+    /// Nothing for a slot.
+    object: Option<ObjectId>,
+    key: String,
+    why: String,
+}
+
+/// A bucket that changed all the while is looked at so often.
+const TRIES: usize = 3;
+
+/// Reads metadata, listing and footers, and judges them.
+pub async fn audit(
+    log: &MetaLog,
+    store: &Store,
+    footers: &Footers,
+    budget: &Budget,
+) -> Result<Audit, AuditError> {
+    let mut tries = 1;
+    loop {
+        let seen = look(log, store, footers, budget).await?;
+        // What was replaced and deleted under the look must not count as missing.
+        let gone = match seen.unreadable.is_empty() {
+            true => false,
+            false => {
+                let now = log.load().await?;
+                let is_gone = |id: &ObjectId| !now.objects.contains_key(id);
+                seen.unreadable.iter().filter_map(|one| one.object.as_ref()).any(is_gone)
+            }
+        };
+        if !gone || tries == TRIES {
+            return Ok(judge(&seen));
+        }
+        tries += 1;
+    }
+}
+
+async fn look(
+    log: &MetaLog,
+    store: &Store,
+    footers: &Footers,
+    budget: &Budget,
+) -> Result<Seen, AuditError> {
     let before = log.load().await?;
     let mut listed = BTreeMap::new();
     for folder in [keys::DATA, keys::PARTITIONS, keys::META] {
@@ -121,33 +171,41 @@ pub async fn audit(log: &MetaLog, store: &Store, footers: &Footers) -> Result<Au
         listed.extend(found.into_iter().map(|found| (found.key.clone(), found)));
     }
     let after = log.load().await?;
-    let mut objects = BTreeMap::new();
-    let all: Vec<&ObjectRef> = after.objects.values().collect();
-    for some in all.chunks(1000) {
-        let asked = some.iter().map(|object| (object.key().into(), object.bytes)).collect();
-        for (object, read) in some.iter().zip(footers.read_all(asked).await) {
-            objects.insert(object.id(), ((*object).clone(), readable(read)?));
+    let objects = after.objects.values();
+    let objects = objects.map(|object| (Some(object.id()), object.key(), object.bytes));
+    let all: Vec<_> = objects.chain(slots(&before, &after, &listed)).collect();
+    let (mut held, mut unreadable) = (BTreeMap::new(), Vec::new());
+    for some in all.chunks(AT_ONCE) {
+        for _ in some {
+            budget.take(FOOTER_BYTES).await;
+        }
+        let asked = some.iter().map(|(_, key, bytes)| (key.as_str().into(), *bytes)).collect();
+        for ((object, key, _), read) in some.iter().zip(footers.read_all(asked).await) {
+            match read {
+                Ok(footer) => hold(&footer, key, &mut held),
+                // A store that does not answer says nothing about an object.
+                Err(FootersError::Store(error)) => return Err(error.into()),
+                Err(error) => {
+                    let (object, key, why) = (*object, key.clone(), error.to_string());
+                    unreadable.push(Unreadable { object, key, why });
+                }
+            }
         }
     }
-    let slots = slots(&before, &after, &listed, footers).await?;
-    Ok(judge(&Seen { before, after, listed, objects, slots }))
+    Ok(Seen { before, after, listed, held, unreadable })
 }
 
-/// A store that does not answer says nothing about an object.
-fn readable(read: Result<Arc<Footer>, FootersError>) -> Result<Read, StoreError> {
-    match read {
-        Ok(footer) => Ok(Ok(footer)),
-        Err(FootersError::Store(error)) => Err(error),
-        Err(error) => Ok(Err(error.to_string())),
-    }
-}
+/// What most footers take.
+const FOOTER_BYTES: u64 = 64 << 10;
+/// Footers in memory at a time.
+const AT_ONCE: usize = 64;
 
-async fn slots(
+/// Slots that count: of lanes that both looks know as closed.
+fn slots(
     before: &MetaState,
     after: &MetaState,
     listed: &BTreeMap<String, Listed>,
-    footers: &Footers,
-) -> Result<BTreeMap<(LaneId, u64), Read>, StoreError> {
+) -> Vec<(Option<ObjectId>, String, u64)> {
     let mut counting = Vec::new();
     for lane in after.lanes.values().filter(|lane| lane.kind == LaneKind::Object) {
         let was_closed = before.lanes.get(&lane.id).is_some_and(|lane| lane.end.is_some());
@@ -155,19 +213,27 @@ async fn slots(
         for slot in lane.trim..end {
             let key = keys::lane_slot(lane.id, slot);
             // One that is missing is found by the listing.
-            if let Some(found) = listed.get(&key) {
-                counting.push(((lane.id, slot), (Arc::from(key.as_str()), found.bytes)));
+            if let Some(bytes) = listed.get(&key).map(|found| found.bytes) {
+                counting.push((None, key, bytes));
             }
         }
     }
-    let mut slots = BTreeMap::new();
-    for some in counting.chunks(1000) {
-        let asked = some.iter().map(|(_, asked)| asked.clone()).collect();
-        for ((slot, _), read) in some.iter().zip(footers.read_all(asked).await) {
-            slots.insert(*slot, readable(read)?);
-        }
+    counting
+}
+
+fn hold(footer: &Footer, key: &str, all: &mut BTreeMap<PartitionId, Vec<Held>>) {
+    let key: Arc<str> = key.into();
+    for range in footer.ranges.iter().filter(|range| range.kind == RangeKind::Data) {
+        all.entry(range.partition).or_default().push(Held {
+            key: key.clone(),
+            level: footer.level,
+            leader_epoch: range.leader_epoch,
+            base: range.base,
+            end: range.end,
+            len: range.len,
+            is_told: range.producers.is_some(),
+        });
     }
-    Ok(slots)
 }
 
 fn judge(seen: &Seen) -> Audit {
@@ -176,6 +242,9 @@ fn judge(seen: &Seen) -> Audit {
         partitions: seen.after.partitions.len() as u64,
         ..Audit::default()
     };
+    for Unreadable { key, why, .. } in &seen.unreadable {
+        audit.findings.push(Finding::Footer { key: key.clone(), why: why.clone() });
+    }
     listing::judge(seen, &mut audit);
     tiling::judge(seen, &mut audit);
     audit
@@ -197,10 +266,9 @@ impl fmt::Display for Finding {
                 "{partition}: {key} says that {base} to {end} (exclusive) are of leader epoch \
                  {epoch}, the metadata says another"
             ),
-            Self::Large { partition, from, to } => write!(
+            Self::Untold { partition, from, to } => write!(
                 f,
-                "{partition}: no large object holds offsets {from} to {to} (exclusive), and \
-                 smaller ones may go"
+                "{partition}: nothing tells of the producers of offsets {from} to {to} (exclusive)"
             ),
             Self::Unfenced { lane } => write!(f, "lane {lane} is closed and has no FENCE"),
             Self::Foreign { key } => write!(f, "{key} is nothing that Levee writes"),

@@ -4,10 +4,10 @@ use std::ops::Range as Bytes;
 
 use levee_proto::crc::crc32c;
 use levee_proto::ids::PartitionId;
-use levee_proto::object::{Footer, Index, Range};
+use levee_proto::object::{Footer, Index, Range, SparseEntry};
 
 use crate::budget::Budget;
-use crate::store::{Store, StoreError};
+use crate::store::{Kind, Store, StoreError};
 
 /// Bytes of one read.
 const READ_BYTES: u64 = 8 << 20;
@@ -25,6 +25,7 @@ pub struct Damage {
 
 /// What has a checksum of its own.
 struct Block {
+    partition: PartitionId,
     base: u64,
     end: u64,
     bytes: Bytes<u64>,
@@ -32,7 +33,7 @@ struct Block {
 }
 
 /// Reads the data of an object within the budgets; nothing is kept of it. An object that is gone
-/// is damaged from end to end.
+/// or too short is damaged to its end.
 pub async fn scrub(
     store: &Store,
     budgets: &[&Budget],
@@ -40,53 +41,64 @@ pub async fn scrub(
     footer: &Footer,
 ) -> Result<Vec<Damage>, StoreError> {
     let mut damages: Vec<Damage> = Vec::new();
-    for range in &footer.ranges {
-        for blocks in reads(blocks(range)) {
-            let (first, last) = match (blocks.first(), blocks.last()) {
-                (Some(first), Some(last)) => (first.bytes.start, last.bytes.end),
-                _ => continue,
-            };
-            for budget in budgets {
-                budget.take(last - first).await;
-            }
-            let read = store.get_range(key, first..last).await?;
-            for block in blocks {
-                let at = (block.bytes.start - first) as usize..(block.bytes.end - first) as usize;
-                let is_whole = read.as_ref().is_some_and(|read| crc32c(&read[at]) == block.crc);
-                if !is_whole {
-                    add(&mut damages, range.partition, block);
-                }
-            }
+    let mut all: Vec<Block> = footer.ranges.iter().flat_map(blocks).collect();
+    all.sort_by_key(|block| block.bytes.start);
+    for blocks in reads(all) {
+        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { continue };
+        let (first, last) = (first.bytes.start, last.bytes.end);
+        for budget in budgets {
+            budget.take(last - first).await;
         }
+        let mut damaged = damaged(store, key, first..last, blocks).await?;
+        if !damaged.is_empty() {
+            // Bytes are damaged on their way as well.
+            damaged = self::damaged(store, key, first..last, damaged).await?;
+        }
+        damaged.into_iter().for_each(|block| add(&mut damages, block));
     }
     Ok(damages)
 }
 
+/// Those of some blocks that are not what was written, after one read.
+async fn damaged(
+    store: &Store,
+    key: &str,
+    span: Bytes<u64>,
+    mut blocks: Vec<Block>,
+) -> Result<Vec<Block>, StoreError> {
+    let read = match store.get_range(key, span.clone()).await {
+        Ok(read) => read,
+        Err(error) if error.kind == Kind::Short => None,
+        Err(error) => return Err(error),
+    };
+    blocks.retain(|block| {
+        let at = (block.bytes.start - span.start) as usize..(block.bytes.end - span.start) as usize;
+        read.as_ref().is_none_or(|read| crc32c(&read[at]) != block.crc)
+    });
+    Ok(blocks)
+}
+
 fn blocks(range: &Range) -> Vec<Block> {
-    let whole = || Block {
-        base: range.base,
-        end: range.end,
-        bytes: range.pos..range.pos + range.len,
-        crc: range.crc,
+    let block = |base, end, from: u64, to: u64, crc| {
+        let bytes = range.pos + from..range.pos + to;
+        Block { partition: range.partition, base, end, bytes, crc }
     };
     match &range.index {
-        // Every batch has its own crc inside; slots are small.
-        Index::Full(_) => vec![whole()],
+        // Of slots: they are small.
+        Index::Full(_) => vec![block(range.base, range.end, 0, range.len, range.crc)],
         Index::Sparse(entries) => {
             let next = |at: usize| entries.get(at + 1);
-            let block = |(at, entry): (usize, &levee_proto::object::SparseEntry)| Block {
-                base: entry.base_offset,
-                end: next(at).map_or(range.end, |next| next.base_offset),
-                bytes: range.pos + u64::from(entry.pos)
-                    ..range.pos + next(at).map_or(range.len, |next| u64::from(next.pos)),
-                crc: entry.crc,
+            let entry = |(at, entry): (usize, &SparseEntry)| {
+                let end = next(at).map_or(range.end, |next| next.base_offset);
+                let to = next(at).map_or(range.len, |next| u64::from(next.pos));
+                block(entry.base_offset, end, u64::from(entry.pos), to, entry.crc)
             };
-            entries.iter().enumerate().map(block).collect()
+            entries.iter().enumerate().map(entry).collect()
         }
     }
 }
 
-/// Blocks that are read together.
+/// Blocks that are read together: whatever partitions they are of.
 fn reads(blocks: Vec<Block>) -> Vec<Vec<Block>> {
     let mut reads: Vec<Vec<Block>> = Vec::new();
     for block in blocks {
@@ -101,15 +113,13 @@ fn reads(blocks: Vec<Block>) -> Vec<Vec<Block>> {
     reads
 }
 
-fn add(damages: &mut Vec<Damage>, partition: PartitionId, block: Block) {
+fn add(damages: &mut Vec<Damage>, block: Block) {
+    let Block { partition, base, end, bytes, .. } = block;
     match damages.last_mut() {
-        Some(last) if last.partition == partition && last.bytes.end == block.bytes.start => {
-            (last.end, last.bytes.end) = (block.end, block.bytes.end);
+        Some(last) if last.partition == partition && last.bytes.end == bytes.start => {
+            (last.end, last.bytes.end) = (end, bytes.end);
         }
-        _ => {
-            let Block { base, end, bytes, .. } = block;
-            damages.push(Damage { partition, base, end, bytes });
-        }
+        _ => damages.push(Damage { partition, base, end, bytes }),
     }
 }
 

@@ -92,7 +92,7 @@ pub fn decide(state: &MetaState, request: &Request, given: &Given) -> Decision {
             Ok((vec![record.into()], Answer::ProducerIds(first)))
         }
         Request::AcceptLoss { partition, known_end } => accept_loss(state, *partition, *known_end),
-        Request::Collect(records) => Ok((records.clone(), Answer::Done)),
+        Request::Collect(records) => Ok((collected(state, records), Answer::Done)),
         Request::StartJob { session, kind, inputs } => {
             ensure_open(state, *session)?;
             jobs::start(state, *session, *kind, inputs)
@@ -103,6 +103,18 @@ pub fn decide(state: &MetaState, request: &Request, given: &Given) -> Decision {
         }
         Request::AbandonJob { session, job } => jobs::abandon(state, *session, *job),
     }
+}
+
+/// What a job took in the meantime is no longer ours to unreference.
+fn collected(state: &MetaState, records: &[Record]) -> Vec<Record> {
+    let free = |id: &ObjectId| state.objects.contains_key(id) && !state.is_held(id);
+    let record = |record: &Record| match record {
+        Record::Unref(r) => {
+            Unref { objects: r.objects.iter().copied().filter(free).collect() }.into()
+        }
+        other => other.clone(),
+    };
+    records.iter().map(record).collect()
 }
 
 fn next_session(state: &MetaState, broker: u32) -> SessionId {
@@ -128,7 +140,6 @@ fn open_session(state: &MetaState, open: SessionOpen) -> Decision {
             SessionFencing { session: old.id, rid: old.rid + 1, reason }.into()
         })
         .collect();
-    records.extend(jobs::end_all_of(state, id.broker));
     records.push(open.into());
     Ok((records, Answer::Session(id)))
 }

@@ -182,6 +182,8 @@ settings! {
         "scrub.bytes.per.second", KIB, TIB, "4MiB").or_absent("off"),
         "How fast everything in the bucket is read again to find damage. off: never. 4MiB is \
          a third of a TiB a day.";
+    scrub_interval: Duration = Setting::duration("scrub.interval", SECOND, 365 * DAY, "24h"),
+        "Time from the start of one scrub of everything to the start of the next, at least.";
     gc_grace: Duration = Setting::duration("gc.grace", SECOND, 30 * DAY, "15m"),
         "How long an object stays after nothing refers to it. Keep above 6m where several \
          brokers read: a reader may hold an old plan that long.";

@@ -292,6 +292,7 @@ impl Opening<'_> {
             offloading: Default::default(),
             limits: Limits::default(),
             damages: Default::default(),
+            last_told: Default::default(),
             budget: Arc::new(Budget::new(
                 self.host.clone(),
                 self.config.upkeep_bytes_per_second,

@@ -27,7 +27,7 @@ pub async fn run(node: Arc<Node>) {
         let cluster = node.view.read().cluster;
         let log = MetaLog::open(node.store.clone(), node.host.clone(), cluster);
         let footers = Footers::new(node.store.clone(), FOOTER_MEMORY);
-        match audit(&log, &node.store, &footers).await {
+        match audit(&log, &node.store, &footers, &node.budget).await {
             Ok(audit) => tell(&audit),
             Err(error) => {
                 tracing::warn!(%error, "the bucket is audited later");

@@ -1,7 +1,7 @@
 //! Garbage collection: what nothing refers to any more leaves the bucket.
 //!
 //! ```text
-//! every range below log_start or in L2 -> Unref committed -> grace -> validated by a fresh slot -> DELETE -> Deleted
+//! every range below log_start -> Unref committed -> grace -> validated by a fresh slot -> DELETE -> Deleted
 //! ```
 //! Owns: that order (I13). FENCE objects and Claim slots are never deleted (I21). Unknown state
 //! means do nothing. Does not own: what nothing ever referred to (`sweep`).
@@ -55,21 +55,19 @@ async fn round(node: &Arc<Node>, seen: &mut Seen) -> Result<()> {
 }
 
 async fn unreference(node: &Node) -> Result<()> {
-    let (needed, all): (Needed, Vec<(ObjectId, bool)>) = {
+    let (needed, all): (Needed, Vec<ObjectId>) = {
         let state = node.view.settled_state().await;
         // What a job holds is replaced by that job, or looked at after it.
-        let free = state.objects.iter().filter(|(id, _)| !state.is_held(id));
-        let objects = free.map(|(id, object)| (*id, object.single.is_some()));
-        (Needed::of(&state), objects.collect())
+        let free = state.objects.keys().filter(|id| !state.is_held(id));
+        (Needed::of(&state), free.copied().collect())
     };
-    let is_needless = |(id, single): &(ObjectId, bool)| {
+    node.last_told.lock().retain(|id, _| needed.knows(*id));
+    let is_needless = |id: &ObjectId| {
         // Not in the index: nothing is known of it.
         let held = node.tiers.index.held_by(Source::Object(*id));
-        let over = |p: PartitionId, end: u64| !needed.is_needed(node, p, end, *single);
-        held.is_some_and(|held| held.iter().all(|(p, _, end)| over(*p, *end)))
+        held.is_some_and(|held| held.iter().all(|(p, _, end)| !needed.in_object(node, *p, *end)))
     };
-    let needless = all.into_iter().filter(is_needless).map(|(id, _)| id);
-    let objects: Vec<ObjectId> = needless.take(ROUND).collect();
+    let objects: Vec<ObjectId> = all.into_iter().filter(is_needless).take(ROUND).collect();
     if objects.is_empty() {
         return Ok(());
     }
@@ -85,15 +83,13 @@ async fn trim_closed_lanes(node: &Node) -> Result<()> {
         (Needed::of(&state), closed.collect())
     };
     let index = &node.tiers.index;
-    let is_covered = |(p, base, end): &(PartitionId, u64, u64)| {
-        // Producer state must be in an object as well, or a restart forgets producers (I15).
-        let told = index.producers(*p).is_some_and(|(told, _)| told >= *end);
-        (told && index.in_objects(*p, *base, *end)) || !needed.is_needed(node, *p, *end, false)
-    };
     let trim = |(lane, trim, end): (LaneId, u64, u64)| {
         // A slot that is not in the index is one of which nothing is known.
         let is_needless = |slot: &u64| {
-            index.held_by(Source::Slot(lane, *slot)).is_some_and(|held| held.iter().all(is_covered))
+            let held = index.held_by(Source::Slot(lane, *slot));
+            let is_needed =
+                |(p, base, end): &(PartitionId, u64, u64)| needed.in_slot(node, *p, *base, *end);
+            held.is_some_and(|held| !held.iter().any(is_needed))
         };
         let to = (trim..end).find(|slot| !is_needless(slot)).unwrap_or(end);
         (to > trim).then(|| LaneTrim { lane, trim: to }.into())

@@ -104,9 +104,11 @@ fn plan(node: &Arc<Node>, aside: &Aside<PartitionId>) -> Vec<Part> {
 
 fn runs(node: &Node, id: PartitionId, log_start: u64) -> Vec<Run> {
     let index = &node.tiers.index;
+    let told = node.tiers.state_in_slots(id).map(|(end, _)| end);
     let needed = |range: &RangeRef| {
+        // The last one tells of producers, whatever became of its records.
         matches!(range.source, Source::Slot(lane, _) if lane.session != node.session)
-            && range.end > log_start
+            && (range.end > log_start || told == Some(range.end))
             && !index.in_objects(id, range.base, range.end)
     };
     let mut runs: Vec<Run> = Vec::new();

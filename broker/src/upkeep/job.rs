@@ -12,12 +12,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use levee_proto::ids::{PartitionId, Writer};
-use levee_proto::metalog::{ObjectId, ObjectRef};
-use levee_proto::object::Footer;
+use levee_proto::metalog::{JOB_MERGE, ObjectId, ObjectRef};
+use levee_proto::object::{Footer, Range};
 use levee_tiering::merge::{
     Copies, Input, Output, Run, RunBatches, Shape, Windows, plan, prove, tile,
 };
-use levee_tiering::remote::Source;
+use levee_tiering::remote::{FootersError, Source};
+use levee_tiering::scrub::scrub;
 use levee_tiering::store::{MULTIPART_ABOVE, Progress};
 use levee_tiering::upload::{Part, Planned, SourceError, UploadError};
 
@@ -36,15 +37,19 @@ pub(super) struct Done {
     pub bytes: u64,
 }
 
-/// Why a job came to nothing, and which inputs were to blame, where that is known.
-pub(super) struct Failed {
-    pub error: Error,
-    pub blamed: Vec<ObjectId>,
+/// Why a job came to nothing. The inputs are as they were.
+pub(super) enum Failed {
+    /// The bucket or the metadata did not answer, or the inputs changed: try again.
+    Later(Error),
+    /// These inputs cannot be read, and no other copy has what is missing.
+    Damaged { error: Error, inputs: Vec<ObjectId> },
+    /// As many objects would come out of it.
+    Needless,
 }
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
-        Self { error, blamed: Vec::new() }
+        Self::Later(error)
     }
 }
 
@@ -55,19 +60,17 @@ pub(super) async fn run(
     inputs: Vec<ObjectId>,
 ) -> std::result::Result<Done, Failed> {
     let request = Request::StartJob { session: node.session, kind, inputs: inputs.clone() };
-    let Answer::Job(job) = node.commit(request).await? else {
+    // A job that began without our knowledge would hold its inputs for as long as we live.
+    let Answer::Job(job) = node.commit_within(request, FOR_EVER).await? else {
         return Err(Error::internal("a job that began has no number").into());
     };
-    let done = match write(node, job, &inputs).await {
+    let done = match write(node, job, kind, &inputs).await {
         Ok(written) => finish(node, job, inputs.len(), written).await.map_err(Failed::from),
         Err(failed) => Err(failed),
     };
     if done.is_err() {
-        // Where this fails too, the next session ends the job.
         let request = Request::AbandonJob { session: node.session, job };
-        if let Err(error) = node.commit(request).await {
-            tracing::warn!(job, %error, "job stays open");
-        }
+        node.commit_within(request, FOR_EVER).await?;
     }
     done
 }
@@ -77,40 +80,66 @@ type Written = Vec<(ObjectRef, Footer)>;
 async fn write(
     node: &Arc<Node>,
     job: u64,
+    kind: u8,
     ids: &[ObjectId],
 ) -> std::result::Result<Written, Failed> {
     let inputs = inputs(node, ids).await?;
     let needed = Needed::now(node).await;
-    let mut tiles = tile(&inputs, |input, range| {
-        needed.is_needed(node, range.partition, range.end, input.object.single.is_some())
-    });
-    let blame = |error: Error| Failed { error, blamed: ids.to_vec() };
+    let is_needed = |_: &Input, range: &Range| needed.in_object(node, range.partition, range.end);
+    let mut tiles = tile(&inputs, is_needed);
+    let blame = |error: Error, inputs| Failed::Damaged { error, inputs };
     let windows = Arc::new(Windows::new(node.store.clone(), node.budget.clone(), &inputs));
-    windows.place(&inputs, &mut tiles).await.map_err(|error| match error {
-        SourceError::Store(error) => Error::store_unavailable(error).into(),
-        damaged => blame(Error::corrupt_data(damaged)),
+    windows.place(&inputs, &mut tiles).await.map_err(|(input, error)| match error {
+        SourceError::Store(error) => Failed::Later(Error::store_unavailable(error)),
+        damaged => blame(Error::corrupt_data(damaged), vec![ids[input]]),
     })?;
     let config = &node.config;
     let shape = Shape { object_bytes: config.tier_object_bytes, l2_bytes: config.tier_l2_bytes };
     let copies: Arc<dyn Copies> =
         Arc::new(OtherCopies { node: node.clone(), not_from: ids.iter().copied().collect() });
     let outputs = plan(tiles, shape);
+    if kind == JOB_MERGE && outputs.len() >= inputs.len() {
+        return Err(Failed::Needless);
+    }
     let mut written = Vec::new();
     for (seq, output) in outputs.iter().enumerate() {
         let parts = parts(&windows, &copies, output);
         let (writer, level) = (Writer::job(job), output.level);
         let planned = Planned { level, writer, seq: seq as u64, parts };
         match node.tiers.put(planned, patience(node, output)).await {
-            Ok(done) => written.push(done),
+            Ok((object, footer)) => {
+                ensure_whole(node, &object, &footer).await?;
+                written.push((object, footer));
+            }
             Err(error) => {
-                let blamed = blamed(&error, &outputs, &inputs);
-                return Err(Failed { error: error.into(), blamed });
+                let inputs = blamed(&error, &outputs, &inputs);
+                return Err(match inputs.is_empty() {
+                    true => Failed::Later(error.into()),
+                    false => Failed::Damaged { error: error.into(), inputs },
+                });
             }
         }
     }
     let footers: Vec<Footer> = written.iter().map(|(_, footer)| footer.clone()).collect();
-    prove(&outputs, &footers).map_err(|unproven| blame(Error::internal(unproven.to_string())))?;
+    prove(&inputs, is_needed, &outputs, &footers)
+        .map_err(|unproven| blame(Error::internal(unproven.to_string()), ids.to_vec()))?;
     Ok(written)
+}
+
+/// The inputs are deleted soon, and there may be no other copy: all of it is read back.
+async fn ensure_whole(
+    node: &Node,
+    object: &ObjectRef,
+    footer: &Footer,
+) -> std::result::Result<(), Failed> {
+    let damages = scrub(&node.store, &[&node.budget], &object.key(), footer).await;
+    match damages.map_err(Error::store_unavailable)?.first() {
+        None => Ok(()),
+        Some(damage) => {
+            let why = format!("the bucket does not hold what was written: {damage}");
+            Err(Failed::Later(Error::corrupt_data(why)))
+        }
+    }
 }
 
 /// An upload that its own budget holds back is not one that hangs.
@@ -123,17 +152,30 @@ fn patience(node: &Node, output: &Output) -> Progress {
     }
 }
 
-async fn inputs(node: &Node, ids: &[ObjectId]) -> Result<Vec<Input>> {
+async fn inputs(node: &Node, ids: &[ObjectId]) -> std::result::Result<Vec<Input>, Failed> {
     let objects: Vec<ObjectRef> = {
         let state = node.view.read();
         ids.iter().filter_map(|id| state.objects.get(id).cloned()).collect()
     };
     if objects.len() != ids.len() {
-        return Err(Error::internal("an input is no longer referenced"));
+        return Err(Error::internal("an input is no longer referenced").into());
     }
-    let footers = node.tiers.footers_of(&objects).await?;
-    let input = |(object, footer)| Input { object, footer };
-    Ok(objects.into_iter().zip(footers).map(input).collect())
+    let (mut inputs, mut damaged, mut why) = (Vec::new(), Vec::new(), None);
+    let footers = node.tiers.footers_of(&objects).await;
+    for (object, footer) in objects.into_iter().zip(footers) {
+        match footer {
+            Ok(footer) => inputs.push(Input { object, footer }),
+            Err(FootersError::Store(error)) => return Err(Error::store_unavailable(error).into()),
+            Err(error) => {
+                damaged.push(object.id());
+                why = Some(Error::corrupt_data(error));
+            }
+        }
+    }
+    match why {
+        None => Ok(inputs),
+        Some(error) => Err(Failed::Damaged { error, inputs: damaged }),
+    }
 }
 
 fn parts(windows: &Arc<Windows>, copies: &Arc<dyn Copies>, output: &Output) -> Vec<Part> {

@@ -8,6 +8,7 @@ use levee_tiering::merge::{Candidate, pick};
 use super::aside::Aside;
 use super::job::{self, Done, Failed};
 use super::needed::Needed;
+use crate::error::{Error, Result};
 use crate::node::Node;
 
 /// Rounds between two looks at how much of the large objects is still needed.
@@ -36,27 +37,32 @@ pub async fn run(node: Arc<Node>) {
 }
 
 /// One job; nothing where nothing is worth one.
-async fn merge(
-    node: &Arc<Node>,
-    aside: &mut Aside<ObjectId>,
-    all: bool,
-) -> crate::error::Result<Option<Done>> {
+async fn merge(node: &Arc<Node>, aside: &mut Aside<ObjectId>, all: bool) -> Result<Option<Done>> {
     let full = node.config.tier_object_bytes / 2;
+    {
+        let state = node.view.read();
+        aside.forget(|id| !state.objects.contains_key(id));
+    }
     let candidates = candidates(node, aside, full, all).await;
     let inputs = pick(&candidates, node.config.merge_fan_in as usize, full);
     if inputs.is_empty() {
         return Ok(None);
     }
-    match job::run(node, JOB_MERGE, inputs).await {
+    match job::run(node, JOB_MERGE, inputs.clone()).await {
         Ok(done) => {
             metrics::counter!("levee_merge_jobs_total", "outcome" => "ok").increment(1);
             metrics::counter!("levee_merge_objects_total").increment(done.inputs as u64);
             metrics::counter!("levee_merge_bytes_total").increment(done.bytes);
             Ok(Some(done))
         }
-        Err(Failed { error, blamed }) => {
+        Err(failed) => {
             metrics::counter!("levee_merge_jobs_total", "outcome" => "failed").increment(1);
-            blamed.into_iter().for_each(|id| aside.put(id, node.host.now()));
+            let (error, left_out) = match failed {
+                Failed::Later(error) => (error, Vec::new()),
+                Failed::Damaged { error, inputs } => (error, inputs),
+                Failed::Needless => (Error::internal("merging made nothing fewer"), inputs),
+            };
+            left_out.into_iter().for_each(|id| aside.put(id, node.host.now()));
             Err(error)
         }
     }
@@ -76,13 +82,12 @@ async fn candidates(node: &Node, aside: &Aside<ObjectId>, full: u64, all: bool) 
     };
     let index = &node.tiers.index;
     let candidate = |object: ObjectRef| {
-        let (id, single) = (object.id(), object.single.is_some());
+        let id = object.id();
         let bytes = match all {
             true => {
                 let held = index.bytes_held_by(id)?.into_iter();
-                let is_needed = |(partition, end, _): &(_, u64, u64)| {
-                    needed.is_needed(node, *partition, *end, single)
-                };
+                let is_needed =
+                    |(partition, end, _): &(_, u64, u64)| needed.in_object(node, *partition, *end);
                 held.filter(is_needed).map(|(_, _, bytes)| bytes).sum()
             }
             false => object.bytes,

@@ -112,7 +112,10 @@ fn is_decided(state: &MetaState, key: &str) -> bool {
     }
     let session = match (keys::slot_of(key), keys::object_of(key)) {
         (Some((lane, _)), _) => Some(lane.session),
-        (_, Some((writer, _))) => Writer::as_session(writer),
+        (_, Some((writer, _))) => match writer.as_job() {
+            Some(job) => return !state.jobs.contains_key(&job),
+            None => Writer::as_session(writer),
+        },
         _ => None,
     };
     session.is_some_and(|session| state.has_ended(session))

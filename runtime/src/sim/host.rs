@@ -72,15 +72,15 @@ impl SimHost {
         &self.disk
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let process = self.process.lock().clone().expect("a process was started");
+    /// Nothing happens where no process was started.
+    fn with(&self, change: impl FnOnce(&mut State)) {
+        let Some(process) = self.process.lock().clone() else { return };
         let mut state = process.state.lock();
-        let done = change(&mut state);
+        change(&mut state);
         let wake: Vec<Waker> = state.sleepers.drain(..).collect();
         state.woken += 1;
         drop(state);
         wake.into_iter().for_each(Waker::wake);
-        done
     }
 
     /// SIGSTOP: nothing of it runs, and its clock stands still.

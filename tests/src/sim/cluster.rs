@@ -13,11 +13,15 @@ use levee_broker::node::start::{Started, start};
 use levee_broker::produce::Acks;
 use levee_broker::upkeep::beside;
 use levee_broker::upkeep::retention::delete_records;
+use levee_proto::head::HEAD_BYTES;
+use levee_proto::keys::object_of;
+use levee_proto::object::Trailer;
 use levee_proto::record::batch::check_run;
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::{BatchBuilder, ProducerStamp, RecordData, decode_records};
 use levee_runtime::sim::{Sim, SimHost};
 use levee_tiering::audit::{Audit, audit};
+use levee_tiering::budget::Budget;
 use levee_tiering::metalog::MetaLog;
 use levee_tiering::remote::Footers;
 use levee_tiering::store::{Deadlines, Store};
@@ -32,7 +36,7 @@ pub struct Cluster {
     pub bucket: SimStore,
     settings: Arc<Vec<(String, String)>>,
     /// What settings cannot say: sizes below their bounds.
-    tweak: fn(&mut BrokerConfig),
+    tweak: fn(&Sim, &mut BrokerConfig),
     serving: Arc<Mutex<Option<Arc<Node>>>>,
 }
 
@@ -43,18 +47,19 @@ impl Cluster {
             sim: sim.clone(),
             bucket: SimStore::new(sim),
             settings: Arc::new(settings),
-            tweak: |_| {},
+            tweak: |_, _| {},
             serving: Arc::default(),
         }
     }
 
-    /// Objects of some kilobytes: what takes a day elsewhere happens in a minute.
+    /// Objects of some kilobytes: what takes a day elsewhere happens in a minute. How many become
+    /// one, and when a partition gets an object of its own, is another at each start.
     pub fn with_small_objects(mut self) -> Self {
-        self.tweak = |config| {
+        self.tweak = |sim, config| {
             config.tier_object_bytes = 32 << 10;
-            config.tier_l2_bytes = 8 << 10;
+            config.tier_l2_bytes = 8 << (10 + sim.below(3));
             config.merge_interval = Duration::from_secs(1);
-            config.merge_fan_in = 3;
+            config.merge_fan_in = 2 + sim.below(3) as u32;
         };
         self
     }
@@ -76,9 +81,24 @@ impl Cluster {
 
     /// Flips a bit; twice, and it is as it was.
     pub async fn heal(&self, key: &str, at: usize) {
-        let mut bytes = self.bucket.peek(key).await.expect("it is there");
+        // It may have been replaced and deleted.
+        let Some(mut bytes) = self.bucket.peek(key).await else { return };
         bytes[at] ^= 1;
         self.bucket.plant(key, bytes).await;
+    }
+
+    /// Flips a bit somewhere in the data of some object; returns where, to heal it.
+    pub async fn rot_some(&self) -> Option<(String, usize)> {
+        let keys = self.bucket.keys().await;
+        let objects: Vec<&String> = keys.iter().filter(|key| object_of(key).is_some()).collect();
+        let key = (*objects.get(self.sim.below(objects.len() as u64) as usize)?).clone();
+        let bytes = self.bucket.peek(&key).await?;
+        let trailer = Trailer::decode(&bytes, bytes.len() as u64).expect("a whole object");
+        let data = trailer.footer_pos - HEAD_BYTES as u64;
+        let at = HEAD_BYTES + self.sim.below(data) as usize;
+        self.sim.note(format!("{key} rots at {at}"));
+        self.heal(&key, at).await;
+        Some((key, at))
     }
 
     /// What an audit finds. Asks the bucket itself, without its faults.
@@ -86,9 +106,10 @@ impl Cluster {
         let host = self.sim.host("auditor").start();
         let store = Store::over(Arc::new(self.bucket.clone()), "", host.clone(), "sim");
         let cluster = MetaLog::identify(&store, &host).await.expect("it is there");
-        let log = MetaLog::open(store.clone(), host, cluster.id);
+        let log = MetaLog::open(store.clone(), host.clone(), cluster.id);
         let footers = Footers::new(store.clone(), 8 << 20);
-        audit(&log, &store, &footers).await.expect("it is readable")
+        let budget = Budget::new(host, u64::MAX, u64::MAX);
+        audit(&log, &store, &footers, &budget).await.expect("it is readable")
     }
 
     /// Starts a broker process on a host and makes it the one that clients reach.
@@ -104,7 +125,7 @@ impl Cluster {
         let mut config = BrokerConfig::dev(Path::new("/data"), &set).expect("settings hold");
         // Filling large files with zeros would be most of a run.
         config.wal_file_bytes = 256 << 10;
-        (self.tweak)(&mut config);
+        (self.tweak)(&self.sim, &mut config);
         let store = Store::over(Arc::new(store.clone()), "", host.clone(), "sim").with_deadlines(
             Deadlines { request: Duration::from_secs(3), operation: Duration::from_secs(20) },
         );
@@ -173,7 +194,12 @@ struct Inner {
     deleted_to: u64,
     /// The smallest size that retention ever left.
     keeps: Option<u64>,
+    /// Offset of the record of the silent producer.
+    whisper: Option<u64>,
 }
+
+/// Number of the record of the silent producer.
+const WHISPER: u64 = 0;
 
 /// What reading a partition from end to end gave.
 struct Found {
@@ -203,12 +229,13 @@ impl SimLoad {
         builder.build(Some(ProducerStamp {
             producer_id: self.producer,
             producer_epoch: 0,
-            base_sequence: number as i32,
+            base_sequence: number as i32 - 1,
         }))
     }
 
     async fn run(self) {
-        let mut number = 0;
+        // Number 0 is the silent producer's.
+        let mut number = 1;
         while !self.inner.lock().stop {
             let batch = self.batch(number);
             let (topic, partition) = (self.topic, self.partition);
@@ -265,6 +292,33 @@ impl SimLoad {
         inner.deleted_to = inner.deleted_to.max(offset);
     }
 
+    /// One record of a producer that is silent afterwards; `verify` lets it try again.
+    pub async fn whisper(&self) {
+        let appended = self.whispered().await.expect("it is appended");
+        self.inner.lock().whisper = Some(appended);
+    }
+
+    async fn whispered(&self) -> Result<u64, String> {
+        let mut builder = BatchBuilder::new(Compression::None);
+        let key = Some(WHISPER.to_string().into());
+        let timestamp_ms = 1_800_000_000_000;
+        builder.push(&RecordData { timestamp_ms, key, ..RecordData::default() });
+        let producer_id = self.producer + 500;
+        let batch =
+            builder.build(Some(ProducerStamp { producer_id, producer_epoch: 0, base_sequence: 0 }));
+        let (topic, partition) = (self.topic, self.partition);
+        let limit = Duration::from_secs(20);
+        let asked = self.cluster.ask(|node| async move {
+            let pending = node.append(topic, partition, batch, Acks::All, limit).await?;
+            pending.done(&node).await
+        });
+        match asked.await {
+            Some(Ok(appended)) => Ok(appended.base_offset),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("the process died".into()),
+        }
+    }
+
     /// Deletes records below an offset that the dice choose.
     pub async fn delete_some(&self, sim: &Sim) {
         let before = sim.below(self.newest() + 1);
@@ -293,27 +347,39 @@ impl SimLoad {
     /// Reads everything: each acknowledged record is there once, at its offset, in order; nothing
     /// is gone but what may be.
     pub async fn verify(&self) {
-        let Found { log_start, records, bytes } = self.read_all().await;
+        let found = self.read_all().await;
+        self.judge(&found);
+        let whisper = self.inner.lock().whisper;
+        if let Some(offset) = whisper {
+            let again = self.whispered().await;
+            let name = format!("{} {}", self.topic, self.partition);
+            assert_eq!(again, Ok(offset), "{name}: a silent producer tries again");
+        }
+    }
+
+    fn judge(&self, found: &Found) {
+        let Found { log_start, records, bytes } = found;
         let mut places: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-        for (offset, number) in &records {
+        for (offset, number) in records {
             places.entry(*number).or_default().push(*offset);
         }
         let inner = self.inner.lock();
         let name = format!("{} {}", self.topic, self.partition);
         assert_eq!(inner.refused, None);
-        for (number, offset) in inner.acked.iter().filter(|(_, offset)| **offset >= log_start) {
+        let whisper = inner.whisper.iter().map(|offset| (&WHISPER, offset));
+        let acked = inner.acked.iter().chain(whisper);
+        for (number, offset) in acked.filter(|(_, offset)| *offset >= log_start) {
             assert_eq!(places.get(number), Some(&vec![*offset]), "{name} number {number}");
         }
         assert!(places.values().all(|places| places.len() == 1), "duplicates: {places:?}");
-        let numbers: Vec<u64> = records.iter().map(|(_, number)| *number).collect();
+        let numbers = records.iter().map(|(_, number)| *number);
+        let numbers: Vec<u64> = numbers.filter(|number| *number != WHISPER).collect();
         assert!(numbers.is_sorted(), "{name}: order {numbers:?}");
-        let offsets = records.iter().map(|(offset, _)| *offset);
-        assert!(
-            offsets.eq(log_start..log_start + records.len() as u64),
-            "{name}: offsets have gaps"
-        );
+        let mut offsets = records.iter().map(|(offset, _)| *offset);
+        let dense = *log_start..log_start + records.len() as u64;
+        assert!(offsets.by_ref().eq(dense), "{name}: offsets have gaps");
         assert!(!inner.acked.is_empty(), "{name}: nothing was acknowledged");
-        let may_start = log_start <= inner.deleted_to || inner.keeps.is_some_and(|k| k <= bytes);
+        let may_start = *log_start <= inner.deleted_to || inner.keeps.is_some_and(|k| k <= *bytes);
         assert!(may_start, "{name} starts at {log_start} with {bytes} bytes left");
     }
 

@@ -1,90 +1,71 @@
-//! Footers against the metadata: logs tile, epochs are those of the history.
+//! Footers against the metadata: logs tile, epochs are those of the history, producers are told of.
 
-use std::collections::BTreeMap;
-
-use levee_proto::ids::PartitionId;
-use levee_proto::keys;
 use levee_proto::metalog::image::{EpochStart, Partition};
-use levee_proto::object::{Footer, Level, Range, RangeKind};
+use levee_proto::object::Level;
 
-use super::{Audit, Finding, Seen};
-
-/// A range and whose.
-struct Held<'a> {
-    range: &'a Range,
-    key: String,
-    level: Level,
-}
+use super::{Audit, Finding, Held, Seen};
 
 pub(super) fn judge(seen: &Seen, audit: &mut Audit) {
-    let mut logs: BTreeMap<PartitionId, Vec<Held<'_>>> = BTreeMap::new();
-    for (object, read) in seen.objects.values() {
-        match read {
-            Ok(footer) => hold(footer, &object.key(), &mut logs),
-            Err(why) => {
-                audit.findings.push(Finding::Footer { key: object.key(), why: why.clone() });
-            }
-        }
-    }
-    for ((lane, slot), read) in &seen.slots {
-        let key = keys::lane_slot(*lane, *slot);
-        match read {
-            Ok(footer) => hold(footer, &key, &mut logs),
-            Err(why) => audit.findings.push(Finding::Footer { key, why: why.clone() }),
-        }
-    }
-    for (id, held) in logs {
-        match seen.after.partitions.get(&id) {
-            Some(partition) => judge_one(partition, held, audit),
+    for (id, held) in &seen.held {
+        if !seen.after.partitions.contains_key(id) {
             // Of a topic whose data goes.
-            None => audit.dead_bytes += held.iter().map(|held| held.range.len).sum::<u64>(),
+            audit.dead_bytes += held.iter().map(|held| held.len).sum::<u64>();
         }
+    }
+    for (id, partition) in &seen.after.partitions {
+        let held = seen.held.get(id).map(Vec::as_slice).unwrap_or_default();
+        judge_one(partition, least_end(seen, partition), held, audit);
     }
 }
 
-fn hold<'a>(footer: &'a Footer, key: &str, logs: &mut BTreeMap<PartitionId, Vec<Held<'a>>>) {
-    for range in footer.ranges.iter().filter(|range| range.kind == RangeKind::Data) {
-        let held = Held { range, key: key.to_owned(), level: footer.level };
-        logs.entry(range.partition).or_default().push(held);
-    }
+/// Where the bucket's part of a log ends at least: where a leader took over from another session,
+/// which had left everything in the bucket.
+fn least_end(seen: &Seen, partition: &Partition) -> u64 {
+    let Some(leader) = &partition.leader else { return 0 };
+    let lane = seen.after.lanes.get(&leader.lane);
+    let is_closed = lane.is_none_or(|lane| lane.end.is_some());
+    let is_first = partition.epochs.len() == 1 || is_closed;
+    if is_first { leader.start } else { 0 }
 }
 
-fn judge_one(partition: &Partition, mut held: Vec<Held<'_>>, audit: &mut Audit) {
-    let is_dead = |held: &Held<'_>| {
-        let end = held.range.end;
-        end <= partition.log_start || (held.level != Level::L2 && end <= partition.l2_end)
-    };
-    let dead = held.iter().filter(|held| held.level != Level::L0 && is_dead(held));
-    audit.dead_bytes += dead.map(|held| held.range.len).sum::<u64>();
-    held.sort_by_key(|held| held.range.base);
-    for held in &held {
-        let Range { base, end, leader_epoch, .. } = *held.range;
-        if end > partition.log_start && !is_of_epoch(&partition.epochs, held.range) {
-            let (partition, key) = (partition.id, held.key.clone());
-            audit.findings.push(Finding::Epoch { partition, key, base, end, epoch: leader_epoch });
+fn judge_one(partition: &Partition, least_end: u64, held: &[Held], audit: &mut Audit) {
+    let (id, start) = (partition.id, partition.log_start);
+    let dead = held.iter().filter(|held| held.level != Level::L0 && held.end <= start);
+    audit.dead_bytes += dead.map(|held| held.len).sum::<u64>();
+    for held in held.iter().filter(|held| held.end > start) {
+        if !is_of_epoch(&partition.epochs, held) {
+            audit.findings.push(Finding::Epoch {
+                partition: id,
+                key: held.key.to_string(),
+                base: held.base,
+                end: held.end,
+                epoch: held.leader_epoch,
+            });
         }
     }
-    let id = partition.id;
-    let end = held.iter().map(|held| held.range.end).max().unwrap_or(0);
-    let lost: Vec<(u64, u64)> = partition.losses.iter().map(|lost| (lost.from, lost.to)).collect();
-    let all = held.iter().map(|held| (held.range.base, held.range.end)).chain(lost.clone());
-    for (from, to) in gaps(all, partition.log_start, end) {
+    let end = held.iter().map(|held| held.end).max().unwrap_or(0).max(least_end);
+    let lost = partition.losses.iter().map(|lost| (lost.from, lost.to));
+    let all = held.iter().map(|held| (held.base, held.end)).chain(lost.clone());
+    for (from, to) in gaps(all, start, end) {
         audit.findings.push(Finding::Gap { partition: id, from, to });
     }
-    let large = held.iter().filter(|held| held.level == Level::L2);
-    let large = large.map(|held| (held.range.base, held.range.end)).chain(lost);
-    for (from, to) in gaps(large, partition.log_start, partition.l2_end) {
-        audit.findings.push(Finding::Large { partition: id, from, to });
+    // Above the newest producer state slots tell, batch for batch.
+    let told = held.iter().filter(|held| held.is_told).map(|held| held.end).max();
+    let slots = held.iter().filter(|held| held.level == Level::L0);
+    let slots = slots.map(|held| (held.base, held.end)).chain(lost);
+    let held_end = held.iter().map(|held| held.end).max().unwrap_or(0);
+    for (from, to) in gaps(slots, told.unwrap_or(0).max(start), held_end) {
+        audit.findings.push(Finding::Untold { partition: id, from, to });
     }
 }
 
 /// Whether a range lies in the epoch that it names. Epochs that ended below the log start are
 /// forgotten.
-fn is_of_epoch(epochs: &[EpochStart], range: &Range) -> bool {
-    let at = epochs.partition_point(|epoch| epoch.start <= range.base);
+fn is_of_epoch(epochs: &[EpochStart], held: &Held) -> bool {
+    let at = epochs.partition_point(|epoch| epoch.start <= held.base);
     let Some(found) = at.checked_sub(1).map(|at| &epochs[at]) else { return true };
     let next = epochs.get(at).map_or(u64::MAX, |next| next.start);
-    found.epoch == range.leader_epoch && range.end <= next
+    found.epoch == held.leader_epoch && held.end <= next
 }
 
 /// What none of some stretches holds between `from` and `to`.

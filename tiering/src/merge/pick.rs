@@ -21,6 +21,9 @@ pub struct Candidate {
 /// Sizes that are told apart: each holds objects up to `fan_in` times as large as the one below.
 const SIZES: u32 = 4;
 
+/// Inputs of one job: each has a window in memory.
+const NEIGHBOURS_MAX: usize = 64;
+
 /// Inputs of the next job; empty where nothing is worth one. `fan_in`: objects of one size that
 /// become one; `full`: bytes from which on an object is large enough.
 pub fn pick(candidates: &[Candidate], fan_in: usize, full: u64) -> Vec<ObjectId> {
@@ -35,7 +38,7 @@ fn of_one_size(shared: Vec<&Candidate>, fan_in: usize, full: u64) -> Option<Vec<
     for candidate in shared {
         sizes.entry(size_of(candidate.bytes, fan_in, full)).or_default().push(candidate);
     }
-    let mut group = sizes.into_values().find(|group| group.len() >= fan_in)?;
+    let mut group = sizes.into_values().max_by_key(Vec::len).filter(|g| g.len() >= fan_in)?;
     group.sort_by_key(|c| (c.newest_ms, c.id));
     Some(group.iter().take(fan_in).map(|c| c.id).collect())
 }
@@ -71,7 +74,7 @@ fn neighbours<'a>(small: impl Iterator<Item = &'a Candidate>, full: u64) -> Opti
             ids.push(candidate.id);
             bytes += candidate.bytes;
             end = Some(single.end);
-            if bytes >= full && ids.len() > 1 {
+            if (bytes >= full && ids.len() > 1) || ids.len() == NEIGHBOURS_MAX {
                 return Some(ids);
             }
         }

@@ -72,12 +72,12 @@ impl Run {
 
 /// All tiles, each once. Their places must be known.
 pub fn plan(tiles: Tiles, shape: Shape) -> Vec<Output> {
-    let (mut outputs, mut shared) = (Vec::new(), Vec::new());
+    let (mut single, mut outputs, mut shared) = (Vec::new(), Vec::new(), Vec::new());
     let mut room = Room::new(shape.object_bytes);
     for (partition, tiles) in tiles {
         for run in runs(partition, tiles, &shape) {
             if run.bytes() >= shape.l2_bytes {
-                outputs.push(Output { level: Level::L2, runs: vec![run] });
+                single.push(Output { level: Level::L2, runs: vec![run] });
                 continue;
             }
             if !room.take(run.bytes(), run.producers()) {
@@ -92,7 +92,9 @@ pub fn plan(tiles: Tiles, shape: Shape) -> Vec<Output> {
     if !shared.is_empty() {
         outputs.push(Output { level: Level::L1, runs: shared });
     }
-    outputs
+    // Each sort goes through the inputs once.
+    single.extend(outputs);
+    single
 }
 
 fn runs(partition: PartitionId, tiles: Vec<Tile>, shape: &Shape) -> Vec<Run> {

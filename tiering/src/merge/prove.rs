@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use levee_proto::ids::PartitionId;
-use levee_proto::object::{Footer, Range};
+use levee_proto::ids::{PartitionId, TopicId};
+use levee_proto::object::{Footer, ProducerSnapshot, Range, RangeKind};
 use thiserror::Error;
 
+use super::Input;
 use super::plan::Output;
 use super::tile::Tile;
 
@@ -17,88 +18,99 @@ pub struct Unproven {
     pub why: String,
 }
 
-/// What a partition adds up to.
-#[derive(Debug, Default, PartialEq)]
-struct Sum {
-    /// Leader epoch, base, end: what follows on each other counts as one.
-    offsets: Vec<(u32, u64, u64)>,
-    bytes: u64,
-    /// Nothing where it is not known of all.
-    records: Option<u64>,
-    max_timestamp: i64,
-    /// Where the newest producer state stands, and of how many.
-    producers: Option<(u64, usize)>,
-}
+/// Offsets of one epoch that follow on each other.
+type Stretch = (u32, u64, u64);
 
 /// `footers` are those of `outputs`, as they were read back.
-pub fn prove(outputs: &[Output], footers: &[Footer]) -> Result<(), Unproven> {
-    let mut wanted: BTreeMap<PartitionId, Vec<&Tile>> = BTreeMap::new();
-    for run in outputs.iter().flat_map(|output| &output.runs) {
-        wanted.entry(run.partition).or_default().extend(&run.tiles);
+pub fn prove(
+    inputs: &[Input],
+    is_needed: impl Fn(&Input, &Range) -> bool,
+    outputs: &[Output],
+    footers: &[Footer],
+) -> Result<(), Unproven> {
+    let mut wanted: BTreeMap<PartitionId, Vec<&Range>> = BTreeMap::new();
+    for input in inputs {
+        for range in &input.footer.ranges {
+            if range.kind == RangeKind::Data && is_needed(input, range) {
+                wanted.entry(range.partition).or_default().push(range);
+            }
+        }
     }
     let mut found: BTreeMap<PartitionId, Vec<&Range>> = BTreeMap::new();
     for range in footers.iter().flat_map(|footer| &footer.ranges) {
         found.entry(range.partition).or_default().push(range);
     }
-    if let Some(extra) = found.keys().find(|id| !wanted.contains_key(id)) {
-        return Err(Unproven { partition: *extra, why: "nothing of it was asked for".into() });
+    let mut planned: BTreeMap<PartitionId, Vec<&Tile>> = BTreeMap::new();
+    for run in outputs.iter().flat_map(|output| &output.runs) {
+        planned.entry(run.partition).or_default().extend(&run.tiles);
     }
-    for (partition, tiles) in wanted {
-        let ranges = found.remove(&partition).unwrap_or_default();
-        let (wanted, mut found) = (sum_of_tiles(&tiles), sum_of_ranges(&ranges));
-        if wanted.records.is_none() && found.max_timestamp <= wanted.max_timestamp {
-            // Of a part of a range neither is known before it is written.
-            (found.records, found.max_timestamp) = (None, wanted.max_timestamp);
-        }
-        if wanted != found {
-            let why = format!("wanted {wanted:?}, found {found:?}");
-            return Err(Unproven { partition, why });
-        }
+    if !wanted.keys().eq(found.keys()) {
+        let other = wanted.keys().find(|id| !found.contains_key(id)).or(found.keys().next_back());
+        let partition = other.copied().unwrap_or(PartitionId { topic: TopicId(0), partition: 0 });
+        return Err(Unproven { partition, why: "other partitions than the inputs have".into() });
+    }
+    for ((partition, wanted), found) in wanted.into_iter().zip(found.into_values()) {
+        let tiles = planned.remove(&partition).unwrap_or_default();
+        let one = prove_one(&wanted, &tiles, &found);
+        one.map_err(|why| Unproven { partition, why })?;
     }
     Ok(())
 }
 
-fn sum_of_tiles(tiles: &[&Tile]) -> Sum {
-    let mut tiles = tiles.to_vec();
-    tiles.sort_by_key(|tile| tile.base);
-    let mut sum = Sum { max_timestamp: -1, records: Some(0), ..Sum::default() };
-    for tile in tiles {
-        let producers = tile.producers.as_ref().map(|all| all.producers.len());
-        sum.add((tile.leader_epoch, tile.base, tile.end), tile.len, tile.records, producers);
-        sum.max_timestamp = sum.max_timestamp.max(tile.max_timestamp);
+fn prove_one(wanted: &[&Range], tiles: &[&Tile], found: &[&Range]) -> Result<(), String> {
+    let offsets = stretches(wanted, true)?;
+    let have = stretches(found, false)?;
+    if offsets != have {
+        return Err(format!("wanted offsets {offsets:?}, found {have:?}"));
     }
-    sum
+    let (bytes, have) = (sum(tiles, |tile| tile.len), sum(found, |range| range.len));
+    if bytes != have {
+        return Err(format!("wanted {bytes} bytes, found {have}"));
+    }
+    // Of a part of a range neither is known before it is written.
+    let records: Option<u64> = tiles.iter().map(|tile| tile.records).sum();
+    let have = sum(found, |range| range.records);
+    if records.is_some_and(|records| records != have) {
+        return Err(format!("wanted {records:?} records, found {have}"));
+    }
+    let newest = |ranges: &[&Range]| ranges.iter().map(|range| range.max_timestamp).max();
+    let (oldest, same) = (newest(wanted) < newest(found), newest(wanted) == newest(found));
+    if oldest || (records.is_some() && wanted.len() == tiles.len() && !same) {
+        return Err(format!("newest record {:?}, found {:?}", newest(wanted), newest(found)));
+    }
+    if told(wanted) != told(found) {
+        return Err("other producers than the newest of the inputs".into());
+    }
+    Ok(())
 }
 
-fn sum_of_ranges(ranges: &[&Range]) -> Sum {
-    let mut ranges = ranges.to_vec();
-    ranges.sort_by_key(|range| range.base);
-    let mut sum = Sum { max_timestamp: -1, records: Some(0), ..Sum::default() };
-    for range in ranges {
-        let producers = range.producers.as_ref().map(|all| all.producers.len());
-        let offsets = (range.leader_epoch, range.base, range.end);
-        sum.add(offsets, range.len, Some(range.records), producers);
-        sum.max_timestamp = sum.max_timestamp.max(range.max_timestamp);
-    }
-    sum
+fn sum<T>(all: &[&T], of: impl Fn(&T) -> u64) -> u64 {
+    all.iter().map(|one| of(one)).sum()
 }
 
-impl Sum {
-    fn add(
-        &mut self,
-        (epoch, base, end): (u32, u64, u64),
-        bytes: u64,
-        records: Option<u64>,
-        producers: Option<usize>,
-    ) {
-        match self.offsets.last_mut() {
-            Some((last, _, to)) if *last == epoch && *to == base => *to = end,
-            _ => self.offsets.push((epoch, base, end)),
-        }
-        self.bytes += bytes;
-        self.records = self.records.zip(records).map(|(sum, more)| sum + more);
-        if let Some(count) = producers {
-            self.producers = self.producers.max(Some((end, count)));
+/// The newest producer state, and where it stands.
+fn told<'a>(ranges: &[&'a Range]) -> Option<(u64, &'a ProducerSnapshot)> {
+    let told = ranges.iter().filter_map(|range| Some((range.end, range.producers.as_ref()?)));
+    told.max_by_key(|(end, _)| *end)
+}
+
+fn stretches(ranges: &[&Range], may_overlap: bool) -> Result<Vec<Stretch>, String> {
+    let mut all: Vec<Stretch> =
+        ranges.iter().map(|range| (range.leader_epoch, range.base, range.end)).collect();
+    all.sort_by_key(|(_, base, end)| (*base, *end));
+    let mut joined: Vec<Stretch> = Vec::new();
+    for (epoch, base, end) in all {
+        match joined.last_mut() {
+            Some((last, _, to))
+                if *last == epoch && (base == *to || (may_overlap && base < *to)) =>
+            {
+                *to = end.max(*to);
+            }
+            Some((last, _, to)) if base < *to => {
+                return Err(format!("epochs {last} and {epoch} both hold offset {base}"));
+            }
+            _ => joined.push((epoch, base, end)),
         }
     }
+    Ok(joined)
 }

@@ -20,7 +20,7 @@ use super::Input;
 use super::plan::Run;
 use super::tile::{Tile, Tiles};
 use crate::budget::Budget;
-use crate::store::{Store, StoreError};
+use crate::store::{Kind, Store, StoreError};
 use crate::upload::{Batches, SourceError};
 
 /// Bytes of one read at most.
@@ -104,22 +104,48 @@ impl Windows {
             return Ok(held.slice(from as usize..to as usize));
         }
         let end = span.end.max(span.start + self.window_bytes).min(object.bytes);
+        *object.window.lock() = Default::default();
         self.budget.take(end - span.start).await;
-        let got = self.store.get_range(&object.key, span.start..end).await?;
+        let got = match self.store.get_range(&object.key, span.start..end).await {
+            Ok(got) => got,
+            Err(error) if error.kind == Kind::Short => {
+                return Err(ReadError::Damaged(error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        };
         let got = got.ok_or_else(|| ReadError::Damaged("it is not in the bucket".into()))?;
         *object.window.lock() = (span.start, got.clone());
         Ok(got.slice(..(span.end - span.start) as usize))
     }
 
-    /// The first whole checked batches of some bytes of an object, at least one.
-    async fn whole_batches(&self, object: &Object, span: Span<u64>) -> Result<Bytes, ReadError> {
+    /// The first whole checked batches of some bytes of an object, at least one; up to the first
+    /// that is damaged or not `fits`.
+    async fn whole_batches(
+        &self,
+        object: &Object,
+        span: Span<u64>,
+        mut fits: impl FnMut(&BatchHeader) -> bool + Send,
+    ) -> Result<Bytes, ReadError> {
         let left = span.end - span.start;
-        let mut want = READ_BYTES.min(left);
+        let mut want = self.window_bytes.min(left);
         loop {
             let got = self.read(object, span.start..span.start + want).await?;
-            let whole = check_run(&got, |_, _| true)?;
+            let mut whole = 0;
+            let mut other = None;
+            let checked = check_run(&got, |at, header| {
+                if !fits(header) {
+                    other = Some(header.base_offset);
+                    return false;
+                }
+                whole = at + header.bytes as usize;
+                true
+            });
             if whole > 0 {
-                return Ok(got.slice(..whole));
+                return Ok(own(&got, whole, self.window_bytes));
+            }
+            checked?;
+            if let Some(base) = other {
+                return Err(ReadError::Damaged(format!("a batch of another place, {base}")));
             }
             // One batch is larger than a read.
             let needed = match got.len() >= HEADER_BYTES {
@@ -139,7 +165,7 @@ impl Windows {
         let mut at = range.pos + u64::from(range.seek(offset));
         let end = range.pos + range.len;
         while at < end {
-            let batches = self.whole_batches(object, at..end).await?;
+            let batches = self.whole_batches(object, at..end, |_| true).await?;
             let mut found = None;
             let used = check_run(&batches, |_, header| {
                 found = (header.end_offset() > offset).then_some(header.base_offset);
@@ -157,19 +183,24 @@ impl Windows {
         Err(ReadError::Damaged(format!("no batch begins at {offset}")))
     }
 
-    /// Finds the bytes of those tiles that are not whole ranges.
-    pub async fn place(&self, inputs: &[Input], tiles: &mut Tiles) -> Result<(), SourceError> {
+    /// Finds the bytes of those tiles that are not whole ranges; an error comes with the input in
+    /// which they were not found.
+    pub async fn place(
+        &self,
+        inputs: &[Input],
+        tiles: &mut Tiles,
+    ) -> Result<(), (usize, SourceError)> {
         for tile in tiles.values_mut().flatten() {
             let range = &inputs[tile.input].footer.ranges[tile.number];
             let object = &self.objects[tile.input];
             let (mut from, mut to) = (range.pos, range.pos + range.len);
             if tile.base > range.base {
                 let found = self.find(object, range, tile.base).await;
-                from = found.map_err(|error| error.of(&object.key))?;
+                from = found.map_err(|error| (tile.input, error.of(&object.key)))?;
             }
             if tile.end < range.end {
                 let found = self.find(object, range, tile.end).await;
-                to = found.map_err(|error| error.of(&object.key))?;
+                to = found.map_err(|error| (tile.input, error.of(&object.key)))?;
             }
             (tile.pos, tile.len) = (from, to - from);
         }
@@ -181,7 +212,15 @@ impl Windows {
     pub async fn read_from(&self, range: &Range, offset: u64) -> Option<Bytes> {
         let object = self.objects.first()?;
         let at = self.find(object, range, offset).await.ok()?;
-        self.whole_batches(object, at..range.pos + range.len).await.ok()
+        self.whole_batches(object, at..range.pos + range.len, |_| true).await.ok()
+    }
+}
+
+/// The front of what was read: a copy where a slice would keep much more in memory.
+fn own(read: &Bytes, len: usize, window_bytes: u64) -> Bytes {
+    match (len as u64) < window_bytes / 2 {
+        true => Bytes::copy_from_slice(&read[..len]),
+        false => read.slice(..len),
     }
 }
 
@@ -194,6 +233,7 @@ struct Piece {
     /// First offset that is not given out yet, and the end.
     base: u64,
     last: u64,
+    leader_epoch: u32,
 }
 
 /// See the module.
@@ -212,6 +252,7 @@ impl RunBatches {
             end: tile.pos + tile.len,
             base: tile.base,
             last: tile.end,
+            leader_epoch: tile.leader_epoch,
         };
         let pieces = run.tiles.iter().map(piece).collect();
         Self { windows, copies, partition: run.partition, pieces }
@@ -226,7 +267,11 @@ impl Batches for RunBatches {
         }
         let Some(piece) = self.pieces.front_mut() else { return Ok(None) };
         let object = &self.windows.objects[piece.input];
-        let damaged = match self.windows.whole_batches(object, piece.at..piece.end).await {
+        let (mut next, last, epoch) = (piece.base, piece.last, piece.leader_epoch);
+        // Offset and epoch of a batch are outside of its crc.
+        let fits = |header: &BatchHeader| is_next(header, &mut next, last, epoch);
+        let bytes = piece.at..piece.end;
+        let damaged = match self.windows.whole_batches(object, bytes, fits).await {
             Ok(batches) => {
                 piece.advance(&batches)?;
                 return Ok(Some(batches));
@@ -259,16 +304,26 @@ impl Piece {
     /// As many batches of another copy as stand in this piece.
     fn cut(&self, other: Bytes) -> Option<Bytes> {
         let (mut next, mut used) = (self.base, 0);
-        check_run(&other, |at, header| {
-            let fits = header.base_offset == next && header.end_offset() <= self.last;
+        // A damaged batch behind good ones does not matter.
+        let _ = check_run(&other, |at, header| {
+            let fits = is_next(header, &mut next, self.last, self.leader_epoch);
             if fits {
-                next = header.end_offset();
                 used = at + header.bytes as usize;
             }
             fits
-        })
-        .ok()?;
+        });
         let fits = used > 0 && used as u64 <= self.end - self.at;
         fits.then(|| other.slice(..used))
     }
+}
+
+/// Whether a batch follows at `next` below `last` in its epoch; moves on where it does. Logs are
+/// dense: no offset is left out.
+fn is_next(header: &BatchHeader, next: &mut u64, last: u64, epoch: u32) -> bool {
+    let fits =
+        header.base_offset == *next && header.end_offset() <= last && header.leader_epoch == epoch;
+    if fits {
+        *next = header.end_offset();
+    }
+    fits
 }

@@ -162,6 +162,7 @@ impl MetaState {
         ensure(r.rid > session.rid, || format!("rid {} after {}", r.rid, session.rid))?;
         session.state = SessionState::Fencing;
         session.rid = r.rid;
+        self.end_jobs_of(r.session);
         Ok(())
     }
 
@@ -204,6 +205,7 @@ impl MetaState {
         {
             session.state = SessionState::Closed;
             session.closed_at = slot;
+            self.end_jobs_of(id);
         }
         self.forget_finished(id);
     }

@@ -278,6 +278,8 @@ fn f24_a_job_replaces_what_it_holds_or_nothing() {
     assert_eq!(state.objects.keys().copied().collect::<Vec<_>>(), [object(1, 2).id(), output.id()]);
     let late = ObjectRef { writer: Writer::job(7), ..object(1, 1) };
     refused(&state, late.into(), "no job 7");
-    state.apply(5, &fencing(1, 1)).unwrap();
+    state.apply(5, &job(8, &[2])).unwrap();
+    state.apply(6, &fencing(1, 1)).unwrap();
+    assert!(state.jobs.is_empty(), "jobs go with their session");
     refused(&state, job(9, &[2]), "Fencing");
 }

@@ -66,8 +66,8 @@ struct Log {
     span: u64,
     /// Largest timestamp of any record: the time of the log.
     newest_ms: i64,
-    /// Newest producer state in an L1 or L2 object, and its offset.
-    producers: Option<(u64, ProducerSnapshot)>,
+    /// Newest producer state in an L1 or L2 object, and where it stands.
+    told: Option<(u64, ProducerSnapshot)>,
 }
 
 impl RangeRef {
@@ -137,9 +137,9 @@ impl RemoteIndex {
             held.newest_ms = held.newest_ms.max(range.max_timestamp);
             log.newest_ms = log.newest_ms.max(range.max_timestamp);
             log.span = log.span.max(range.end - range.base);
-            let newer = log.producers.as_ref().is_none_or(|(end, _)| *end < range.end);
+            let newer = log.told.as_ref().is_none_or(|(end, _)| *end < range.end);
             if let (Some(producers), true) = (&range.producers, newer) {
-                log.producers = Some((range.end, producers.clone()));
+                log.told = Some((range.end, producers.clone()));
             }
         }
     }
@@ -238,7 +238,12 @@ impl RemoteIndex {
     }
 
     pub fn producers(&self, partition: PartitionId) -> Option<(u64, ProducerSnapshot)> {
-        self.inner.read().partitions.get(&partition)?.producers.clone()
+        self.inner.read().partitions.get(&partition)?.told.clone()
+    }
+
+    /// Where the newest producer state in an object stands.
+    pub fn told(&self, partition: PartitionId) -> Option<u64> {
+        self.inner.read().partitions.get(&partition)?.told.as_ref().map(|(end, _)| *end)
     }
 
     /// What an object holds: partitions with base and end.

@@ -52,12 +52,6 @@ pub(super) fn abandon(state: &MetaState, session: SessionId, job: u64) -> Decisi
     Ok((record.into_iter().collect(), Answer::Done))
 }
 
-/// A session that ended finishes nothing.
-pub(super) fn end_all_of(state: &MetaState, broker: u32) -> impl Iterator<Item = Record> {
-    let of_broker = state.jobs.values().filter(move |job| job.session.broker == broker);
-    of_broker.map(|job| JobEnd { job: job.id }.into())
-}
-
 fn of(state: &MetaState, session: SessionId, job: u64) -> Option<&Job> {
     state.jobs.get(&job).filter(|job| job.session == session)
 }

@@ -1,5 +1,6 @@
 //! Objects: referenced, unreferenced, deleted; slots of closed lanes; jobs.
 
+use levee_proto::ids::SessionId;
 use levee_proto::metalog::image::{self, Unreferenced};
 use levee_proto::metalog::*;
 
@@ -78,6 +79,11 @@ impl MetaState {
             image::Job { id: r.job, kind: r.kind, session: r.session, inputs: r.inputs.clone() };
         self.jobs.insert(r.job, job);
         Ok(())
+    }
+
+    /// A session that ends finishes nothing.
+    pub(super) fn end_jobs_of(&mut self, session: SessionId) {
+        self.jobs.retain(|_, job| job.session != session);
     }
 
     pub(super) fn job_end(&mut self, r: &JobEnd) -> Checked {
