@@ -13,6 +13,7 @@ mod config;
 mod consume;
 mod demo;
 mod dev;
+mod doctor;
 mod error;
 mod explain;
 mod filter;
@@ -72,6 +73,8 @@ enum Command {
     Consume(consume::Args),
     /// What is hot, what is in the bucket, what waits.
     Tier(tier::Args),
+    /// Check settings, disk, limits, bucket and broker, with remedies.
+    Doctor(doctor::Args),
     /// Explain the settings of a broker and of topics.
     Config(config::Args),
     /// Explain an error: what it means, what to do, which exit code it has.
@@ -159,6 +162,7 @@ async fn act(command: Command, interrupt: Interrupt) -> Result<(), CliError> {
         Command::Produce(args) => produce::run(args, interrupt).await,
         Command::Consume(args) => consume::run(args, interrupt).await,
         Command::Tier(args) => tier::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Config(args) => config::run(args),
         Command::Explain(args) => explain::run(&args),
         Command::Completions(args) => manual::completions(&args, levee()),

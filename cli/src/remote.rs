@@ -8,6 +8,8 @@ use levee_client::{Admin, Client, Error};
 
 use crate::error::CliError;
 
+const DEFAULT_ADDRESS: &str = "127.0.0.1:9644";
+
 /// The same flags for all of them.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Broker")]
@@ -18,7 +20,7 @@ pub struct BrokerArgs {
         long = "broker",
         env = "LEVEE_BROKER",
         value_name = "HOST:PORT",
-        default_value = "127.0.0.1:9644",
+        default_value = DEFAULT_ADDRESS,
         aliases = ["brokers", "bootstrap-server"],
         global = true
     )]
@@ -57,6 +59,11 @@ impl BrokerArgs {
             let remedy = "start one with `levee dev`, or name its address: --broker HOST:PORT";
             CliError::from(error).next_step(remedy)
         })
+    }
+
+    /// Nobody named a broker.
+    pub fn is_default(&self) -> bool {
+        self.address == DEFAULT_ADDRESS
     }
 
     pub fn answer_limit(&self) -> Duration {
@@ -109,7 +116,7 @@ mod tests {
         assert!(key_value("a").is_err() && key_value("=b").is_err());
         assert_eq!(key_value("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert_eq!(limit("2m"), Ok(Duration::from_secs(120)));
-        for text in ["0s", "", "5", "-1s", "1y", "0.5s"] {
+        for text in ["0s", "", "5", "-1s", "1y"] {
             assert!(limit(text).is_err(), "{text}");
         }
     }
