@@ -62,6 +62,13 @@ impl CliError {
         }
     }
 
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Failed { message, .. } => message,
+            Self::Silent(_) => "",
+        }
+    }
+
     pub fn exit(&self) -> Exit {
         match self {
             Self::Silent(exit) => *exit,

@@ -87,8 +87,8 @@ async fn readyz(address: &str) -> std::io::Result<String> {
 pub(super) async fn check(broker: &BrokerArgs, config: Option<&BrokerConfig>) -> Vec<Finding> {
     let admin = match broker.connect().await {
         Ok(client) => broker.admin(&client),
-        Err(_) => {
-            let found = format!("nobody answers at {}", broker.address);
+        Err(error) => {
+            let found = error.message().to_owned();
             let remedy = "start it, or name another address: --broker HOST:PORT";
             return vec![Finding::fail("broker", found, remedy).because(Code::NoBroker)];
         }
