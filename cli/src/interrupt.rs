@@ -38,10 +38,12 @@ impl Interrupt {
         self.nth(2).await;
     }
 
-    /// When a command that knows of the first signal has to be over.
-    pub async fn insists(&self) {
+    /// When a command has to be over. `reports`: it knows of the first signal, and ends by itself.
+    pub async fn ends(&self, reports: bool) {
         self.first().await;
-        let _ = tokio::time::timeout(GRACE, self.second()).await;
+        if reports {
+            let _ = tokio::time::timeout(GRACE, self.second()).await;
+        }
     }
 
     async fn nth(&self, number: u32) {

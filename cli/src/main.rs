@@ -143,7 +143,10 @@ async fn interruptible(command: Command) -> Result<(), CliError> {
         done = &mut work => done.unwrap_or_else(|error| {
             Err(CliError::of(Code::Internal, format!("a fault of this program: {error}")))
         }),
-        () = async { if reports { given_up.insists().await } else { given_up.first().await } } => {
+        () = given_up.ends(reports) => {
+            if reports && let Ok(Ok(done)) = tokio::time::timeout(LAST_ACTS, &mut work).await {
+                return done;
+            }
             // What it holds is given back: a folder of the demo, a process.
             work.abort();
             let _ = tokio::time::timeout(LAST_ACTS, work).await;

@@ -274,6 +274,15 @@ fn parse_date(text: &str) -> Option<i64> {
 }
 
 fn parse_utc(text: &str) -> Option<i64> {
+    // humantime takes some texts with something behind them.
+    const SECONDS: usize = "2026-11-20T12:00:00".len();
+    let behind = text.get(SECONDS..)?;
+    let behind = behind.strip_suffix('Z').unwrap_or(behind);
+    let is_fraction =
+        |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !behind.is_empty() && !behind.strip_prefix('.').is_some_and(is_fraction) {
+        return None;
+    }
     let time = humantime::parse_rfc3339_weak(text).ok()?;
     let since: Duration = time.duration_since(UNIX_EPOCH).ok()?;
     i64::try_from(since.as_millis()).ok()
@@ -346,6 +355,9 @@ mod tests {
         );
         assert_eq!(parse("@-2h:1h"), closed(Time(NOW - 2 * HOUR), Time(NOW - HOUR)));
         assert_eq!(parse("@5:end"), closed(Time(5), End));
+        assert_eq!(parse("@1970-01-02T00:00:00Z:end"), closed(Time(day), End));
+        assert_eq!(parse("@1970-01-02T00:00:00:end"), closed(Time(day), End));
+        assert_eq!(parse("@1970-01-02T00:00:00.5Z:end"), closed(Time(day + 500), End));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use levee_proto::keys;
 use levee_runtime::Host;
 use levee_runtime::real::RealWorld;
 use levee_tiering::store::probe::{ProbeError, Rounds, probe};
-use levee_tiering::store::{Created, Store, StoreError};
+use levee_tiering::store::{Created, Kind as StoreKind, Store, StoreError};
 
 use super::finding::Finding;
 use crate::codes::Code;
@@ -34,14 +34,22 @@ pub(super) async fn check(config: &BrokerConfig, writes: bool, limit: Duration) 
     let host = RealWorld::host();
     let store = match Store::open(config.bucket_url.expose(), host.clone()) {
         Ok(store) => store,
-        Err(error) => return vec![failed(&url, &error.to_string())],
+        Err(error) => return vec![failed(&error)],
     };
     let looked = tokio::time::timeout(limit, look(&store, &host, writes)).await;
-    looked.unwrap_or_else(|_| vec![failed(&url, &format!("no answer within {limit:?}"))])
+    looked.unwrap_or_else(|_| {
+        let found = format!("{url} does not answer within {limit:?}");
+        vec![Finding::fail(CHECK, found, REMEDY).because(Code::StoreUnavailable)]
+    })
 }
 
-fn failed(url: &str, why: &str) -> Finding {
-    Finding::fail(CHECK, format!("{url}: {why}"), REMEDY).because(Code::StoreUnavailable)
+/// The error names the bucket's URL, or the object.
+fn failed(error: &StoreError) -> Finding {
+    let code = match error.kind {
+        StoreKind::Invalid => Code::CheckFailed,
+        _ => Code::StoreUnavailable,
+    };
+    Finding::fail(CHECK, error.to_string(), REMEDY).because(code)
 }
 
 async fn look(store: &Store, host: &Host, writes: bool) -> Vec<Finding> {
@@ -50,7 +58,7 @@ async fn look(store: &Store, host: &Host, writes: bool) -> Vec<Finding> {
     if !writes {
         return vec![match store.list(keys::PROBE).await {
             Ok(_) => Finding::ok(CHECK, format!("{url} lists in {}", ms(started))),
-            Err(error) => failed(url, &error.to_string()),
+            Err(error) => failed(&error),
         }];
     }
     let probed = match probe(store, host, Rounds::Restart).await {
@@ -58,7 +66,7 @@ async fn look(store: &Store, host: &Host, writes: bool) -> Vec<Finding> {
             let found = format!("{url} creates once, reads and lists (probe: {})", ms(started));
             Finding::ok(CHECK, found)
         }
-        Err(ProbeError::Store { error, .. }) => return vec![failed(url, &error.to_string())],
+        Err(ProbeError::Store { error, .. }) => return vec![failed(&error)],
         Err(error @ ProbeError::Unsafe { .. }) => {
             let remedy = "do not use it for Levee: acknowledged records would be lost";
             return vec![Finding::fail(CHECK, error.to_string(), remedy)];
@@ -82,7 +90,7 @@ async fn clock(store: &Store, host: &Host) -> Finding {
             }
         }
         Ok(None) => Finding::ok(CHECK, "the bucket tells no time"),
-        Err(error) => failed(store.describe(), &error.to_string()),
+        Err(error) => failed(&error),
     }
 }
 
