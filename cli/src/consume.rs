@@ -7,6 +7,9 @@ mod plan;
 mod sink;
 mod sources;
 
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use levee_client::ReadConfig;
 
 use crate::codes::Exit;
@@ -74,13 +77,19 @@ struct Look {
     #[arg(long, value_enum, default_value = "text", value_name = "FORM")]
     output: Output,
     /// The same as --output json.
-    #[arg(short = 'J', long)]
+    #[arg(short = 'J', long, conflicts_with_all = ["format", "key_delimiter"])]
     json: bool,
     /// How a record is written as text; see below [default: '%v\n'].
     #[arg(short, long, value_name = "FORMAT", value_parser = Format::parse)]
     format: Option<Format>,
     /// Write key, delimiter and value.
-    #[arg(short = 'K', long, value_name = "TEXT", conflicts_with = "format")]
+    #[arg(
+        short = 'K',
+        long,
+        value_name = "TEXT",
+        conflicts_with = "format",
+        value_parser = format::delimiter
+    )]
     key_delimiter: Option<String>,
     /// All but the values.
     #[arg(long, conflicts_with_all = ["format", "key_delimiter"])]
@@ -98,23 +107,19 @@ Order
 }
 
 pub async fn run(args: Args, interrupt: Interrupt) -> Result<(), CliError> {
+    let look = &args.look;
+    if look.output == Output::Json && (look.format.is_some() || look.key_delimiter.is_some()) {
+        let why = "--format and --key-delimiter are for text, --output json has a form of its own";
+        return Err(CliError::usage(why));
+    }
     if args.num == Some(0) {
         return Ok(());
     }
-    let client = args.broker.connect().await?;
-    let plan = Plan::make(&args, &args.broker.admin(&client)).await?;
-    let bar = progress("reading", plan.total(), Unit::Records);
-    // Records on the same terminal would tear it apart.
-    if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-    }
-    let config = ReadConfig {
-        window_bytes: plan.window_bytes(),
-        retry_for: args.broker.timeout.unwrap_or(ReadConfig::default().retry_for),
-        ..ReadConfig::default()
+    let (mut sources, bar, follows) = tokio::select! {
+        biased;
+        () = interrupt.first() => return Err(CliError::Silent(Exit::Interrupted)),
+        opened = open(&args) => opened?,
     };
-    let follows = !plan.is_there();
-    let mut sources = Sources::open(&args.broker, client, plan, config).await?;
     let mut sink = Sink::new(&args);
     let gone = reader_gone();
     tokio::pin!(gone);
@@ -141,4 +146,22 @@ pub async fn run(args: Args, interrupt: Interrupt) -> Result<(), CliError> {
     }
     bar.finish_and_clear();
     sink.flush()
+}
+
+/// What is to be read, its progress, and whether new records are waited for.
+async fn open(args: &Args) -> Result<(Sources, ProgressBar, bool), CliError> {
+    let client = args.broker.connect().await?;
+    let plan = Plan::make(args, &args.broker.admin(&client)).await?;
+    let bar = progress("reading", plan.total(), Unit::Records);
+    // Records on the same terminal would tear it apart.
+    if std::io::stdout().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let config = ReadConfig {
+        window_bytes: plan.window_bytes(),
+        retry_for: args.broker.timeout.unwrap_or(ReadConfig::default().retry_for),
+        ..ReadConfig::default()
+    };
+    let follows = !plan.is_there();
+    Ok((Sources::open(&args.broker, client, plan, config).await?, bar, follows))
 }

@@ -22,6 +22,14 @@ Formats (-f, as in rpk and kcat). Default: '%v\\n'
   \\n \\t \\r \\0 \\xNN \\\\ and %% %{ %} stand for themselves
 ";
 
+/// What stands between key and value, for command lines: shells make a tab hard to write.
+pub fn delimiter(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("write at least one character".into()),
+        text => Ok(text.replace("\\t", "\t")),
+    }
+}
+
 /// A parsed format string.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Format(Vec<Part>);
@@ -309,6 +317,8 @@ mod tests {
         assert_eq!(written("%h{<%k{hex}=%v %V>}!"), b"<61=1 1><62= -1>!");
         assert_eq!(written("%h{%}%{}"), b"}{}{");
         assert_eq!(written("%%\\x00\\xfFé{}\\\\"), b"%\0\xff\xc3\xa9{}\\");
+        assert_eq!(delimiter("\\t"), Ok("\t".into()));
+        assert!(delimiter("").is_err());
         assert_eq!(Format::keyed("=>"), Format::parse("%k=>%v\\n").unwrap());
     }
 

@@ -27,6 +27,7 @@ use tally::Tally;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = jsonl::HELP)]
 pub struct Args {
+    /// Where records go; it must be there.
     topic: String,
     /// The partition, or `any` (-1): by key, else in turn, whatever the input says [default: the
     /// partition that a line of JSON names, else any].
@@ -77,23 +78,21 @@ enum End {
 }
 
 pub async fn run(args: Args, interrupt: Interrupt) -> Result<(), CliError> {
-    let client = args.broker.connect().await?;
-    // An unknown topic is said before the first line is read.
-    check_topic(&args, &client).await?;
-    let config = ProducerConfig {
-        compression: args.compression,
-        keep_zero_timestamps: true,
-        delivery_timeout: args.broker.timeout.unwrap_or(ProducerConfig::default().delivery_timeout),
-        ..ProducerConfig::default()
+    let producer = tokio::select! {
+        biased;
+        () = interrupt.first() => {
+            return Err(CliError::of(Code::Interrupted, "interrupted; nothing was sent"));
+        }
+        opened = open(&args) => opened?,
     };
-    let producer = client.producer(config).await?;
     let shape = Shape::of(&args.shape)?;
     let mut input = Input::open(args.file.as_deref(), &shape)?;
-    if args.file.is_none() && std::io::stdin().is_terminal() {
+    let types = args.file.is_none() && std::io::stdin().is_terminal();
+    if types {
         note("one record in each line; Ctrl-D ends");
     }
     let bar = progress("sending", input.bytes(), Unit::Bytes);
-    if std::io::stdin().is_terminal() && args.file.is_none() {
+    if types {
         bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
     }
     let started = Instant::now();
@@ -110,6 +109,19 @@ pub async fn run(args: Args, interrupt: Interrupt) -> Result<(), CliError> {
     settle(&producer, &tally, &end, &interrupt).await;
     bar.finish_and_clear();
     report(&tally, end, started.elapsed())
+}
+
+async fn open(args: &Args) -> Result<Producer, CliError> {
+    let client = args.broker.connect().await?;
+    // An unknown topic is said before the first line is read.
+    check_topic(args, &client).await?;
+    let config = ProducerConfig {
+        compression: args.compression,
+        keep_zero_timestamps: true,
+        delivery_timeout: args.broker.timeout.unwrap_or(ProducerConfig::default().delivery_timeout),
+        ..ProducerConfig::default()
+    };
+    Ok(client.producer(config).await?)
 }
 
 async fn check_topic(args: &Args, client: &Client) -> Result<(), CliError> {

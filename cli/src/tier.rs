@@ -23,12 +23,14 @@ pub struct Args {
 enum Command {
     /// Show where the records of one topic, or of all, are.
     Status {
+        /// Only this topic.
         topic: Option<String>,
         #[command(flatten)]
         output: OutputArgs,
     },
     /// Upload everything that is durable, now, and wait for it.
     Flush {
+        /// Only this topic.
         topic: Option<String>,
         /// Delete the hot copies afterwards: the next reads come from the bucket.
         #[arg(long)]

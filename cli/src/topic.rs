@@ -47,6 +47,7 @@ enum Command {
     DeleteRecords(offsets::DeleteRecords),
     /// Give up what a lost disk held of a partition that waits for it, and go on behind it.
     AcceptLoss {
+        /// The topic.
         name: String,
         #[arg(short, long)]
         partition: u32,
@@ -58,6 +59,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Create {
+    /// One topic, or several.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// How many partitions; the broker's default.partitions without it.
@@ -84,6 +86,7 @@ struct Create {
 
 #[derive(Debug, clap::Args)]
 struct Alter {
+    /// One topic, or several.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// A setting to change. May be repeated.
@@ -101,6 +104,7 @@ struct Alter {
 
 #[derive(Debug, clap::Args)]
 struct AddPartitions {
+    /// One topic, or several.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// How many more.
@@ -112,6 +116,7 @@ struct AddPartitions {
 
 #[derive(Debug, clap::Args)]
 struct Delete {
+    /// One topic, or several.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// Do not ask.

@@ -101,6 +101,22 @@ async fn until_end(broker: &str, topic: &str, end: u64) {
     }
 }
 
+/// Waits until a process catches Ctrl-C: before that it would just die of it.
+async fn until_it_catches(child: &Child) {
+    let status = format!("/proc/{}/status", child.id().unwrap());
+    let started = std::time::Instant::now();
+    loop {
+        let text = std::fs::read_to_string(&status).unwrap();
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+        if caught & (1 << 1) != 0 {
+            return;
+        }
+        assert!(started.elapsed() < LIMIT, "it catches SIGINT: {text}");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// One record a minute from 2025-11-20T12:00:00Z on, in one partition; the value is its number.
 const NOON: i64 = 1_763_640_000_000;
 
@@ -364,6 +380,17 @@ async fn ctrl_c_says_what_was_done() {
         done.err
     );
     done.fails(130, "interrupted");
+    // A broker that says nothing keeps nobody.
+    broker.pause();
+    for (args, says) in
+        [(&["produce", "t"][..], "nothing was sent"), (&["topic", "list"], "may still be done")]
+    {
+        let silent = levee(&broker.grpc, args).spawn().unwrap();
+        until_it_catches(&silent).await;
+        signal(&silent, "-INT");
+        ended(silent, vec![]).await.fails(130, says);
+    }
+    broker.resume();
     // Following ends by Ctrl-C: nothing to complain of.
     let mut follow = levee(&broker.grpc, &["consume", "t", "-k", "k"]).spawn().unwrap();
     let mut out = tokio::io::BufReader::new(follow.stdout.take().unwrap());
@@ -510,6 +537,7 @@ async fn bad_input_gets_one_sentence_and_its_exit_code() {
         (&["consume", "events", "-o", "9:3"], 2, "ends before it begins"),
         (&["consume", "events", "-p", "2"], 4, "write -p 0 to 1"),
         (&["consume", "events", "-p", "x"], 2, "0,2,5-7"),
+        (&["consume", "events", "--output", "json", "-K", ":"], 2, "are for text"),
         (&["consume", "events", "-f", "%q"], 2, "%q is unknown"),
         (&["consume", "events", "-n", "-1"], 2, "-1"),
         (&["consume", "events", "--offest", "1"], 2, "--offset"),

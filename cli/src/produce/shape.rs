@@ -6,6 +6,7 @@ use levee_client::RecordData;
 
 use crate::codes::Code;
 use crate::error::CliError;
+use crate::format::delimiter;
 use crate::jsonl;
 use crate::range::now_ms;
 
@@ -45,18 +46,6 @@ pub(super) struct ShapeArgs {
 enum Form {
     Text,
     Json,
-}
-
-fn delimiter(text: &str) -> Result<String, String> {
-    match text {
-        "" => Err("write at least one character".into()),
-        text => Ok(unescaped(text)),
-    }
-}
-
-/// What shells make hard to write.
-fn unescaped(text: &str) -> String {
-    text.replace("\\t", "\t")
 }
 
 /// kcat writes `=`, rpk `:`; what comes first counts.
@@ -167,8 +156,6 @@ mod tests {
         assert_eq!((without.key, without.value), (None, Some("a".into())));
         let ends = record("a=>");
         assert_eq!((ends.key, ends.value), (Some("a".into()), Some(Bytes::new())));
-        assert_eq!(delimiter("\\t"), Ok("\t".into()));
-        assert!(delimiter("").is_err());
     }
 
     #[test]

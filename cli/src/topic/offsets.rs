@@ -16,6 +16,7 @@ use crate::remote::describe;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = crate::range::HELP)]
 pub(super) struct Offsets {
+    /// One topic, or several.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// Only these partitions: 0 or 0,2,5-7.
@@ -33,6 +34,7 @@ pub(super) struct Offsets {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = crate::range::HELP)]
 pub(super) struct DeleteRecords {
+    /// The topic.
     name: String,
     /// The first record that stays: N, +N, -N, @TIME, or `end` for none.
     #[arg(short, long, alias = "before", value_name = "POSITION", value_parser = point,

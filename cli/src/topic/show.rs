@@ -26,6 +26,7 @@ pub(super) struct List {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Describe {
+    /// One topic, or several.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// Only settings.
