@@ -332,4 +332,12 @@ mod tests {
             assert!(Format::parse(format).is_err(), "{format}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_format_is_too_strange(text in ".{0,20}", close in "[%h{}kvd\\\\x0fé]{0,20}") {
+            let _ = Format::parse(&text);
+            let _ = Format::parse(&close);
+        }
+    }
 }

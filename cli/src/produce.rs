@@ -19,7 +19,7 @@ use crate::error::CliError;
 use crate::interrupt::Interrupt;
 use crate::jsonl;
 use crate::output::{Unit, count, note, progress};
-use crate::remote::{BrokerArgs, describe};
+use crate::remote::{BrokerArgs, describe, no_partition};
 use input::Input;
 use shape::{Shape, ShapeArgs};
 use tally::Tally;
@@ -129,10 +129,7 @@ async fn check_topic(args: &Args, client: &Client) -> Result<(), CliError> {
     let there = topic.partitions.len() as u32;
     match args.partition {
         Some(Which::One(partition)) if partition >= there => {
-            let why =
-                format!("topic {:?} has no partition {partition}, it has {there}", args.topic);
-            Err(CliError::of(Code::UnknownPartition, why)
-                .next_step(format!("write -p 0 to {}, or leave it out", there - 1)))
+            Err(no_partition(&args.topic, partition, there))
         }
         _ => Ok(()),
     }

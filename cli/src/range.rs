@@ -258,19 +258,24 @@ fn parse_date(text: &str) -> Option<i64> {
     }
     // humantime knows UTC only.
     let zone = text.len().checked_sub(CLOCK).filter(|at| *at > DAY && text.is_char_boundary(*at));
-    if let Some((time, zone)) = zone.map(|at| text.split_at(at))
-        && let (Some(sign), Some((hours, minutes))) =
-            (zone.chars().next(), zone[1..].split_once(':'))
-        && matches!(sign, '+' | '-')
-        && zone[1..].bytes().all(|byte| byte.is_ascii_digit() || byte == b':')
-    {
-        let (hours, minutes): (i64, i64) = (hours.parse().ok()?, minutes.parse().ok()?);
-        let east = (hours * 60 + minutes) * 60_000;
-        let utc = parse_utc(&format!("{time}Z"))?;
-        return (hours < 24 && minutes < 60)
-            .then(|| if sign == '+' { utc - east } else { utc + east }.max(0));
+    match zone.map(|at| text.split_at(at)) {
+        Some((time, zone)) if zone.starts_with(['+', '-']) => {
+            Some(parse_utc(&format!("{time}Z"))?.saturating_sub(east_ms(zone)?).max(0))
+        }
+        _ => parse_utc(text),
     }
-    parse_utc(text)
+}
+
+/// `+02:00` in milliseconds.
+fn east_ms(zone: &str) -> Option<i64> {
+    let (sign, clock) = match zone.strip_prefix('-') {
+        Some(clock) => (-1, clock),
+        None => (1, zone.strip_prefix('+')?),
+    };
+    let (hours, minutes) = clock.split_once(':')?;
+    let (hours, minutes): (u8, u8) = (hours.parse().ok()?, minutes.parse().ok()?);
+    let all = i64::from(hours) * 60 + i64::from(minutes);
+    (hours < 24 && minutes < 60).then_some(sign * all * 60_000)
 }
 
 fn parse_utc(text: &str) -> Option<i64> {
@@ -385,6 +390,9 @@ mod tests {
             "18446744073709551616",
             "@é:é",
             "@2026-11-20T12:00:00+é:00",
+            "@2026-11-20T𽢎i ",
+            "@2026-11-20T12:00:00+24:00",
+            "@2026-11-20T12:00:00+00:60",
             "@:1h",
             "\u{0}",
         ] {

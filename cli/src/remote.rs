@@ -6,6 +6,7 @@ use levee_broker::config::nearest;
 use levee_client::grpc::{ErrorCode, TopicDescription};
 use levee_client::{Admin, Client, Error};
 
+use crate::codes::Code;
 use crate::error::CliError;
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9644";
@@ -97,6 +98,14 @@ pub async fn suggest(admin: &Admin, name: &str, error: Error) -> CliError {
             "`levee topic list` shows those there are; make it: levee topic create {name}"
         )),
     }
+}
+
+/// A partition that a topic with `count` of them has not.
+pub fn no_partition(topic: &str, partition: u32, count: u32) -> CliError {
+    let why = format!("topic {topic:?} has no partition {partition}, it has {count}");
+    let last = count.saturating_sub(1);
+    CliError::of(Code::UnknownPartition, why)
+        .next_step(format!("write -p 0 to {last}, or leave it out"))
 }
 
 /// `KEY=VALUE` of a command line.

@@ -13,7 +13,7 @@ use crate::codes::Code;
 use crate::error::CliError;
 use crate::output::note;
 use crate::range::{Range, There};
-use crate::remote::describe;
+use crate::remote::{describe, no_partition};
 
 /// Questions to the broker at a time.
 const SIDE_BY_SIDE: usize = 32;
@@ -46,11 +46,10 @@ impl Plan {
         for topic in topics(args, admin).await? {
             let count = topic.partitions.len() as u32;
             let name: Arc<str> = topic.name.as_str().into();
-            let wanted = args.partitions.of(count).map_err(|missing| {
-                let why = format!("topic {name:?} has no partition {missing}, it has {count}");
-                CliError::of(Code::UnknownPartition, why)
-                    .next_step(format!("write -p 0 to {}, or leave it out", count - 1))
-            })?;
+            let wanted = args
+                .partitions
+                .of(count)
+                .map_err(|missing| no_partition(&topic.name, missing, count))?;
             asked.extend(wanted.into_iter().map(|partition| {
                 let start = topic.partitions[partition as usize].log_start;
                 (name.clone(), partition, start)
@@ -134,7 +133,7 @@ async fn span(
             CliError::from(error).at(format_args!("{topic} partition {partition}"))
         })
     };
-    let end = at(At::End(true)).await?.unwrap_or(start);
+    let end = at(At::End(true)).await?.unwrap_or(start).max(start);
     let there = There { start, end };
     let mut times = [None, None];
     for (found, time) in times.iter_mut().zip([range.from.time(), range.until_time()]) {

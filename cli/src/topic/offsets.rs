@@ -11,7 +11,7 @@ use crate::error::CliError;
 use crate::output::{Output, OutputArgs, confirm, count, print, table, time};
 use crate::partitions::{Partitions, partitions};
 use crate::range::{Point, There, point};
-use crate::remote::describe;
+use crate::remote::{describe, no_partition};
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = crate::range::HELP)]
@@ -68,10 +68,8 @@ async fn known(
     at: Option<Point>,
 ) -> Result<Vec<Known>, CliError> {
     let count = topic.partitions.len() as u32;
-    let wanted = partitions.of(count).map_err(|missing| {
-        let why = format!("topic {:?} has no partition {missing}, it has {count}", topic.name);
-        CliError::of(Code::UnknownPartition, why).next_step(format!("write 0 to {}", count - 1))
-    })?;
+    let missing = |missing| no_partition(&topic.name, missing, count);
+    let wanted = partitions.of(count).map_err(missing)?;
     let mut found = Vec::new();
     for partition in wanted {
         let known = &topic.partitions[partition as usize];
