@@ -8,7 +8,6 @@ mod bucket_url;
 mod checks;
 mod choices;
 mod error;
-mod explain;
 mod file;
 mod problem;
 mod setting;
@@ -23,9 +22,9 @@ mod values;
 pub use bucket_url::BucketUrl;
 pub use choices::{CleanupPolicy, LagPolicy, LocalFlush};
 pub use error::ConfigError;
-pub use explain::explain;
 pub use setting::{Fallback, Kind, Scope, Setting, show_bytes, show_ms};
 pub use sources::{Flag, Loaded, Mode, Sources};
+pub use suggest::nearest;
 pub use table::{BROKER_SETTINGS, BrokerConfig, TOPIC_SETTINGS, TopicConfig};
 pub use topic::TopicEntry;
 pub use values::Origin;
@@ -43,6 +42,12 @@ impl BrokerConfig {
     /// already, so that a restart finds the same budget.
     pub fn hot_budget(&self, available: u64) -> u64 {
         self.hot_bytes.unwrap_or(HOT_BYTES_AUTO.min(available / 2))
+    }
+
+    /// What holds for a setting, without secrets, and where it comes from.
+    pub fn present(&self, setting: &Setting) -> Option<(String, &Origin)> {
+        let held = self.values.get(setting.name)?;
+        Some((held.setting.show(&held.value), &held.origin))
     }
 
     /// Settings that somebody chose, as `name=value`, without secrets: for the start's log line.

@@ -1,230 +1,167 @@
 //! `levee consume`: records to standard output.
+//!
+//! Owns: the flags, and when it ends. Does not own: what is read (`plan`), in which order
+//! (`sources`), and how it is written (`sink`).
 
-use std::io::{BufWriter, Stdout, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+mod plan;
+mod sink;
+mod sources;
 
-use levee_client::grpc::list_offsets_request::At;
-use levee_client::{Client, DecodedRecord, Position, ReadConfig, Reader};
-use tokio::sync::mpsc;
+use std::io::IsTerminal;
 
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use levee_client::ReadConfig;
+
+use crate::codes::Exit;
 use crate::error::CliError;
+use crate::filter::Filter;
+use crate::format::{self, Format};
+use crate::interrupt::Interrupt;
 use crate::jsonl;
-use crate::remote::{BrokerArgs, Output};
+use crate::output::{Output, Unit, progress, reader_gone};
+use crate::partitions::{Partitions, partitions};
+use crate::range::{self, Range, range};
+use crate::remote::BrokerArgs;
+use plan::Plan;
+use sink::Sink;
+use sources::Sources;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = help())]
 pub struct Args {
+    /// One topic, or several.
+    #[arg(required = true, value_name = "TOPIC")]
+    topics: Vec<String>,
+    /// Topics are regular expressions (they match whole names).
+    #[arg(short, long)]
+    regex: bool,
+    /// Where to begin, and where to end: start, end, N, +N, -N, @TIME, A:B; see below.
+    #[arg(
+        short,
+        long,
+        value_name = "RANGE",
+        default_value = "start",
+        value_parser = range,
+        allow_hyphen_values = true
+    )]
+    offset: Range,
+    /// Only these partitions: 0 or 0,2,5-7.
+    #[arg(
+        short,
+        long,
+        alias = "partition",
+        value_name = "LIST",
+        default_value = "all",
+        value_parser = partitions
+    )]
+    partitions: Partitions,
+    /// Stop after so many records (those that are shown), of all partitions together.
+    #[arg(short, long, alias = "count", short_alias = 'c', value_name = "N")]
+    num: Option<u64>,
+    /// Stop at the end of now.
+    #[arg(short, long)]
+    exit: bool,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    look: Look,
     #[command(flatten)]
     broker: BrokerArgs,
-    topic: String,
-    /// One partition, or `all`.
-    #[arg(short, long, default_value = "all", value_parser = partition)]
-    partition: Which,
-    /// `start`, `end`, an offset, or a time: `@-1h`, `@2026-11-20T12:00:00Z`, `@MILLISECONDS`.
-    #[arg(long, default_value = "start", value_parser = position, allow_hyphen_values = true)]
-    from: Position,
-    /// Stop after so many records.
-    #[arg(short = 'n', long)]
-    count: Option<u64>,
-    /// Wait for new records; without it the end of now is the end.
-    #[arg(short, long)]
-    follow: bool,
-    /// Values as they are, one in a line; or records as JSON, one in a line.
-    #[arg(short, long, value_enum, default_value = "text")]
+}
+
+/// How records are written.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Output")]
+struct Look {
+    /// Text by a format, or one line of JSON for each record.
+    #[arg(long, value_enum, default_value = "text", value_name = "FORM")]
     output: Output,
-    /// In text: the key and a tab before each value.
-    #[arg(long)]
-    print_key: bool,
+    /// The same as --output json.
+    #[arg(short = 'J', long, conflicts_with_all = ["format", "key_delimiter"])]
+    json: bool,
+    /// How a record is written as text; see below [default: '%v\n'].
+    #[arg(short, long, value_name = "FORMAT", value_parser = Format::parse)]
+    format: Option<Format>,
+    /// Write key, delimiter and value.
+    #[arg(
+        short = 'K',
+        long,
+        value_name = "TEXT",
+        conflicts_with = "format",
+        value_parser = format::delimiter
+    )]
+    key_delimiter: Option<String>,
+    /// All but the values.
+    #[arg(long, conflicts_with_all = ["format", "key_delimiter"])]
+    meta_only: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Which {
-    All,
-    One(u32),
+fn help() -> String {
+    let order = "\
+Order
+  Records of one partition keep their order. Where several partitions are read up to offsets that
+  are there already, records come by their time (then topic and partition), the same every time.
+  Else they come as the broker sends them.
+";
+    format!("{}\n{order}\n{}\n{}", range::HELP, format::HELP, jsonl::HELP)
 }
 
-fn partition(text: &str) -> Result<Which, String> {
-    match text {
-        "all" => Ok(Which::All),
-        number => number.parse().map(Which::One).map_err(|_| "write a number, or `all`".into()),
+pub async fn run(args: Args, interrupt: Interrupt) -> Result<(), CliError> {
+    let look = &args.look;
+    if look.output == Output::Json && (look.format.is_some() || look.key_delimiter.is_some()) {
+        let why = "--format and --key-delimiter are for text, --output json has a form of its own";
+        return Err(CliError::usage(why));
     }
-}
-
-fn position(text: &str) -> Result<Position, String> {
-    let wrong = || "write start, end, an offset, @-1h, @MILLISECONDS or @2026-11-20T12:00:00Z";
-    match (text, text.strip_prefix('@')) {
-        ("start", _) => Ok(Position::Start),
-        ("end", _) => Ok(Position::End),
-        (_, Some(time)) => millis_of(time).map(Position::Timestamp).ok_or_else(|| wrong().into()),
-        (offset, None) => offset.parse().map(Position::Offset).map_err(|_| wrong().into()),
-    }
-}
-
-fn millis_of(time: &str) -> Option<i64> {
-    if let Some(ago) = time.strip_prefix('-') {
-        let ago = humantime::parse_duration(ago).ok()?;
-        return since_1970(SystemTime::now().checked_sub(ago)?);
-    }
-    match time.parse() {
-        Ok(millis) => Some(millis),
-        Err(_) => since_1970(humantime::parse_rfc3339_weak(time).ok()?),
-    }
-}
-
-fn since_1970(time: SystemTime) -> Option<i64> {
-    let since: Duration = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).ok()
-}
-
-/// Records of one partition that came together.
-type Found = (u32, Vec<DecodedRecord>);
-
-pub async fn run(args: Args) -> Result<(), CliError> {
-    let client = args.broker.connect().await?;
-    let partitions = match args.partition {
-        Which::One(partition) => partition..partition + 1,
-        Which::All => 0..client.partitions(&args.topic).await?,
-    };
-    let mut sink = Sink::new(&args);
-    if sink.is_full() {
+    if args.num == Some(0) {
         return Ok(());
     }
-    match args.follow {
-        // One after the other: the same order every time.
-        false => {
-            for partition in partitions {
-                until_end(&client, &args, partition, &mut sink).await?;
-                if sink.is_full() {
-                    break;
-                }
+    let (mut sources, bar, follows) = tokio::select! {
+        biased;
+        () = interrupt.first() => return Err(CliError::Silent(Exit::Interrupted)),
+        opened = open(&args) => opened?,
+    };
+    let mut sink = Sink::new(&args);
+    let gone = reader_gone();
+    tokio::pin!(gone);
+    loop {
+        let found = tokio::select! {
+            biased;
+            () = &mut gone => return Err(CliError::CLOSED_PIPE),
+            () = interrupt.first() => {
+                bar.finish_and_clear();
+                return Err(CliError::Silent(Exit::Interrupted));
             }
-            Ok(())
-        }
-        true => follow(&client, &args, partitions, &mut sink).await,
-    }
-}
-
-async fn until_end(
-    client: &Client,
-    args: &Args,
-    partition: u32,
-    sink: &mut Sink,
-) -> Result<(), CliError> {
-    // Taken first: a load that goes on must not make this endless.
-    let end = client.manage().list_offsets(&args.topic, partition, At::End(true)).await?.offset;
-    let end = end.unwrap_or_default();
-    let mut reader = client.read(&args.topic, partition, args.from, ReadConfig::default()).await?;
-    while reader.offset() < end && !sink.is_full() {
-        let mut records = reader.next_records().await?;
-        records.retain(|record| record.offset < end);
-        sink.write(&(partition, records))?;
-    }
-    Ok(())
-}
-
-async fn follow(
-    client: &Client,
-    args: &Args,
-    partitions: std::ops::Range<u32>,
-    sink: &mut Sink,
-) -> Result<(), CliError> {
-    let (send, mut found) = mpsc::channel(partitions.len().max(1));
-    let mut readers = tokio::task::JoinSet::new();
-    for partition in partitions {
-        let reader = client.read(&args.topic, partition, args.from, ReadConfig::default()).await?;
-        readers.spawn(read_on(reader, partition, send.clone()));
-    }
-    drop(send);
-    while let Some(records) = found.recv().await {
-        sink.write(&records?)?;
+            found = sources.next() => found?,
+        };
+        let Some(found) = found else { break };
+        bar.inc(found.records.len() as u64);
+        sink.write(&found)?;
         if sink.is_full() {
             break;
         }
-    }
-    Ok(())
-}
-
-/// Until it fails, or nobody wants more.
-async fn read_on(
-    mut reader: Reader,
-    partition: u32,
-    found: mpsc::Sender<Result<Found, levee_client::Error>>,
-) {
-    loop {
-        let records = reader.next_records().await;
-        let ends = records.is_err();
-        if records.as_ref().is_ok_and(Vec::is_empty) {
-            continue;
-        }
-        let sent = found.send(records.map(|records| (partition, records))).await;
-        if sent.is_err() || ends {
-            return;
+        // Whoever follows wants to see them now; of what is there already, blocks are enough.
+        if follows {
+            sink.flush()?;
         }
     }
+    bar.finish_and_clear();
+    sink.flush()
 }
 
-/// Standard output.
-struct Sink {
-    out: BufWriter<Stdout>,
-    left: Option<u64>,
-    output: Output,
-    print_key: bool,
-}
-
-impl Sink {
-    fn new(args: &Args) -> Self {
-        let out = BufWriter::with_capacity(256 << 10, std::io::stdout());
-        Self { out, left: args.count, output: args.output, print_key: args.print_key }
+/// What is to be read, its progress, and whether new records are waited for.
+async fn open(args: &Args) -> Result<(Sources, ProgressBar, bool), CliError> {
+    let client = args.broker.connect().await?;
+    let plan = Plan::make(args, &args.broker.admin(&client)).await?;
+    let bar = progress("reading", plan.total(), Unit::Records);
+    // Records on the same terminal would tear it apart.
+    if std::io::stdout().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
     }
-
-    fn is_full(&self) -> bool {
-        self.left == Some(0)
-    }
-
-    fn write(&mut self, (partition, records): &Found) -> Result<(), CliError> {
-        for record in records {
-            if self.is_full() {
-                break;
-            }
-            if let Some(left) = &mut self.left {
-                *left -= 1;
-            }
-            match self.output {
-                Output::Json => {
-                    let line = jsonl::write(*partition, record).map_err(std::io::Error::from)?;
-                    writeln!(self.out, "{line}")?;
-                }
-                Output::Text => {
-                    if self.print_key {
-                        self.out.write_all(record.data.key.as_deref().unwrap_or_default())?;
-                        self.out.write_all(b"\t")?;
-                    }
-                    self.out.write_all(record.data.value.as_deref().unwrap_or_default())?;
-                    self.out.write_all(b"\n")?;
-                }
-            }
-        }
-        // Whoever follows wants to see them now.
-        Ok(self.out.flush()?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn positions_are_offsets_or_times() {
-        assert_eq!(position("start"), Ok(Position::Start));
-        assert_eq!(position("17"), Ok(Position::Offset(17)));
-        assert_eq!(position("@1700"), Ok(Position::Timestamp(1700)));
-        assert_eq!(position("@1970-01-01T00:00:02Z"), Ok(Position::Timestamp(2000)));
-        let now = since_1970(SystemTime::now()).unwrap();
-        let Ok(Position::Timestamp(ago)) = position("@-1h") else { panic!("a time") };
-        assert!((now - ago - 3_600_000).abs() < 60_000, "{ago}");
-        assert!(
-            ["", "-1", "@", "@-", "@1 year", "yesterday"].map(position).iter().all(Result::is_err)
-        );
-        assert_eq!([partition("all"), partition("3")], [Ok(Which::All), Ok(Which::One(3))]);
-        assert!(partition("-1").is_err());
-    }
+    let config = ReadConfig {
+        window_bytes: plan.window_bytes(),
+        retry_for: args.broker.timeout.unwrap_or(ReadConfig::default().retry_for),
+        ..ReadConfig::default()
+    };
+    let follows = !plan.is_there();
+    Ok((Sources::open(&args.broker, client, plan, config).await?, bar, follows))
 }

@@ -200,8 +200,8 @@ async fn connect(address: &str) -> Result<Client, CliError> {
     Client::connect(address).await.map_err(failed)
 }
 
-fn failed(error: impl std::fmt::Display) -> CliError {
-    CliError::new(error.to_string())
+fn failed(error: impl Into<levee_client::Error>) -> CliError {
+    CliError::from(error.into())
 }
 
 /// Removed at the end, unless it was named.

@@ -23,7 +23,7 @@ pub fn init(format: LogFormat) -> Result<(), CliError> {
     let filter = if filter.is_empty() { DEFAULT } else { &filter };
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         let example = "write a level or target=level, like info or info,levee_tiering=debug";
-        CliError::Usage(format!("{VARIABLE} is not a filter: {error}: {example}"))
+        CliError::usage(format!("{VARIABLE} is not a filter: {error}: {example}"))
     })?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)

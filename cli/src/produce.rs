@@ -1,179 +1,221 @@
 //! `levee produce`: records from lines of a file or of standard input.
+//!
+//! Owns: the flags, the order of sending, what is said at the end. Does not own: reading the input
+//! (`input`), making records of it (`shape`), counting acks (`tally`).
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+mod input;
+mod shape;
+mod tally;
+
+use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
-use levee_client::{Compression, Error, Producer, ProducerConfig, RecordData, Ticket};
-use tokio::sync::mpsc;
+use levee_client::{Client, Compression, Producer, ProducerConfig};
 
+use crate::codes::Code;
 use crate::error::CliError;
+use crate::interrupt::Interrupt;
 use crate::jsonl;
-use crate::remote::{BrokerArgs, bytes};
+use crate::output::{Unit, count, note, progress};
+use crate::remote::{BrokerArgs, describe, no_partition};
+use input::Input;
+use shape::{Shape, ShapeArgs};
+use tally::Tally;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = jsonl::HELP)]
 pub struct Args {
-    #[command(flatten)]
-    broker: BrokerArgs,
+    /// Where records go; it must be there.
     topic: String,
-    /// The partition; without it the key decides, or they take turns.
-    #[arg(short, long)]
-    partition: Option<u32>,
+    /// The partition, or `any` (-1): by key, else in turn, whatever the input says [default: the
+    /// partition that a line of JSON names, else any].
+    #[arg(short, long, value_parser = partition, allow_hyphen_values = true, value_name = "N")]
+    partition: Option<Which>,
     /// A file in place of standard input.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// What a line is: a value, or a record as `consume --output json` writes it.
-    #[arg(long, value_enum, default_value = "lines")]
-    format: Format,
-    /// Splits a line into key and value, at its first place.
-    #[arg(long, value_name = "TEXT", conflicts_with = "whole")]
-    key_delimiter: Option<String>,
-    /// All of the input is one value.
-    #[arg(long, conflicts_with = "format")]
-    whole: bool,
-    /// none, gzip, snappy, lz4 or zstd.
-    #[arg(long, default_value = "none", value_parser = compression)]
+    /// How batches are compressed: none, gzip, snappy, lz4 or zstd.
+    #[arg(short = 'z', long, default_value = "none", value_name = "CODEC", value_parser = compression)]
     compression: Compression,
+    #[command(flatten)]
+    shape: ShapeArgs,
+    #[command(flatten)]
+    broker: BrokerArgs,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Lines,
-    Jsonl,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Any,
+    One(u32),
 }
 
-/// Longest line.
-const LINE_BYTES_MAX: u64 = 16 << 20;
-/// Lines that were read and not sent.
-const LINES_AHEAD: usize = 64;
+fn partition(text: &str) -> Result<Which, String> {
+    match text {
+        "any" | "-1" => Ok(Which::Any),
+        number => number.parse().map(Which::One).map_err(|_| "write a number, or `any`".into()),
+    }
+}
 
 fn compression(name: &str) -> Result<Compression, String> {
     let none = || "write none, gzip, snappy, lz4 or zstd".to_owned();
     Compression::from_name(name).ok_or_else(none)
 }
 
-pub async fn run(args: Args) -> Result<(), CliError> {
-    let client = args.broker.connect().await?;
-    // An unknown topic is said before the first line is read.
-    client.manage().describe_topic(&args.topic).await?;
-    let config = ProducerConfig { compression: args.compression, ..ProducerConfig::default() };
-    let producer = client.producer(config).await?;
-    let mut lines = read(&args)?;
-    let started = Instant::now();
-    let (tickets, waiting) = mpsc::unbounded_channel();
-    let mut counting = tokio::spawn(count(waiting));
-    let mut sent = 0u64;
-    let failed = loop {
-        let line = tokio::select! {
-            biased;
-            // It ends early only because a record failed.
-            _ = tickets.closed() => break None,
-            line = lines.recv() => line,
-        };
-        let Some(line) = line else { break None };
-        sent += 1;
-        match send(&producer, &args, sent, line).await {
-            Ok(ticket) => drop(tickets.send(ticket)),
-            Err(error) => break Some(error),
-        }
-    };
-    drop(tickets);
-    // What was sent goes on to be acknowledged, whatever happened after it.
-    tokio::spawn(async move { producer.flush().await });
-    let counted = (&mut counting).await;
-    let (acked, refused) = counted.map_err(|error| CliError::new(error.to_string()))?;
-    if let Some(error) = failed.or(refused.map(CliError::from)) {
-        eprintln!("{acked} records acknowledged before it failed");
-        return Err(error);
-    }
-    eprintln!("{acked} records acknowledged in {:.1} s", started.elapsed().as_secs_f64());
-    Ok(())
+/// How long acks of what was sent are waited for after Ctrl-C.
+const LAST_ACKS: Duration = Duration::from_secs(5);
+
+/// How sending ended.
+enum End {
+    /// All of the input was sent.
+    Whole,
+    Interrupted,
+    /// A record failed; the tally knows why.
+    Refused,
+    /// The input is no record, or a record was not taken.
+    Stopped(CliError),
 }
 
-/// How many were acknowledged before one failed, and why it did.
-async fn count(mut tickets: mpsc::UnboundedReceiver<Ticket>) -> (u64, Option<Error>) {
-    let mut acked = 0;
-    while let Some(ticket) = tickets.recv().await {
-        match ticket.await {
-            Ok(_) => acked += 1,
-            Err(error) => return (acked, Some(error)),
+pub async fn run(args: Args, interrupt: Interrupt) -> Result<(), CliError> {
+    let producer = tokio::select! {
+        biased;
+        () = interrupt.first() => {
+            return Err(CliError::of(Code::Interrupted, "interrupted; nothing was sent"));
         }
+        opened = open(&args) => opened?,
+    };
+    let shape = Shape::of(&args.shape)?;
+    let mut input = Input::open(args.file.as_deref(), &shape)?;
+    let types = args.file.is_none() && std::io::stdin().is_terminal();
+    if types {
+        note("one record in each line; Ctrl-D ends");
     }
-    (acked, None)
+    let bar = progress("sending", input.bytes(), Unit::Bytes);
+    if types {
+        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+    }
+    let started = Instant::now();
+    let tally = Tally::start();
+    let end = tokio::select! {
+        biased;
+        () = interrupt.first() => End::Interrupted,
+        () = tally.failed() => End::Refused,
+        done = send(&producer, &args, &shape, &mut input, &tally, &bar) => match done {
+            Ok(()) => End::Whole,
+            Err(error) => End::Stopped(error),
+        },
+    };
+    settle(&producer, &tally, &end, &interrupt).await;
+    bar.finish_and_clear();
+    report(&tally, end, started.elapsed())
+}
+
+async fn open(args: &Args) -> Result<Producer, CliError> {
+    let client = args.broker.connect().await?;
+    // An unknown topic is said before the first line is read.
+    check_topic(args, &client).await?;
+    let config = ProducerConfig {
+        compression: args.compression,
+        keep_zero_timestamps: true,
+        delivery_timeout: args.broker.timeout.unwrap_or(ProducerConfig::default().delivery_timeout),
+        ..ProducerConfig::default()
+    };
+    Ok(client.producer(config).await?)
+}
+
+async fn check_topic(args: &Args, client: &Client) -> Result<(), CliError> {
+    let topic = describe(&args.broker.admin(client), &args.topic).await?;
+    let there = topic.partitions.len() as u32;
+    match args.partition {
+        Some(Which::One(partition)) if partition >= there => {
+            Err(no_partition(&args.topic, partition, there))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn send(
     producer: &Producer,
     args: &Args,
-    number: u64,
-    line: Result<Vec<u8>, std::io::Error>,
-) -> Result<Ticket, CliError> {
-    let line = line.map_err(|error| CliError::new(format!("reading line {number}: {error}")))?;
-    let (partition, record) = match args.format {
-        Format::Jsonl => jsonl::read(&line).map_err(|why| {
-            let step = "write what `levee consume --output json` writes";
-            CliError::new(format!("line {number} is no record: {why}")).next_step(step)
-        })?,
-        Format::Lines => (None, plain(line, args.key_delimiter.as_deref())),
-    };
-    Ok(producer.send(&args.topic, args.partition.or(partition), record).await?)
-}
-
-fn plain(line: Vec<u8>, delimiter: Option<&str>) -> RecordData {
-    let split = delimiter.filter(|delimiter| !delimiter.is_empty()).and_then(|delimiter| {
-        let delimiter = delimiter.as_bytes();
-        let at = line.windows(delimiter.len()).position(|part| part == delimiter)?;
-        Some((line[..at].to_vec(), line[at + delimiter.len()..].to_vec()))
-    });
-    match split {
-        Some((key, value)) => {
-            let (key, value) = (Some(key.into()), Some(value.into()));
-            RecordData { key, value, ..RecordData::default() }
+    shape: &Shape,
+    input: &mut Input,
+    tally: &Arc<Tally>,
+    bar: &indicatif::ProgressBar,
+) -> Result<(), CliError> {
+    let mut line = 0u64;
+    while let Some(chunk) = input.next().await {
+        for text in chunk? {
+            line += 1;
+            bar.inc(text.len() as u64 + 1);
+            let (named, record) = shape.record(text, line)?;
+            let partition = match args.partition {
+                None => named,
+                Some(Which::Any) => None,
+                Some(Which::One(partition)) => Some(partition),
+            };
+            let sent = producer.send(&args.topic, partition, record).await;
+            let ticket =
+                sent.map_err(|error| CliError::from(error).at(format_args!("line {line}")))?;
+            tally.sent(ticket);
         }
-        None => RecordData { value: Some(line.into()), ..RecordData::default() },
     }
+    Ok(())
 }
 
-/// Lines, read by a thread of their own: standard input has no other way.
-fn read(args: &Args) -> Result<mpsc::Receiver<std::io::Result<Vec<u8>>>, CliError> {
-    let input: Box<dyn Read + Send> = match &args.file {
-        None => Box::new(std::io::stdin()),
-        Some(path) => Box::new(File::open(path).map_err(|error| {
-            CliError::new(format!("{}: {error}", path.display()))
-                .next_step("name a file that can be read")
-        })?),
+/// Waits for the acks of what was sent: as long as a delivery may take, or shortly where a person
+/// waits.
+async fn settle(producer: &Producer, tally: &Tally, end: &End, interrupt: &Interrupt) {
+    let all = async {
+        producer.flush().await;
+        tally.settled().await;
     };
-    let whole = args.whole;
-    let (send, lines) = mpsc::channel(LINES_AHEAD);
-    std::thread::spawn(move || {
-        let mut input = BufReader::with_capacity(256 << 10, input);
-        while let Some(line) = next_line(&mut input, whole).transpose() {
-            let ends = line.is_err() || whole;
-            if send.blocking_send(line).is_err() || ends {
-                return;
+    match end {
+        End::Interrupted => {
+            tokio::select! {
+                biased;
+                () = interrupt.second() => {}
+                _ = tokio::time::timeout(LAST_ACKS, all) => {}
             }
         }
-    });
-    Ok(lines)
+        _ => {
+            tokio::select! {
+                biased;
+                () = interrupt.first() => {}
+                () = all => {}
+            }
+        }
+    }
 }
 
-fn next_line(input: &mut impl BufRead, whole: bool) -> std::io::Result<Option<Vec<u8>>> {
-    let mut line = Vec::new();
-    let mut bounded = input.take(LINE_BYTES_MAX + 1);
-    let read = match whole {
-        true => bounded.read_to_end(&mut line)?,
-        false => bounded.read_until(b'\n', &mut line)?,
+/// What became of every record that was sent.
+fn report(tally: &Tally, end: End, took: Duration) -> Result<(), CliError> {
+    let seen = tally.counts();
+    let mut text = format!("{} acknowledged", count(seen.acked, "record"));
+    if seen.refused > 0 {
+        text.push_str(&format!(", {} not written", seen.refused));
+    }
+    let doubt = seen.in_doubt;
+    if doubt > 0 {
+        text.push_str(&format!(", {doubt} in doubt (sent; nobody knows whether they are written)"));
+    }
+    let interrupted = || CliError::of(Code::Interrupted, "interrupted");
+    let refused = tally.first_error().map(CliError::from);
+    let stopped = match end {
+        End::Whole if refused.is_none() && doubt == 0 => {
+            note(format_args!("{text} in {:.1} s", took.as_secs_f64()));
+            return Ok(());
+        }
+        End::Whole => {
+            note(format_args!("{text}; all of the input was sent"));
+            return Err(refused.unwrap_or_else(interrupted));
+        }
+        End::Stopped(error) => error,
+        End::Interrupted => interrupted(),
+        End::Refused => refused.unwrap_or_else(interrupted),
     };
-    if read as u64 > LINE_BYTES_MAX {
-        let why = format!("longer than {}", bytes(LINE_BYTES_MAX));
-        return Err(std::io::Error::other(why));
-    }
-    if !whole && line.last() == Some(&b'\n') {
-        line.pop();
-    }
-    Ok((read > 0).then_some(line))
+    note(format_args!("{text}; nothing behind the first {} was sent", count(seen.sent, "record")));
+    Err(stopped)
 }
 
 #[cfg(test)]
@@ -181,14 +223,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_values_and_a_delimiter_splits_at_its_first_place() {
-        let mut input: &[u8] = b"a=>b=>c\n\nlast";
-        let mut next = || next_line(&mut input, false).unwrap();
-        let keyed = plain(next().unwrap(), Some("=>"));
-        assert_eq!((keyed.key, keyed.value), (Some("a".into()), Some("b=>c".into())));
-        assert_eq!(next(), Some(vec![]), "an empty line is a record");
-        let last = plain(next().unwrap(), Some("=>"));
-        assert_eq!((last.key, last.value), (None, Some("last".into())));
-        assert_eq!(next(), None);
+    fn partitions_are_numbers_or_any() {
+        assert_eq!([partition("any"), partition("-1")], [Ok(Which::Any), Ok(Which::Any)]);
+        assert_eq!(partition("3"), Ok(Which::One(3)));
+        assert!(partition("-2").is_err() && partition("").is_err());
+        assert!(compression("zstd").is_ok() && compression("rar").is_err());
     }
 }

@@ -1,88 +1,111 @@
-//! What commands that talk to a broker share: its address, forms of output, tables, errors.
+//! What commands that talk to a broker share: its address, deadlines, names that nobody knows.
 
-use std::io::Write;
+use std::time::Duration;
 
-use clap::ValueEnum;
-use comfy_table::{Cell, CellAlignment, Table, presets};
-use levee_client::{Client, Error};
+use levee_broker::config::nearest;
+use levee_client::grpc::{ErrorCode, TopicDescription};
+use levee_client::{Admin, Client, Error};
 
+use crate::codes::Code;
 use crate::error::CliError;
 
-#[derive(Debug, clap::Args)]
+const DEFAULT_ADDRESS: &str = "127.0.0.1:9644";
+
+/// The same flags for all of them.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Broker")]
 pub struct BrokerArgs {
     /// Address of the broker's gRPC listener.
     #[arg(
+        short = 'b',
         long = "broker",
         env = "LEVEE_BROKER",
-        value_name = "ADDR",
-        default_value = "http://127.0.0.1:9644"
+        value_name = "HOST:PORT",
+        default_value = DEFAULT_ADDRESS,
+        aliases = ["brokers", "bootstrap-server"],
+        global = true
     )]
-    address: String,
+    pub address: String,
+    /// How long a connection may take.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5s",
+        value_parser = limit,
+        global = true
+    )]
+    pub connect_timeout: Duration,
+    /// How long an answer may take [default: 30s; 60s for `tier flush`, 120s for each record of
+    /// `produce` and for a broker that goes away under `consume`].
+    #[arg(long, value_name = "TIME", value_parser = limit, global = true)]
+    pub timeout: Option<Duration>,
+}
+
+/// How long an answer may take where nobody says.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// A time that is not nothing, and not so long that clocks overflow.
+fn limit(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(24 * 3600);
+    match humantime::parse_duration(text) {
+        Ok(limit) if (Duration::from_millis(1)..=LONGEST).contains(&limit) => Ok(limit),
+        _ => Err("write a time from 1ms to 24h with its unit, like 500ms, 30s or 5m".into()),
+    }
 }
 
 impl BrokerArgs {
     pub async fn connect(&self) -> Result<Client, CliError> {
-        Client::connect(&self.address).await.map_err(|error| {
-            let start = "start one with `levee dev`, or name another one: --broker ADDR";
-            CliError::new(error.message).next_step(start)
+        let connected = Client::connect_within(&self.address, self.connect_timeout).await;
+        connected.map_err(|error| {
+            let remedy = "start one with `levee dev`, or name its address: --broker HOST:PORT";
+            CliError::from(error).next_step(remedy)
         })
     }
-}
 
-/// How a command answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    Text,
-    Json,
-}
-
-/// A table: columns of numbers are aligned to the right.
-pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(head.to_vec());
-    for row in rows {
-        table.add_row(row.into_iter().map(|text| {
-            let is_number = text.starts_with(|first: char| first.is_ascii_digit());
-            let alignment = if is_number { CellAlignment::Right } else { CellAlignment::Left };
-            Cell::new(text).set_alignment(alignment)
-        }));
+    /// Nobody named a broker.
+    pub fn is_default(&self) -> bool {
+        self.address == DEFAULT_ADDRESS
     }
-    table
-}
 
-/// Writes to standard output; a reader that went away is told by the error.
-pub fn print(text: impl std::fmt::Display) -> Result<(), CliError> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}")?;
-    Ok(out.flush()?)
-}
-
-pub fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
-    print(format_args!("{value:#}"))
-}
-
-/// `1536` as `1.5 KiB`.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut unit = 0;
-    let mut scaled = count as f64;
-    while scaled >= 1024.0 && unit + 1 < UNITS.len() {
-        scaled /= 1024.0;
-        unit += 1;
+    pub fn answer_limit(&self) -> Duration {
+        self.timeout.unwrap_or(ANSWER_LIMIT)
     }
-    match unit {
-        0 => format!("{count} B"),
-        _ => format!("{scaled:.1} {}", UNITS[unit]),
+
+    pub fn admin(&self, client: &Client) -> Admin {
+        client.manage().with_limit(self.answer_limit())
     }
 }
 
-/// `1500` as `1.5 s`.
-pub fn millis(count: u64) -> String {
-    match count {
-        0..1000 => format!("{count} ms"),
-        1000..60_000 => format!("{:.1} s", count as f64 / 1000.0),
-        _ => humantime::format_duration(std::time::Duration::from_secs(count / 1000)).to_string(),
+/// A topic that is there, or an error that suggests one that is.
+pub async fn describe(admin: &Admin, name: &str) -> Result<TopicDescription, CliError> {
+    match admin.describe_topic(name).await {
+        Ok(topic) => Ok(topic),
+        Err(error) => Err(suggest(admin, name, error).await),
     }
+}
+
+/// For a refusal that may be about the name of a topic.
+pub async fn suggest(admin: &Admin, name: &str, error: Error) -> CliError {
+    let (code, error) = (error.code, CliError::from(error));
+    if code != ErrorCode::UnknownTopic {
+        return error;
+    }
+    let topics = admin.list_topics().await.unwrap_or_default();
+    let names = topics.iter().filter(|topic| topic.deleted_ms.is_none());
+    match nearest(name, names.map(|topic| topic.name.as_str())) {
+        Some(near) => error.next_step(format!("did you mean {near:?}?")),
+        None => error.next_step(format!(
+            "`levee topic list` shows those there are; make it: levee topic create {name}"
+        )),
+    }
+}
+
+/// A partition that a topic with `count` of them has not.
+pub fn no_partition(topic: &str, partition: u32, count: u32) -> CliError {
+    let why = format!("topic {topic:?} has no partition {partition}, it has {count}");
+    let last = count.saturating_sub(1);
+    CliError::of(Code::UnknownPartition, why)
+        .next_step(format!("write -p 0 to {last}, or leave it out"))
 }
 
 /// `KEY=VALUE` of a command line.
@@ -93,25 +116,17 @@ pub fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-impl From<Error> for CliError {
-    fn from(error: Error) -> Self {
-        match error.remedy.is_empty() {
-            true => Self::new(error.message),
-            false => Self::new(error.message).next_step(error.remedy),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_for_people() {
-        assert_eq!([bytes(0), bytes(1023), bytes(1536)], ["0 B", "1023 B", "1.5 KiB"]);
-        assert_eq!(bytes(u64::MAX), "16384.0 PiB");
-        assert_eq!([millis(999), millis(1500), millis(61_000)], ["999 ms", "1.5 s", "1m 1s"]);
+    fn times_and_pairs_of_a_command_line() {
         assert!(key_value("a").is_err() && key_value("=b").is_err());
         assert_eq!(key_value("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(limit("2m"), Ok(Duration::from_secs(120)));
+        for text in ["0s", "", "5", "-1s", "1y"] {
+            assert!(limit(text).is_err(), "{text}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use levee_broker::config::{Loaded, Mode};
 use levee_broker::server;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::codes::Code;
 use crate::error::CliError;
 use crate::logging::{self, LogFormat};
 use crate::settings::SettingsArgs;
@@ -32,8 +33,8 @@ pub async fn serve(args: ServeArgs, mode: Mode) -> Result<(), CliError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = ?config.chosen(), "starting");
     let dir = &config.data_dir;
     tokio::fs::create_dir_all(dir).await.map_err(|error| {
-        CliError::new(format!("data folder {} cannot be made: {error}", dir.display()))
-            .next_step("choose another one with --data DIR")
+        let why = format!("data folder {} cannot be made: {error}", dir.display());
+        CliError::of(Code::LocalFile, why).next_step("choose another one with --data DIR")
     })?;
     let mut stop = StopSignals::new()?;
     let (bucket, data) = (config.bucket_url.to_string(), config.data_dir.clone());
@@ -45,7 +46,7 @@ pub async fn serve(args: ServeArgs, mode: Mode) -> Result<(), CliError> {
             return Ok(());
         }
         started = server::start(config) => {
-            started.map_err(|error| CliError::new(format!("the broker did not start: {error}")))?
+            started.map_err(|error| CliError::of(Code::NotStarted, format!("the broker did not start: {error}")))?
         }
     };
     let (grpc, http) = (running.grpc_addr, running.http_addr);
@@ -54,7 +55,7 @@ pub async fn serve(args: ServeArgs, mode: Mode) -> Result<(), CliError> {
         biased;
         name = stop.next() => name,
         reason = running.ended() => {
-            return Err(CliError::new(format!("the broker's session ended: {reason}"))
+            return Err(CliError::of(Code::NotStarted, format!("the broker's session ended: {reason}"))
                 .next_step("start it again: a new session takes over"));
         }
     };

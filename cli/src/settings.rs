@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use levee_broker::config::{Flag, Mode, Sources};
 
+use crate::codes::Code;
 use crate::error::CliError;
 
 /// A settings file is some kilobytes; anything above this is another file.
@@ -38,6 +39,13 @@ pub struct SettingsArgs {
 }
 
 impl SettingsArgs {
+    /// Somebody named a source on the command line (or a file in the environment).
+    pub fn are_given(&self) -> bool {
+        let flags = [&self.bucket, &self.grpc, &self.kafka, &self.http];
+        let named = flags.iter().any(|flag| flag.is_some()) || !self.set.is_empty();
+        named || self.config.is_some() || self.data.is_some()
+    }
+
     /// Reads the file and the environment.
     pub fn sources(&self, mode: Mode) -> Result<Sources, CliError> {
         let env = std::env::vars_os()
@@ -65,8 +73,8 @@ impl SettingsArgs {
         let Some(path) = &self.config else { return Ok(None) };
         let name = path.display().to_string();
         let failed = |why: String| {
-            CliError::new(format!("settings file {name} cannot be read: {why}"))
-                .next_step("check the path and its permissions")
+            let why = format!("settings file {name} cannot be read: {why}");
+            CliError::of(Code::LocalFile, why).next_step("check the path and its permissions")
         };
         let file = std::fs::File::open(path).map_err(|error| failed(error.to_string()))?;
         let mut text = String::new();

@@ -7,8 +7,9 @@ use levee_client::grpc::TierStatusResponse;
 use serde_json::json;
 
 use crate::error::CliError;
-use crate::remote::{BrokerArgs, Output, bytes, millis, print, print_json};
-use crate::topic::{partitions, topic_json};
+use crate::output::{Output, OutputArgs, Unit, bytes, millis, print, print_json, progress};
+use crate::remote::{BrokerArgs, describe};
+use crate::topic::show::{self, partitions};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -22,36 +23,57 @@ pub struct Args {
 enum Command {
     /// Show where the records of one topic, or of all, are.
     Status {
+        /// Only this topic.
         topic: Option<String>,
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// Upload everything that is durable, now, and wait for it.
     Flush {
+        /// Only this topic.
         topic: Option<String>,
         /// Delete the hot copies afterwards: the next reads come from the bucket.
         #[arg(long)]
         drop_hot: bool,
-        /// How long to wait.
-        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
-        timeout: Duration,
+        #[command(flatten)]
+        output: OutputArgs,
     },
 }
 
+/// How long an upload is waited for where nobody says.
+const FLUSH_LIMIT: Duration = Duration::from_secs(60);
+
 pub async fn run(args: Args) -> Result<(), CliError> {
-    let admin = args.broker.connect().await?.manage();
+    let admin = args.broker.admin(&args.broker.connect().await?);
+    let (Command::Status { topic, .. } | Command::Flush { topic, .. }) = &args.command;
+    if let Some(name) = topic {
+        describe(&admin, name).await?;
+    }
     match args.command {
         Command::Status { topic, output } => {
             let status = admin.tier_status(topic.as_deref()).await?;
-            match output {
+            match output.output {
                 Output::Text => text(&status),
                 Output::Json => print_json(&status_json(&status)),
             }
         }
-        Command::Flush { topic, drop_hot, timeout } => {
-            let flushed = admin.flush(topic.as_deref(), drop_hot, timeout).await?;
-            let (up, dropped) = (bytes(flushed.uploaded_bytes), bytes(flushed.dropped_bytes));
-            print(format_args!("uploaded {up}, dropped {dropped} of hot copies"))
+        Command::Flush { topic, drop_hot, output } => {
+            let limit = args.broker.timeout.unwrap_or(FLUSH_LIMIT);
+            let bar = progress("uploading", None, Unit::Bytes);
+            let flushed = admin.flush(topic.as_deref(), drop_hot, limit).await;
+            bar.finish_and_clear();
+            let flushed = flushed?;
+            let (uploaded, dropped) = (flushed.uploaded_bytes, flushed.dropped_bytes);
+            match output.output {
+                Output::Text => print(format_args!(
+                    "uploaded {}, dropped {} of hot copies",
+                    bytes(uploaded),
+                    bytes(dropped)
+                )),
+                Output::Json => {
+                    print_json(&json!({"uploaded_bytes": uploaded, "dropped_bytes": dropped}))
+                }
+            }
         }
     }
 }
@@ -90,6 +112,6 @@ fn status_json(status: &TierStatusResponse) -> serde_json::Value {
         "lag_bytes": status.lag_bytes,
         "lag_ms": status.lag_ms,
         "stalled": status.stalled,
-        "topics": status.topics.iter().map(topic_json).collect::<serde_json::Value>(),
+        "topics": status.topics.iter().map(show::json).collect::<serde_json::Value>(),
     })
 }

@@ -1,12 +1,20 @@
 //! `levee topic`: making, showing, changing and deleting topics.
+//!
+//! Owns: the commands that change something. Does not own: showing topics (`show`), offsets
+//! (`offsets`).
+
+mod offsets;
+pub mod show;
 
 use clap::Subcommand;
-use levee_client::grpc::{ErrorCode, PartitionDescription, TopicDescription};
-use levee_client::{Admin, Client};
+use levee_client::grpc::ErrorCode;
+use levee_client::{Admin, Error};
 use serde_json::{Value, json};
 
+use crate::codes::{Code, Exit};
 use crate::error::CliError;
-use crate::remote::{BrokerArgs, Output, bytes, key_value, millis, print, print_json, table};
+use crate::output::{Output, OutputArgs, confirm, count, note, print, print_json, time};
+use crate::remote::{BrokerArgs, describe, key_value, suggest};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -18,34 +26,28 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a topic.
+    /// Make topics.
     Create(Create),
     /// List topics.
-    List {
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
-    },
-    /// Show a topic's settings and partitions.
-    Describe {
-        name: String,
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
-    },
-    /// Change settings, or add partitions.
+    List(show::List),
+    /// Show settings and partitions of topics.
+    Describe(show::Describe),
+    /// Change settings, or set how many partitions there shall be.
+    #[command(alias = "alter-config")]
     Alter(Alter),
-    /// Delete a topic. Its name is free at once; its data goes after `delete.delay`.
-    Delete { name: String },
-    /// Delete the records of one partition below an offset.
-    DeleteRecords {
-        name: String,
-        #[arg(short, long)]
-        partition: u32,
-        /// The first offset that stays; `end` deletes all.
-        #[arg(long, value_name = "OFFSET", value_parser = offset_or_end)]
-        before: u64,
-    },
+    /// Add partitions. Keys go to other partitions from then on.
+    #[command(visible_alias = "grow")]
+    AddPartitions(AddPartitions),
+    /// Delete topics. Their names are free at once; their data goes after `delete.delay`.
+    Delete(Delete),
+    /// Show the offsets of partitions, or those at a position or time.
+    Offsets(offsets::Offsets),
+    /// Delete the records of partitions below a position.
+    #[command(visible_alias = "trim-prefix")]
+    DeleteRecords(offsets::DeleteRecords),
     /// Give up what a lost disk held of a partition that waits for it, and go on behind it.
     AcceptLoss {
+        /// The topic.
         name: String,
         #[arg(short, long)]
         partition: u32,
@@ -57,69 +59,91 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Create {
-    name: String,
-    /// How many partitions; the broker's default without it.
-    #[arg(short, long, default_value_t = 0, hide_default_value = true)]
-    partitions: u32,
-    /// A setting of the topic; see `levee config explain`.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    /// One topic, or several.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    /// How many partitions; the broker's default.partitions without it.
+    #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    partitions: Option<u32>,
+    /// A setting of the topic; see `levee config explain topic`. May be repeated.
+    #[arg(
+        short = 'c',
+        long,
+        aliases = ["config", "topic-config"],
+        value_name = "KEY=VALUE",
+        value_parser = key_value
+    )]
     set: Vec<(String, String)>,
     /// Do nothing where the topic exists.
     #[arg(long)]
     if_not_exists: bool,
+    /// There are none to set: see `durability.class`.
+    #[arg(short, long, alias = "replication-factor", hide = true)]
+    replicas: Option<u32>,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]
 struct Alter {
-    name: String,
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    /// One topic, or several.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    /// A setting to change. May be repeated.
+    #[arg(short, long, alias = "add-config", value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
-    /// Back to the broker's default.
-    #[arg(long, value_name = "KEY")]
-    remove: Vec<String>,
-    /// How many there shall be; partitions are only ever added.
-    #[arg(short, long, default_value_t = 0, hide_default_value = true)]
-    partitions: u32,
+    /// A setting that goes back to the broker's default. May be repeated.
+    #[arg(short, long, aliases = ["remove", "delete-config"], value_name = "KEY")]
+    delete: Vec<String>,
+    /// How many partitions there shall be; they are only ever added.
+    #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    partitions: Option<u32>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct AddPartitions {
+    /// One topic, or several.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    /// How many more.
+    #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    num: u32,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct Delete {
+    /// One topic, or several.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    /// Do not ask.
+    #[arg(short, long, alias = "no-confirm")]
+    yes: bool,
+    /// Do nothing where there is no such topic.
+    #[arg(long)]
+    if_exists: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 pub async fn run(args: Args) -> Result<(), CliError> {
-    let client: Client = args.broker.connect().await?;
-    let admin = client.manage();
+    args.command.check()?;
+    let admin = args.broker.admin(&args.broker.connect().await?);
     match args.command {
         Command::Create(create) => self::create(&admin, create).await,
-        Command::List { output } => {
-            let topics = admin.list_topics().await?;
-            match output {
-                Output::Json => print_json(&topics.iter().map(topic_json).collect()),
-                Output::Text => list(&topics),
-            }
-        }
-        Command::Describe { name, output } => {
-            let topic = admin.describe_topic(&name).await?;
-            match output {
-                Output::Json => print_json(&topic_json(&topic)),
-                Output::Text => describe(&topic),
-            }
-        }
-        Command::Alter(alter) => {
-            if alter.set.is_empty() && alter.remove.is_empty() && alter.partitions == 0 {
-                return Err(CliError::Usage("name a change: --set, --remove, --partitions".into()));
-            }
-            let set = alter.set.into_iter().collect();
-            let changed = admin.alter_topic(&alter.name, set, alter.remove, alter.partitions);
-            describe(&changed.await?)
-        }
-        Command::Delete { name } => {
-            let deleted = admin.delete_topic(&name).await?;
-            let purge = time(deleted.purge_ms);
-            print(format_args!("deleted {name} ({}); its data goes at {purge}", deleted.id))
-        }
-        Command::DeleteRecords { name, partition, before } => {
-            let start = admin.delete_records(&name, partition, before).await?;
-            print(format_args!("{name} partition {partition} begins at offset {start}"))
-        }
+        Command::List(list) => show::list(&admin, list).await,
+        Command::Describe(describe) => show::describe(&admin, describe).await,
+        Command::Alter(alter) => self::alter(&admin, alter).await,
+        Command::AddPartitions(add) => add_partitions(&admin, add).await,
+        Command::Delete(delete) => self::delete(&admin, delete).await,
+        Command::Offsets(offsets) => offsets::show(&admin, offsets).await,
+        Command::DeleteRecords(delete) => offsets::delete_records(&admin, delete).await,
         Command::AcceptLoss { name, partition, statement } => {
-            let lost = admin.accept_loss(&name, partition, &statement).await?;
+            let lost = admin.accept_loss(&name, partition, &statement).await;
+            let lost = told(&admin, &name, lost).await?;
             let (from, next) = (lost.lost_from, lost.next_offset);
             print(format_args!(
                 "{name} partition {partition}: offsets from {from} on are given up; the next is {next}"
@@ -128,170 +152,163 @@ pub async fn run(args: Args) -> Result<(), CliError> {
     }
 }
 
+impl Command {
+    /// What makes no sense is said before a broker is asked.
+    fn check(&self) -> Result<(), CliError> {
+        match self {
+            Self::Create(create) if create.replicas.is_some() => {
+                let why = "Levee has no replicas to set: the bucket keeps the records";
+                Err(CliError::usage(why).next_step(
+                    "choose what an ack survives: --set durability.class=object or local",
+                ))
+            }
+            Self::Alter(alter)
+                if alter.set.is_empty()
+                    && alter.delete.is_empty()
+                    && alter.partitions.is_none() =>
+            {
+                let why = "no change is named";
+                Err(CliError::usage(why).next_step("give --set, --delete or --partitions"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What was done to several topics: each failure is said when it happens, and the rest goes on.
+pub(crate) struct Each {
+    wanted: usize,
+    output: Output,
+    done: Vec<Value>,
+    failed: Vec<CliError>,
+}
+
+impl Each {
+    pub(crate) fn new(wanted: usize, output: Output) -> Self {
+        Self { wanted, output, done: Vec::new(), failed: Vec::new() }
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        outcome: Result<(String, Value), CliError>,
+    ) -> Result<(), CliError> {
+        match outcome {
+            Ok((text, json)) => {
+                self.done.push(json);
+                if self.output == Output::Text { print(text) } else { Ok(()) }
+            }
+            Err(error) if error.exit() == Exit::Ok => Err(error),
+            Err(error) => {
+                // The last one ends the command, which says it.
+                if let Some(before) = self.failed.last() {
+                    before.say();
+                }
+                self.failed.push(error);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn end(mut self) -> Result<(), CliError> {
+        if self.output == Output::Json {
+            print_json(&Value::Array(std::mem::take(&mut self.done)))?;
+        }
+        let Some(last) = self.failed.pop() else { return Ok(()) };
+        match self.failed.len() + 1 == self.wanted {
+            true => Err(last),
+            false => {
+                last.say();
+                let (failed, wanted) = (self.failed.len() + 1, self.wanted);
+                Err(CliError::of(Code::PartlyDone, format!("{failed} of {wanted} failed")))
+            }
+        }
+    }
+}
+
+/// A refusal that is about the name suggests another one.
+async fn told<T>(admin: &Admin, name: &str, outcome: Result<T, Error>) -> Result<T, CliError> {
+    match outcome {
+        Ok(value) => Ok(value),
+        Err(error) => Err(suggest(admin, name, error).await),
+    }
+}
+
 async fn create(admin: &Admin, create: Create) -> Result<(), CliError> {
-    let set = create.set.into_iter().collect();
-    match admin.create_topic(&create.name, create.partitions, set).await {
-        Ok(topic) => {
-            let (name, count) = (&topic.name, topic.partitions.len());
-            print(format_args!("created {name}, {count} partitions ({})", topic.id))
-        }
-        Err(error) if error.code == ErrorCode::TopicExists && create.if_not_exists => {
-            print(format_args!("{} exists", create.name))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn list(topics: &[TopicDescription]) -> Result<(), CliError> {
-    if topics.is_empty() {
-        eprintln!("no topics; make one: levee topic create NAME");
-        return Ok(());
-    }
-    let rows = topics.iter().map(|topic| {
-        let sum =
-            |of: fn(&PartitionDescription) -> u64| topic.partitions.iter().map(of).sum::<u64>();
-        let classes = topic.partitions.iter().map(|p| p.durability_class.as_str());
-        let mut classes: Vec<_> = classes.collect();
-        classes.sort_unstable();
-        classes.dedup();
-        let deleted = if topic.deleted_ms.is_some() { " (deleted)" } else { "" };
-        vec![
-            format!("{}{deleted}", topic.name),
-            topic.partitions.len().to_string(),
-            classes.join(","),
-            sum(|p| p.high_watermark.saturating_sub(p.log_start)).to_string(),
-            bytes(sum(|p| p.hot_bytes)),
-            bytes(sum(|p| p.remote_bytes)),
-        ]
-    });
-    print(table(&["TOPIC", "PARTITIONS", "CLASS", "RECORDS", "HOT", "BUCKET"], rows))
-}
-
-fn describe(topic: &TopicDescription) -> Result<(), CliError> {
-    print(format_args!("{}  {}", topic.name, topic.id))?;
-    if let Some(deleted) = topic.deleted_ms {
-        print(format_args!("deleted at {}", time(deleted)))?;
-    }
-    let settings = topic.config.iter().map(|entry| {
-        let origin = if entry.is_default { "default" } else { "set" };
-        vec![entry.name.clone(), entry.value.clone(), origin.to_owned()]
-    });
-    print(format_args!("\n{}\n", table(&["SETTING", "VALUE", ""], settings)))?;
-    print(partitions(std::slice::from_ref(topic)))
-}
-
-/// One row for each partition of all topics.
-pub fn partitions(topics: &[TopicDescription]) -> comfy_table::Table {
-    let rows = topics.iter().flat_map(|topic| {
-        topic.partitions.iter().map(move |p| {
-            let state = match p.reason.as_str() {
-                "" => p.state.clone(),
-                reason => format!("{}: {reason}", p.state),
-            };
-            let class = match p.pending_class.as_str() {
-                "" => p.durability_class.clone(),
-                pending => format!("{} (to {pending})", p.durability_class),
-            };
-            vec![
-                format!("{}/{}", topic.name, p.partition),
-                state,
-                class,
-                p.log_start.to_string(),
-                p.local_start.to_string(),
-                p.tiered_end.to_string(),
-                p.high_watermark.to_string(),
-                bytes(p.hot_bytes),
-                bytes(p.remote_bytes),
-                format!("{}, {}", bytes(p.lag_bytes), millis(p.lag_ms)),
-            ]
-        })
-    });
-    let head = [
-        "PARTITION",
-        "STATE",
-        "CLASS",
-        "START",
-        "HOT FROM",
-        "IN BUCKET TO",
-        "END",
-        "HOT",
-        "BUCKET",
-        "WAITS",
-    ];
-    table(&head, rows)
-}
-
-pub fn topic_json(topic: &TopicDescription) -> Value {
-    let config = topic.config.iter().map(
-        |entry| json!({"name": entry.name, "value": entry.value, "is_default": entry.is_default}),
-    );
-    json!({
-        "name": topic.name,
-        "id": topic.id,
-        "deleted_ms": topic.deleted_ms,
-        "config": config.collect::<Value>(),
-        "partitions": topic.partitions.iter().map(partition_json).collect::<Value>(),
-    })
-}
-
-fn partition_json(p: &PartitionDescription) -> Value {
-    json!({
-        "partition": p.partition,
-        "state": p.state,
-        "reason": p.reason,
-        "leader": p.leader,
-        "leader_epoch": p.leader_epoch,
-        "log_start": p.log_start,
-        "local_start": p.local_start,
-        "tiered_end": p.tiered_end,
-        "high_watermark": p.high_watermark,
-        "log_end": p.log_end,
-        "durability_class": p.durability_class,
-        "pending_class": p.pending_class,
-        "hot_bytes": p.hot_bytes,
-        "remote_bytes": p.remote_bytes,
-        "lag_bytes": p.lag_bytes,
-        "lag_ms": p.lag_ms,
-    })
-}
-
-fn time(ms: i64) -> String {
-    let since = std::time::Duration::from_millis(ms.max(0).unsigned_abs());
-    // humantime ends at the year 9999.
-    match since.as_secs() < 253_402_300_800 {
-        true => humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string(),
-        false => "never".to_owned(),
-    }
-}
-
-fn offset_or_end(text: &str) -> Result<u64, String> {
-    match text {
-        // The protocol's word for the end.
-        "end" => Ok(i64::MAX as u64),
-        offset => offset.parse().map_err(|_| "write an offset, or `end`".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_waiting_partition_says_why() {
-        let partition = PartitionDescription {
-            state: "waiting".into(),
-            reason: "its lane's disk is away".into(),
-            high_watermark: 42,
-            ..Default::default()
+    let mut each = Each::new(create.names.len(), create.output.output);
+    for name in &create.names {
+        let set = create.set.iter().cloned().collect();
+        let outcome = match admin.create_topic(name, create.partitions.unwrap_or(0), set).await {
+            Ok(topic) => {
+                let partitions = count(topic.partitions.len() as u64, "partition");
+                Ok((format!("created {name}, {partitions} ({})", topic.id), show::json(&topic)))
+            }
+            Err(error) if error.code == ErrorCode::TopicExists && create.if_not_exists => {
+                let there = admin.describe_topic(name).await.map_err(CliError::from);
+                there.map(|topic| (format!("{name} exists"), show::json(&topic)))
+            }
+            Err(error) => Err(error.into()),
         };
-        let partitions = vec![partition];
-        let topic = TopicDescription { name: "t".into(), partitions, ..Default::default() };
-        let text = super::partitions(std::slice::from_ref(&topic)).to_string();
-        assert!(
-            text.contains("t/0") && text.contains("waiting: its lane's disk is away"),
-            "{text}"
-        );
-        assert_eq!(topic_json(&topic)["partitions"][0]["high_watermark"], 42);
-        assert_eq!([time(0).as_str(), time(i64::MAX).as_str()], ["1970-01-01T00:00:00Z", "never"]);
+        each.add(outcome)?;
     }
+    each.end()
+}
+
+async fn alter(admin: &Admin, alter: Alter) -> Result<(), CliError> {
+    let mut each = Each::new(alter.names.len(), alter.output.output);
+    for name in &alter.names {
+        let set = alter.set.iter().cloned().collect();
+        let partitions = alter.partitions.unwrap_or(0);
+        let changed = admin.alter_topic(name, set, alter.delete.clone(), partitions).await;
+        let outcome = told(admin, name, changed).await.map(|topic| {
+            let changed = show::changed(&topic, &alter.set, &alter.delete);
+            (format!("altered {name}: {changed}"), show::json(&topic))
+        });
+        each.add(outcome)?;
+    }
+    each.end()
+}
+
+async fn add_partitions(admin: &Admin, add: AddPartitions) -> Result<(), CliError> {
+    let mut each = Each::new(add.names.len(), add.output.output);
+    for name in &add.names {
+        each.add(add_to(admin, name, add.num).await)?;
+    }
+    each.end()
+}
+
+async fn add_to(admin: &Admin, name: &str, more: u32) -> Result<(String, Value), CliError> {
+    let before = describe(admin, name).await?.partitions.len() as u32;
+    let wanted = before.saturating_add(more);
+    let topic = admin.alter_topic(name, Default::default(), Vec::new(), wanted).await?;
+    Ok((format!("{name} has {wanted} partitions now, {before} before"), show::json(&topic)))
+}
+
+async fn delete(admin: &Admin, delete: Delete) -> Result<(), CliError> {
+    let mut names = Vec::new();
+    let mut each = Each::new(delete.names.len(), delete.output.output);
+    // Nobody is asked about what is not there.
+    for name in &delete.names {
+        match describe(admin, name).await {
+            Ok(_) => names.push(name),
+            Err(CliError::Failed { code: Code::UnknownTopic, .. }) if delete.if_exists => {
+                note(format_args!("there is no topic {name:?}"));
+            }
+            Err(error) => each.add(Err(error))?,
+        }
+    }
+    if !names.is_empty() {
+        let list = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+        let what =
+            format!("delete {} with all records: {list}", count(names.len() as u64, "topic"));
+        confirm(&what, delete.yes)?;
+    }
+    for name in names {
+        let deleted = told(admin, name, admin.delete_topic(name).await).await.map(|deleted| {
+            let purge = time(deleted.purge_ms);
+            let text = format!("deleted {name} ({}); its data goes at {purge}", deleted.id);
+            (text, json!({"name": name, "id": deleted.id, "purge_ms": deleted.purge_ms}))
+        });
+        each.add(deleted)?;
+    }
+    each.end()
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::bucket_url::BucketUrl;
 use super::checks;
 use super::error::ConfigError;
-use super::setting::{Fallback, Scope, Setting, Value};
+use super::setting::{Fallback, Setting, Value};
 use super::suggest::nearest;
 use super::table::{BROKER_SETTINGS, BrokerConfig, TOPIC_SETTINGS};
 use super::values::{Origin, Values};
@@ -237,13 +237,5 @@ fn default_to(values: &mut Values, name: &str, value: Value) {
     if values.get(name).is_none() {
         let setting = every_setting().find(|setting| setting.name == name);
         values.put(setting.expect("a name of the table"), value, Origin::Default);
-    }
-}
-
-/// The settings of one scope.
-pub(super) fn of_scope(scope: Scope) -> &'static [Setting] {
-    match scope {
-        Scope::Broker => BROKER_SETTINGS,
-        Scope::Topic => TOPIC_SETTINGS,
     }
 }

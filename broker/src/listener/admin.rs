@@ -251,6 +251,8 @@ impl Admin for AdminService {
             metalog_slot: state.head,
             bucket: self.node.store.describe().to_owned(),
             lanes: lanes.collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            now_ms: self.node.host.wall_ms(),
         }))
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn find(paths: &[PathBuf], wanted: u64) -> Result<Records, CliError> 
     let mut found = Records { files: Vec::new(), bytes: 0, next: 0, open: None, turn: 0 };
     for root in roots {
         if paths.contains(root) && !root.exists() {
-            return Err(CliError::Usage(format!("{} is not there", root.display())));
+            return Err(CliError::usage(format!("{} is not there", root.display())));
         }
         walk(root, wanted, &mut found);
     }

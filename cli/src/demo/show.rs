@@ -4,10 +4,11 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use comfy_table::{Table, presets};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::ledger::Verdict;
 use crate::error::CliError;
+use crate::output::{Unit, progress};
 
 /// The show goes on where nobody reads it any more.
 fn out(line: &str) {
@@ -55,20 +56,7 @@ impl Show {
 
     /// `bytes`: how much there is to do; 0 where nobody knows.
     pub(super) fn begin(&mut self, name: &'static str, bytes: u64, about: &'static str) -> Act {
-        let target = match self.terminal {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        let bar = ProgressBar::with_draw_target(Some(bytes), target);
-        let template = match bytes {
-            0 => "{msg:10} {spinner} {elapsed}",
-            _ => "{msg:10} [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta}",
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        bar.set_message(name);
-        bar.enable_steady_tick(Duration::from_millis(100));
+        let bar = progress(name, (bytes > 0).then_some(bytes), Unit::Bytes);
         let (started, done) = (Instant::now(), self.running.clone());
         Act { name, about, started, bar, terminal: self.terminal, done }
     }

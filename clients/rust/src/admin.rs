@@ -26,6 +26,7 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Admin {
     client: Client,
+    limit: Duration,
 }
 
 impl Client {
@@ -42,7 +43,13 @@ impl Client {
 
 impl Admin {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, limit: LIMIT }
+    }
+
+    /// Waits so long for each answer, in place of 30 s.
+    #[must_use]
+    pub fn with_limit(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// 0 partitions: as many as the broker makes by default.
@@ -54,18 +61,19 @@ impl Admin {
     ) -> Result<TopicDescription> {
         let config = config.into_iter().collect();
         let request = CreateTopicRequest { name: name.to_owned(), partitions, config };
-        within(LIMIT, "creating the topic", self.client.admin().create_topic(request)).await
+        within(self.limit, "creating the topic", self.client.admin().create_topic(request)).await
     }
 
     pub async fn list_topics(&self) -> Result<Vec<TopicDescription>> {
         let mut admin = self.client.admin();
         let asked = admin.list_topics(ListTopicsRequest {});
-        Ok(within(LIMIT, "listing topics", asked).await?.topics)
+        Ok(within(self.limit, "listing topics", asked).await?.topics)
     }
 
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription> {
         let request = DescribeTopicRequest { name: name.to_owned() };
-        within(LIMIT, "describing the topic", self.client.admin().describe_topic(request)).await
+        within(self.limit, "describing the topic", self.client.admin().describe_topic(request))
+            .await
     }
 
     /// Sets and removes settings; `partitions` adds some, 0 leaves them.
@@ -78,12 +86,12 @@ impl Admin {
     ) -> Result<TopicDescription> {
         let (name, set) = (name.to_owned(), set.into_iter().collect());
         let request = AlterTopicRequest { name, set, remove, partitions };
-        within(LIMIT, "changing the topic", self.client.admin().alter_topic(request)).await
+        within(self.limit, "changing the topic", self.client.admin().alter_topic(request)).await
     }
 
     pub async fn delete_topic(&self, name: &str) -> Result<DeleteTopicResponse> {
         let request = DeleteTopicRequest { name: name.to_owned() };
-        within(LIMIT, "deleting the topic", self.client.admin().delete_topic(request)).await
+        within(self.limit, "deleting the topic", self.client.admin().delete_topic(request)).await
     }
 
     /// Deletes records below `before_offset`; gives the first offset that is left.
@@ -95,13 +103,13 @@ impl Admin {
     ) -> Result<u64> {
         let request = DeleteRecordsRequest { topic: topic.to_owned(), partition, before_offset };
         let mut admin = self.client.admin();
-        Ok(within(LIMIT, "deleting records", admin.delete_records(request)).await?.log_start)
+        Ok(within(self.limit, "deleting records", admin.delete_records(request)).await?.log_start)
     }
 
     /// Of one topic, or of all.
     pub async fn tier_status(&self, topic: Option<&str>) -> Result<TierStatusResponse> {
         let request = TierStatusRequest { topic: topic.unwrap_or_default().to_owned() };
-        within(LIMIT, "asking for the tiers", self.client.admin().tier_status(request)).await
+        within(self.limit, "asking for the tiers", self.client.admin().tier_status(request)).await
     }
 
     /// Uploads everything that is durable, of one topic or of all; with `drop_hot` the hot copies
@@ -127,13 +135,13 @@ impl Admin {
     ) -> Result<AcceptLossResponse> {
         let (topic, statement) = (topic.to_owned(), statement.to_owned());
         let request = AcceptLossRequest { topic, partition, statement };
-        within(LIMIT, "accepting the loss", self.client.admin().accept_loss(request)).await
+        within(self.limit, "accepting the loss", self.client.admin().accept_loss(request)).await
     }
 
     pub async fn describe_cluster(&self) -> Result<DescribeClusterResponse> {
         let mut admin = self.client.admin();
         let asked = admin.describe_cluster(DescribeClusterRequest {});
-        within(LIMIT, "describing the cluster", asked).await
+        within(self.limit, "describing the cluster", asked).await
     }
 
     pub async fn list_offsets(
@@ -143,7 +151,7 @@ impl Admin {
         at: At,
     ) -> Result<ListOffsetsResponse> {
         let request = ListOffsetsRequest { topic: topic.to_owned(), partition, at: Some(at) };
-        within(LIMIT, "asking for offsets", self.client.log().list_offsets(request)).await
+        within(self.limit, "asking for offsets", self.client.log().list_offsets(request)).await
     }
 }
 

@@ -27,12 +27,20 @@ pub struct Client {
 impl Client {
     /// `address`: `http://HOST:PORT`, or `HOST:PORT`. Fails where nothing listens.
     pub async fn connect(address: &str) -> Result<Self> {
-        let connected = endpoint(address)?.connect().await;
-        let channel = connected.map_err(|error| {
-            let error = Error::connection(format!("no broker at {address}: {}", cause(&error)));
+        Self::connect_within(address, CONNECT_LIMIT).await
+    }
+
+    /// As `connect`, and gives up after `limit`, name look-up included.
+    pub async fn connect_within(address: &str, limit: Duration) -> Result<Self> {
+        let none = |why: String| {
+            let error = Error::connection(format!("no broker at {address}: {why}"));
             Error { may_be_written: false, ..error }
-        })?;
-        Ok(Self { channel })
+        };
+        match tokio::time::timeout(limit, endpoint(address, limit)?.connect()).await {
+            Ok(Ok(channel)) => Ok(Self { channel }),
+            Ok(Err(error)) => Err(none(cause(&error))),
+            Err(_) => Err(none(format!("no connection within {limit:?}"))),
+        }
     }
 
     /// The `Log` service, as it is on the wire.
@@ -48,7 +56,7 @@ impl Client {
     }
 }
 
-fn endpoint(address: &str) -> Result<Endpoint> {
+fn endpoint(address: &str, limit: Duration) -> Result<Endpoint> {
     let url = match address.contains("://") {
         true => address.to_owned(),
         false => format!("http://{address}"),
@@ -57,7 +65,7 @@ fn endpoint(address: &str) -> Result<Endpoint> {
         Error::invalid(format!("{address:?} is no address ({error}); write http://HOST:PORT"))
     })?;
     Ok(endpoint
-        .connect_timeout(CONNECT_LIMIT)
+        .connect_timeout(limit)
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -41,6 +41,9 @@ pub struct Error {
     pub valid: Option<(u64, u64)>,
 }
 
+/// Signs in tonic's messages that a web server or a proxy answered.
+const FOREIGN: [&str; 2] = ["grpc-status header missing", "invalid compression flag"];
+
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -111,10 +114,15 @@ impl From<Status> for Error {
         }
         let said = match status.message() {
             "" => format!("{:?}", status.code()),
+            message if FOREIGN.iter().any(|sign| message.contains(sign)) => {
+                "what answers there does not speak gRPC".to_owned()
+            }
             message => message.to_owned(),
         };
         match status.code() {
-            Code::Unavailable
+            // Another service, or a page of a web server.
+            Code::Unimplemented
+            | Code::Unavailable
             | Code::Unknown
             | Code::Cancelled
             | Code::Internal
@@ -164,5 +172,9 @@ mod tests {
         let bare = Error::from(Status::unavailable("gone"));
         assert_eq!((bare.kind, bare.retriable), (ErrorKind::Connection, true));
         assert!(bare.may_be_written);
+        let page =
+            Error::from(Status::unimplemented("grpc-status header missing, mapped from 404"));
+        assert_eq!(page.kind, ErrorKind::Connection);
+        assert!(page.message.ends_with("does not speak gRPC"), "{page}");
     }
 }

@@ -53,6 +53,9 @@ pub struct ProducerConfig {
     /// Batches of one partition under way, at most 5 with `idempotent` (what a broker remembers).
     /// Default 5.
     pub max_in_flight: usize,
+    /// A record's timestamp of 0 is taken for 1970, not for now: for records that have been in a
+    /// log before. Default false.
+    pub keep_zero_timestamps: bool,
 }
 
 impl Default for ProducerConfig {
@@ -67,6 +70,7 @@ impl Default for ProducerConfig {
             request_timeout: Duration::from_secs(30),
             acks: Acks::All,
             max_in_flight: PRODUCER_BATCHES,
+            keep_zero_timestamps: false,
         }
     }
 }

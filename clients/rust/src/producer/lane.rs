@@ -122,7 +122,9 @@ impl Lane {
         let open = state.open.as_mut().ok_or_else(Error::closed)?;
         let Body::Open(builder) = &mut open.body else { return Err(Error::closed()) };
         match record.timestamp_ms {
-            0 => builder.push(&RecordData { timestamp_ms: wall_ms(), ..record.clone() }),
+            0 if !self.config.keep_zero_timestamps => {
+                builder.push(&RecordData { timestamp_ms: wall_ms(), ..record.clone() });
+            }
             _ => builder.push(record),
         }
         let ticket = Ticket::new(open.outcome.clone(), open.records);
