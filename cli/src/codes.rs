@@ -100,6 +100,14 @@ codes! {
     CheckFailed "CHECK_FAILED" Failed
         "A check of `levee doctor` failed."
         "Each failed line names its remedy.";
+    NoCluster "NO_CLUSTER" NotFound
+        "Nothing of a Levee cluster is below that URL."
+        "Name the bucket with its prefix, as bucket.url of the broker does.";
+    AuditFailed "AUDIT_FAILED" Failed
+        "Metadata, listing and footers of the bucket contradict each other: records may not be \
+         readable. Each line that begins with FOUND names the place."
+        "Change nothing in the bucket by hand; look at `levee tier status`, and at what deletes or \
+         restores objects beside Levee.";
     Warnings "WARNINGS" Partly
         "Nothing failed in `levee doctor`, but something should be looked at."
         "Each line with `warn` names its remedy.";

@@ -1,4 +1,6 @@
-//! `levee tier`: what is hot, what is in the bucket, what waits.
+//! `levee tier`: what is hot, what is in the bucket, what waits, and whether it adds up.
+
+mod audit;
 
 use std::time::Duration;
 
@@ -38,18 +40,33 @@ enum Command {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Hold metadata, listing and footers of the bucket against each other. Reads only.
+    Audit {
+        /// The bucket; without it that of the broker, with credentials from the environment.
+        #[arg(long, value_name = "URL")]
+        bucket: Option<String>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
 }
 
 /// How long an upload is waited for where nobody says.
 const FLUSH_LIMIT: Duration = Duration::from_secs(60);
 
 pub async fn run(args: Args) -> Result<(), CliError> {
+    if let Command::Audit { bucket: Some(url), output } = &args.command {
+        return audit::run(url, *output).await;
+    }
     let admin = args.broker.admin(&args.broker.connect().await?);
-    let (Command::Status { topic, .. } | Command::Flush { topic, .. }) = &args.command;
-    if let Some(name) = topic {
+    if let Command::Status { topic: Some(name), .. } | Command::Flush { topic: Some(name), .. } =
+        &args.command
+    {
         describe(&admin, name).await?;
     }
     match args.command {
+        Command::Audit { output, .. } => {
+            audit::run(&admin.describe_cluster().await?.bucket, output).await
+        }
         Command::Status { topic, output } => {
             let status = admin.tier_status(topic.as_deref()).await?;
             match output.output {
@@ -94,6 +111,9 @@ fn text(status: &TierStatusResponse) -> Result<(), CliError> {
     for stalled in &status.stalled {
         print(format_args!("stalled  {stalled}"))?;
     }
+    for damaged in &status.damaged {
+        print(format_args!("damaged  {damaged}"))?;
+    }
     match status.topics.is_empty() {
         true => Ok(()),
         false => print(format_args!("\n{}", partitions(&status.topics))),
@@ -112,6 +132,7 @@ fn status_json(status: &TierStatusResponse) -> serde_json::Value {
         "lag_bytes": status.lag_bytes,
         "lag_ms": status.lag_ms,
         "stalled": status.stalled,
+        "damaged": status.damaged,
         "topics": status.topics.iter().map(show::json).collect::<serde_json::Value>(),
     })
 }

@@ -153,6 +153,8 @@ fn partitions(status: &TierStatusResponse) -> Vec<Finding> {
     let remedy = "it goes on by itself when its medium is back; the broker's log says more";
     let mut found: Vec<Finding> =
         status.stalled.iter().map(|why| Finding::warn("stalled", why, remedy)).collect();
+    let lost = "no other copy is known: restore this object from a backup of the bucket";
+    found.extend(status.damaged.iter().map(|place| Finding::fail("damaged", place, lost)));
     let live = || status.topics.iter().filter(|topic| topic.deleted_ms.is_none());
     let all: usize = live().map(|topic| topic.partitions.len()).sum();
     let silent: Vec<String> = live()
