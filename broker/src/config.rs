@@ -32,6 +32,8 @@ pub use values::Origin;
 
 /// Hot segments take no more than this by themselves.
 const HOT_BYTES_AUTO: u64 = 10 << 30;
+/// Disk for copies of what is in the bucket, where there is plenty.
+const CACHE_DISK_BYTES_AUTO: u64 = 10 << 30;
 
 impl BrokerConfig {
     /// Bytes of appends that may wait: half of what requests may take, and any one of them.
@@ -43,6 +45,11 @@ impl BrokerConfig {
     /// already, so that a restart finds the same budget.
     pub fn hot_budget(&self, available: u64) -> u64 {
         self.hot_bytes.unwrap_or(HOT_BYTES_AUTO.min(available / 2))
+    }
+
+    /// Bytes that disk caches may take, where that many are free or theirs.
+    pub fn cache_budget(&self, available: u64) -> u64 {
+        self.cache_disk_bytes.unwrap_or(CACHE_DISK_BYTES_AUTO.min(available / 4))
     }
 
     /// Settings that somebody chose, as `name=value`, without secrets: for the start's log line.

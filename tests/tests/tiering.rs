@@ -14,7 +14,7 @@ use levee_proto::record::{BatchHeader, StoredBatch};
 use levee_runtime::Host;
 use levee_runtime::real::RealWorld;
 use levee_tests::s3::{FakeS3, Fault, Op, Rule};
-use levee_tiering::remote::{Footers, ReadConfig, RemoteIndex, RemoteReader};
+use levee_tiering::remote::{Footers, ReadAhead, ReadConfig, RemoteIndex, RemoteReader};
 use levee_tiering::store::{Progress, Store};
 use levee_tiering::upload::{Part, Pieces, Planned, UploadError};
 
@@ -68,7 +68,7 @@ impl Tier {
     fn new(url: &str) -> Self {
         let host = RealWorld::host();
         let store = Store::open(url, host.clone()).unwrap();
-        let footers = Arc::new(Footers::new(store.clone(), 1 << 20));
+        let footers = Arc::new(Footers::new(host.clone(), store.clone(), 1 << 20, None));
         Self { host, store, index: Arc::default(), footers }
     }
 
@@ -80,18 +80,25 @@ impl Tier {
         Ok(())
     }
 
-    fn reader(&self, readahead_bytes: u64) -> RemoteReader {
+    fn reader(&self) -> RemoteReader {
         let (cache_bytes, chunk_bytes) = (64 << 20, 256 << 10);
-        let config = ReadConfig { cache_bytes, chunk_bytes, readahead_bytes };
+        let (readahead_bytes, readahead_total_bytes) = (4 << 20, 16 << 20);
+        let config =
+            ReadConfig { cache_bytes, chunk_bytes, readahead_bytes, readahead_total_bytes };
         let (store, index) = (self.store.clone(), self.index.clone());
-        RemoteReader::new(self.host.clone(), store, config, index, self.footers.clone())
+        RemoteReader::new(self.host.clone(), store, config, index, self.footers.clone(), None)
     }
 }
 
 /// Everything from `offset` on, in reads of so many bytes, and how many were in memory already.
-async fn read_all(reader: &RemoteReader, n: u32, max_bytes: usize) -> (Vec<u8>, usize) {
+async fn read_all(
+    reader: &RemoteReader,
+    n: u32,
+    max_bytes: usize,
+    ahead: Option<&ReadAhead>,
+) -> (Vec<u8>, usize) {
     let (mut out, mut offset, mut cached) = (Vec::new(), 0, 0);
-    while let Some(read) = reader.read(partition(n), offset, max_bytes).await.unwrap() {
+    while let Some(read) = reader.read(partition(n), offset, max_bytes, ahead).await.unwrap() {
         let walked = check_run(&read.batches, |_, header| {
             offset = header.end_offset();
             true
@@ -115,14 +122,14 @@ async fn shared_and_single_objects_give_back_what_went_in() {
     let keys = tier.store.list("p").await.unwrap();
     assert_eq!(keys.len(), 1, "one partition has an object of its own");
     assert_eq!(tier.store.list("d").await.unwrap().len(), 1);
-    let reader = tier.reader(1 << 20);
-    assert_eq!(read_all(&reader, 1, 50_000).await.0, small.concat());
-    assert_eq!(read_all(&reader, 2, 50_000).await.0, small[0]);
-    assert_eq!(read_all(&reader, 3, 1 << 20).await.0, large.concat());
+    let reader = tier.reader();
+    assert_eq!(read_all(&reader, 1, 50_000, None).await.0, small.concat());
+    assert_eq!(read_all(&reader, 2, 50_000, None).await.0, small[0]);
+    assert_eq!(read_all(&reader, 3, 1 << 20, Some(&reader.read_ahead())).await.0, large.concat());
     // In the middle of a batch: the one that holds the offset is the first.
-    let read = reader.read(partition(3), 12_345, 1).await.unwrap().unwrap();
+    let read = reader.read(partition(3), 12_345, 1, None).await.unwrap().unwrap();
     assert_eq!(BatchHeader::decode(&read.batches).unwrap().base_offset, 12_340);
-    assert!(reader.read(partition(4), 0, 1).await.unwrap().is_none());
+    assert!(reader.read(partition(4), 0, 1, None).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -132,8 +139,9 @@ async fn a_reader_that_goes_on_finds_what_was_read_ahead() {
     tier.upload(Level::L2, 1, vec![part(1, &large, None)]).await.unwrap();
     let reads = (20 << 20) / (128 << 10);
     // Half of the reads of 128 KiB fall into a chunk of 256 KiB that the one before fetched.
-    let (_, without) = read_all(&tier.reader(0), 1, 128 << 10).await;
-    let (_, with) = read_all(&tier.reader(4 << 20), 1, 128 << 10).await;
+    let (_, without) = read_all(&tier.reader(), 1, 128 << 10, None).await;
+    let reader = tier.reader();
+    let (_, with) = read_all(&reader, 1, 128 << 10, Some(&reader.read_ahead())).await;
     assert!(without < reads * 7 / 10, "{without} of {reads}");
     assert!(with > reads * 9 / 10, "{with} of {reads}");
 }
@@ -158,7 +166,7 @@ async fn a_footer_larger_than_the_first_guess_is_read_whole() {
     };
     let many = ProducerSnapshot { producers: (0..3000).map(producer).collect() };
     tier.upload(Level::L1, 1, vec![part(1, &data, Some(many.clone()))]).await.unwrap();
-    assert_eq!(read_all(&tier.reader(0), 1, 10_000).await.0, data.concat());
+    assert_eq!(read_all(&tier.reader(), 1, 10_000, None).await.0, data.concat());
     let (_, found) = tier.index.producers(partition(1)).unwrap();
     assert_eq!(found, many);
 }

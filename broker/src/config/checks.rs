@@ -21,7 +21,7 @@ pub(super) fn broker(values: &Values) -> Result<(), ConfigError> {
     at_most("hot.segment.bytes", "hot.bytes", 0, "at least one segment must fit")?;
     at_most("tier.l2.bytes", "tier.object.bytes", 0, "an object of one partition is an object")?;
     at_most("cache.chunk.bytes", "readahead.bytes", 0, "reading ahead goes by chunks")?;
-    at_most("readahead.bytes", "cache.bytes", 0, "what is fetched ahead waits in the cache")?;
+    at_most("readahead.bytes", "readahead.total.bytes", 0, "one reader is a part of all")?;
     at_most("upload.progress.timeout", "upload.deadline", 0, "an upload ends at its deadline")?;
     wal_file_is_aligned(values)?;
     addresses_differ(values)

@@ -9,6 +9,7 @@ use levee_proto::grpc::{Header, ReadRequest, ReadResponse, ReadStreamRequest, Re
 use levee_proto::record::BatchHeader;
 use levee_proto::record::batch::check_run;
 use levee_proto::record::records::{DecodedRecord, Records};
+use levee_tiering::remote::ReadAhead;
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
@@ -157,7 +158,8 @@ pub(super) async fn stream(
             granted.send_modify(|total| *total = total.saturating_add(more.credit_bytes));
         }
     });
-    let reader = Reader { node, partition, start, heartbeat, credits, sent: 0 };
+    let ahead = node.tiers.reader.read_ahead();
+    let reader = Reader { node, partition, start, heartbeat, credits, sent: 0, ahead };
     tokio::spawn(reader.run(answers));
     Ok(())
 }
@@ -169,6 +171,7 @@ struct Reader {
     heartbeat: Duration,
     credits: watch::Receiver<u64>,
     sent: u64,
+    ahead: ReadAhead,
 }
 
 /// How many answers may wait for the client.
@@ -215,7 +218,7 @@ impl Reader {
             });
         }
         let fetch = Fetch { offset, max_bytes, min_bytes: 1, wait };
-        let found = self.node.fetch(&self.partition, &fetch).await?;
+        let found = self.node.fetch_ahead(&self.partition, &fetch, Some(&self.ahead)).await?;
         self.sent += found.batches.len() as u64;
         response(found, self.start.decode, offset)
     }

@@ -1,0 +1,298 @@
+//! Reads from the bucket and their caches, in virtual time: what is kept, what is fetched, and that
+//! nothing wrong is ever given out.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use levee_proto::ids::{PartitionId, TopicId, Writer};
+use levee_proto::object::Level;
+use levee_proto::record::batch::check;
+use levee_proto::record::codecs::Compression;
+use levee_proto::record::records::{BatchBuilder, RecordData};
+use levee_proto::record::{BatchHeader, StoredBatch};
+use levee_runtime::Host;
+use levee_runtime::sim::{DiskFaults, Sim, SimHost};
+use levee_tests::sim::{Faults, SimStore, seed};
+use levee_tiering::remote::{
+    ChunkId, DiskCache, Footers, ReadAhead, ReadConfig, RemoteIndex, RemoteReader,
+};
+use levee_tiering::store::{Progress, Store};
+use levee_tiering::upload::{Part, Pieces, Planned};
+
+const CHUNK: u64 = 64 << 10;
+const ID: PartitionId = PartitionId { topic: TopicId(9), partition: 0 };
+
+async fn later(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+/// Stamped batches of about 8 KiB, from an offset on.
+fn batches(from: u64, bytes: usize) -> Vec<StoredBatch> {
+    let (mut out, mut end, mut total) = (Vec::new(), from, 0);
+    while total < bytes {
+        let mut builder = BatchBuilder::new(Compression::None);
+        for n in 0..10u64 {
+            let value = Some(vec![(end + n) as u8; 800].into());
+            builder.push(&RecordData { timestamp_ms: 5, value, ..RecordData::default() });
+        }
+        let plain = builder.build(None);
+        let stored = StoredBatch::stamp(&plain, check(&plain).unwrap(), end, 3);
+        end = stored.header.end_offset();
+        total += stored.len();
+        out.push(stored);
+    }
+    out
+}
+
+/// A bucket with one partition in it, and its bytes.
+struct Tier {
+    sim: Sim,
+    bucket: SimStore,
+    index: Arc<RemoteIndex>,
+    all: Vec<u8>,
+    /// Where its batches begin, by offset.
+    starts: BTreeMap<u64, usize>,
+    objects: Vec<(Arc<str>, u64)>,
+}
+
+/// What a process has of it.
+struct Process {
+    host: Host,
+    reader: RemoteReader,
+    footers: Arc<Footers>,
+    chunks_on_disk: Option<Arc<DiskCache>>,
+}
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    memory: u64,
+    disk: u64,
+    ahead: (u64, u64),
+}
+
+impl Tier {
+    /// Objects of so many bytes each.
+    async fn new(sim: &Sim, machine: &SimHost, objects: &[usize]) -> Self {
+        let bucket = SimStore::new(sim);
+        let host = machine.start();
+        let store = Store::over(Arc::new(bucket.clone()), "", host.clone(), "sim");
+        let index = Arc::new(RemoteIndex::default());
+        let (mut all, mut starts, mut made, mut end) = (Vec::new(), BTreeMap::new(), Vec::new(), 0);
+        for (number, bytes) in objects.iter().enumerate() {
+            let batches = batches(end, *bytes);
+            let base = std::mem::replace(&mut end, batches.last().unwrap().header.end_offset());
+            let pieces: Vec<Bytes> = batches.iter().map(StoredBatch::to_bytes).collect();
+            for batch in &batches {
+                starts.insert(batch.header.base_offset, all.len());
+                all.extend_from_slice(&batch.to_bytes());
+            }
+            let part = Part {
+                partition: ID,
+                leader_epoch: 3,
+                base,
+                end,
+                bytes: pieces.iter().map(|piece| piece.len() as u64).sum(),
+                producers: None,
+                source: Box::new(Pieces::new(pieces)),
+            };
+            let planned = Planned {
+                level: Level::L1,
+                writer: Writer(7),
+                seq: number as u64,
+                parts: vec![part],
+            };
+            let uploaded = planned.upload(&store, &host, Progress::default()).await.unwrap();
+            let verified = uploaded.verify(&store, false).await.unwrap();
+            index.add_object(&verified.object, &verified.footer);
+            made.push((verified.object.key().into(), verified.object.bytes));
+        }
+        machine.kill();
+        Self { sim: sim.clone(), bucket, index, all, starts, objects: made }
+    }
+
+    async fn start(&self, machine: &SimHost, sizes: Sizes) -> Process {
+        let host = machine.start();
+        let store = Store::over(Arc::new(self.bucket.clone()), "", host.clone(), "sim");
+        let open =
+            |dir, name| DiskCache::open(host.clone(), Path::new(dir).into(), name, sizes.disk);
+        let (chunks, footers) = match sizes.disk {
+            0 => (None, None),
+            _ => {
+                (Some(open("/c/chunks", "chunks").await), Some(open("/c/footers", "footers").await))
+            }
+        };
+        let footers = Arc::new(Footers::new(host.clone(), store.clone(), 1 << 20, footers));
+        let config = ReadConfig {
+            cache_bytes: sizes.memory,
+            chunk_bytes: CHUNK,
+            readahead_bytes: sizes.ahead.0,
+            readahead_total_bytes: sizes.ahead.1,
+        };
+        let (index, kept) = (self.index.clone(), footers.clone());
+        let on_disk = chunks.clone();
+        let reader = RemoteReader::new(host.clone(), store, config, index, kept, on_disk);
+        Process { host, reader, footers, chunks_on_disk: chunks }
+    }
+
+    /// Ranged reads that the bucket has answered.
+    fn gets(&self) -> u64 {
+        self.bucket.gets()
+    }
+
+    fn offset_of_byte(&self, at: usize) -> u64 {
+        let held = self.starts.iter().take_while(|(_, pos)| **pos <= at);
+        *held.last().unwrap().0
+    }
+}
+
+impl Process {
+    /// Reads these offsets as one reader, and checks every byte.
+    async fn pass(&self, tier: &Tier, offsets: std::ops::Range<u64>, ahead: Option<&ReadAhead>) {
+        let mut offset = offsets.start;
+        while offset < offsets.end {
+            let read = self.reader.read(ID, offset, 32 << 10, ahead).await.unwrap();
+            let Some(read) = read else { return };
+            let base = BatchHeader::decode(&read.batches).unwrap().base_offset;
+            let at = tier.starts[&base];
+            let written = &tier.all[at..at + read.batches.len()];
+            assert!(read.batches == written, "offset {offset}: bytes that were never written");
+            assert!(base <= offset && read.next_offset > offset);
+            offset = read.next_offset;
+        }
+    }
+}
+
+#[test]
+fn many_readers_share_one_fetch_and_one_that_gives_up_stops_nobody() {
+    Sim::run(seed(301), |sim| async move {
+        let machine = sim.host("a");
+        let tier = Tier::new(&sim, &machine, &[40 << 10]).await;
+        let sizes = Sizes { memory: 1 << 20, disk: 0, ahead: (CHUNK, CHUNK) };
+        let process = Arc::new(tier.start(&machine, sizes).await);
+        tier.bucket.set(Faults { slow_reads: 500, ..Faults::default() });
+        let before = tier.gets();
+        let read = |process: Arc<Process>| async move {
+            let read = process.reader.read(ID, 0, 1000, None).await;
+            read.unwrap().unwrap().batches.len()
+        };
+        // The first one asks, and leaves before the answer.
+        let first = process.host.spawn("reader", read(process.clone()));
+        later(700).await;
+        let others: Vec<_> =
+            (0..50).map(|_| process.host.spawn("reader", read(process.clone()))).collect();
+        later(10).await;
+        first.abort();
+        for other in others {
+            assert!(other.await.unwrap() > 0);
+        }
+        assert_eq!(tier.gets() - before, 2, "a footer and a chunk");
+    });
+}
+
+#[test]
+fn a_failure_is_for_those_who_waited_and_is_not_kept() {
+    Sim::run(seed(302), |sim| async move {
+        let machine = sim.host("a");
+        let tier = Tier::new(&sim, &machine, &[200 << 10]).await;
+        let sizes = Sizes { memory: 1 << 20, disk: 1 << 20, ahead: (CHUNK, CHUNK) };
+        let process = tier.start(&machine, sizes).await;
+        process.pass(&tier, 0..1, None).await;
+        tier.bucket.set(Faults { away: true, ..Faults::default() });
+        let far = tier.offset_of_byte(150 << 10);
+        process.reader.read(ID, far, 1000, None).await.unwrap_err();
+        tier.bucket.set(Faults::default());
+        process.pass(&tier, far..far + 1, None).await;
+    });
+}
+
+/// A working set in memory, or on the disk; then everything ten times over, once; then the set.
+async fn scan(sim: Sim, sizes: Sizes, set: u64) {
+    let machine = sim.host("a");
+    let budget = sizes.memory.max(sizes.disk);
+    let objects = vec![4 << 20; (budget * 10 / (4 << 20)) as usize + 1];
+    let tier = Tier::new(&sim, &machine, &objects).await;
+    let process = tier.start(&machine, sizes).await;
+    let end = tier.offset_of_byte(set as usize);
+    for _ in 0..4 {
+        process.pass(&tier, 0..end, None).await;
+        // What goes to the disk goes there beside the readers.
+        later(2000).await;
+    }
+    let before = tier.gets();
+    process.pass(&tier, 0..end, None).await;
+    assert_eq!(tier.gets(), before, "the working set is here");
+    let ahead = process.reader.read_ahead();
+    process.pass(&tier, end..u64::MAX, Some(&ahead)).await;
+    drop(ahead);
+    let fetched = tier.gets() - before;
+    assert!(fetched > budget * 9 / CHUNK, "{fetched} chunks: the scan went by the cache");
+    later(2000).await;
+    let before = tier.gets();
+    process.pass(&tier, 0..end, None).await;
+    let missed = tier.gets() - before;
+    let chunks = set / CHUNK;
+    assert!(missed * 10 <= chunks, "{missed} of {chunks} chunks of the working set are gone");
+    if let Some(disk) = &process.chunks_on_disk {
+        assert!(disk.used() <= sizes.disk, "{} of {}", disk.used(), sizes.disk);
+    }
+}
+
+#[test]
+fn a_backfill_flushes_no_memory() {
+    let sizes = Sizes { memory: 4 << 20, disk: 0, ahead: (1 << 20, 2 << 20) };
+    Sim::run(seed(303), |sim| scan(sim, sizes, 2 << 20));
+}
+
+#[test]
+fn a_backfill_flushes_no_disk() {
+    let sizes = Sizes { memory: 1 << 20, disk: 16 << 20, ahead: (1 << 20, 2 << 20) };
+    Sim::run(seed(304), |sim| scan(sim, sizes, 8 << 20));
+}
+
+/// Damages what is on the disk, at places that the seed chooses.
+fn flip_some(sim: &Sim, machine: &SimHost) {
+    for path in machine.disk().names() {
+        let name = path.to_string_lossy().into_owned();
+        for _ in 0..5 {
+            machine.disk().flip(&name, sim.below(200 << 10) as usize);
+        }
+    }
+}
+
+/// F16, and a power loss: torn entries, flipped bits, a disk that hangs or is full.
+#[test]
+fn f16_a_damaged_cached_copy_is_read_from_the_bucket() {
+    for number in 0..6 {
+        Sim::run(seed(1600 + number), |sim| async move {
+            let machine = sim.host("a");
+            let tier = Tier::new(&sim, &machine, &[1 << 20, 1 << 20, 1 << 20]).await;
+            let sizes = Sizes { memory: 256 << 10, disk: 4 << 20, ahead: (CHUNK, 4 * CHUNK) };
+            let mut process = tier.start(&machine, sizes).await;
+            for round in 0..8 {
+                process.pass(&tier, 0..u64::MAX, None).await;
+                later(3000).await;
+                let disk = machine.disk();
+                match round % 4 {
+                    0 => disk.set_faults(DiskFaults { silent: true, ..Default::default() }),
+                    1 => disk.set_faults(DiskFaults { room: Some(0), ..Default::default() }),
+                    _ => flip_some(&sim, &machine),
+                }
+                process.pass(&tier, 0..u64::MAX, None).await;
+                disk.set_faults(DiskFaults::default());
+                match sim.below(3) {
+                    0 => continue,
+                    1 => machine.kill(),
+                    _ => machine.power_loss(),
+                }
+                flip_some(&sim, &machine);
+                process = tier.start(&machine, sizes).await;
+            }
+            process.pass(&tier, 0..u64::MAX, None).await;
+        });
+    }
+}
