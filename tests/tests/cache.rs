@@ -230,7 +230,8 @@ async fn scan(sim: Sim, sizes: Sizes, set: u64) {
     process.pass(&tier, end..u64::MAX, Some(&ahead)).await;
     drop(ahead);
     let fetched = tier.gets() - before;
-    assert!(fetched > budget * 9 / CHUNK, "{fetched} chunks: the scan went by the cache");
+    let chunks = tier.all.len() as u64 / CHUNK;
+    assert!(fetched > chunks / 2 && fetched < chunks * 11 / 10, "{fetched} for {chunks} chunks");
     later(2000).await;
     let before = tier.gets();
     process.pass(&tier, 0..end, None).await;

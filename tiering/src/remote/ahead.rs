@@ -54,14 +54,22 @@ pub struct ReadAhead {
 
 #[derive(Default)]
 struct Window {
-    /// The newest read: what it asked for and where it ended.
-    before: Option<(PartitionId, Range<u64>)>,
+    before: Option<Before>,
     bytes: u64,
     /// In the order in which they will be asked for.
     coming: VecDeque<Prepared>,
     last_read: Mono,
     /// A task looks after a reader that stops.
     is_watched: bool,
+}
+
+/// The newest read.
+struct Before {
+    partition: PartitionId,
+    offsets: Range<u64>,
+    /// Where the next batch begins.
+    object: Arc<str>,
+    pos: u64,
 }
 
 struct Prepared {
@@ -145,6 +153,13 @@ impl ReadAhead {
         Self { shared, window: Arc::default() }
     }
 
+    /// Where in an object a reader that goes on at `offset` finds its next batch.
+    pub(crate) fn place(&self, object: &str, offset: u64) -> Option<u64> {
+        let window = self.window.lock();
+        let before = window.before.as_ref()?;
+        (before.offsets.end == offset && *before.object == *object).then_some(before.pos)
+    }
+
     /// A chunk, if it was read ahead.
     pub(crate) fn take(&self, id: &ChunkId) -> Option<Coming> {
         let mut window = self.window.lock();
@@ -165,8 +180,9 @@ impl ReadAhead {
         let mut window = self.window.lock();
         let chunk = shared.chunks.chunk_bytes();
         // A reader need not have taken all that it was given.
-        let goes_on = window.before.as_ref().is_some_and(|(partition, read)| {
-            *partition == answered.partition && (read.start + 1..=read.end).contains(&answered.from)
+        let goes_on = window.before.as_ref().is_some_and(|before| {
+            let Range { start, end } = before.offsets;
+            before.partition == answered.partition && (start + 1..=end).contains(&answered.from)
         });
         let is_slow = now.since(window.last_read) > SLOW;
         let bytes = match (goes_on, window.bytes) {
@@ -176,7 +192,12 @@ impl ReadAhead {
             (true, bytes) if answered.has_waited => bytes * 2,
             (true, bytes) => bytes,
         };
-        window.before = Some((answered.partition, answered.from..answered.next));
+        window.before = Some(Before {
+            partition: answered.partition,
+            offsets: answered.from..answered.next,
+            object: answered.place.key.clone(),
+            pos: answered.pos,
+        });
         window.last_read = now;
         window.resize(shared, bytes.min(shared.window_max()));
         window.fill(shared, answered);

@@ -14,6 +14,7 @@ mod ghost;
 mod memory;
 
 use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -139,11 +140,15 @@ impl Chunks {
         }
     }
 
-    /// Counts a use of a chunk by a read that begins at `pos` of the object. A second use is what
-    /// the disk waits for.
-    pub(crate) fn used(&self, id: &ChunkId, bytes: &Bytes, pos: u64) {
-        if let (true, Some(disk)) = (self.memory.used(id, pos), &self.disk) {
-            disk.put(id.clone(), bytes.clone());
+    /// Counts a use of chunks by a read that found its batches at these bytes of an object. A second
+    /// use is what the disk waits for.
+    pub(crate) fn used(&self, object: &Arc<str>, bytes: Range<u64>) {
+        for number in bytes.start / self.chunk_bytes..=(bytes.end - 1) / self.chunk_bytes {
+            let id = ChunkId { object: object.clone(), number };
+            let again = self.memory.used(&id, bytes.start);
+            if let (Some(chunk), Some(disk)) = (again, &self.disk) {
+                disk.put(id, chunk);
+            }
         }
     }
 

@@ -158,8 +158,12 @@ impl RemoteReader {
         max_bytes: usize,
         ahead: Option<&ReadAhead>,
     ) -> Result<Found, RemoteError> {
-        let mut at = u64::from(range.seek(offset));
-        let mut len = (max_bytes.saturating_add(SPARSE_INDEX_STRIDE) as u64).min(range.len - at);
+        // A reader that goes on begins at its batch, any other one a little before.
+        let known = ahead.and_then(|ahead| ahead.place(&place.key, offset));
+        let known = known.and_then(|pos| pos.checked_sub(range.pos)).filter(|at| *at < range.len);
+        let mut at = known.unwrap_or_else(|| u64::from(range.seek(offset)));
+        let spare = if known.is_some() { 0 } else { SPARSE_INDEX_STRIDE };
+        let mut len = (max_bytes.saturating_add(spare) as u64).min(range.len - at);
         let (mut cached, mut has_waited) = (true, false);
         loop {
             let stretch = self.bytes(place, range.pos + at, len, ahead).await?;
@@ -173,7 +177,9 @@ impl RemoteReader {
             };
             match seek(&stretch.bytes, offset, max_bytes).map_err(corrupt)? {
                 Seek::Batches(found) => {
-                    let pos = range.pos + at + found.end as u64;
+                    let start = range.pos + at;
+                    let pos = start + found.end as u64;
+                    self.chunks.used(&place.key, start + found.start as u64..pos);
                     let batches = stretch.bytes.slice(found);
                     let next_offset = end_of(&batches).max(offset);
                     let read = RemoteRead { batches, next_offset, cached };
@@ -215,7 +221,6 @@ impl RemoteReader {
             }
             has_waited |= !is_here;
             cached &= level < Level::Bucket;
-            self.chunks.used(&id, &bytes, pos);
             let start = id.number * size;
             let from = pos.saturating_sub(start).min(bytes.len() as u64) as usize;
             let to = (pos + len - start).min(bytes.len() as u64) as usize;

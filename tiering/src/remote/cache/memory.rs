@@ -14,6 +14,9 @@ use super::{ChunkId, Hasher};
 
 /// Chunks smaller than this are rare: only the ends of objects.
 const TYPICAL_ENTRY: u64 = 64 << 10;
+/// Part of the memory for what is used again. The rest must hold what all readers that pass by have
+/// under way, or they would push out each other's chunks and fetch them twice.
+const HOT: f64 = 0.7;
 const NOBODY: u64 = u64::MAX;
 
 pub(super) struct Memory {
@@ -22,7 +25,7 @@ pub(super) struct Memory {
 
 struct Held {
     bytes: Bytes,
-    /// Where in the object the newest read of this chunk began.
+    /// Where in the object the batches of the newest read of this chunk began.
     begun: AtomicU64,
 }
 
@@ -33,6 +36,7 @@ impl Memory {
             .estimated_items_capacity((bytes / TYPICAL_ENTRY).max(16) as usize)
             // One bound for all: shards would each have a part of it.
             .shards(1)
+            .hot_allocation(HOT)
             .build()
             .expect("all that is required is set");
         let (hasher, lifecycle) = (Hasher::default(), DefaultLifecycle::default());
@@ -49,17 +53,16 @@ impl Memory {
         self.cache.peek(id).map(|held| held.bytes.clone())
     }
 
-    /// Counts a read that begins at `pos` of the object, and says whether the chunk is used again: a
-    /// reader that goes on within a chunk uses it once; one that begins at or before the place where
-    /// the last one began passes over it again, or is another reader.
-    pub(super) fn used(&self, id: &ChunkId, pos: u64) -> bool {
-        let Some(held) = self.cache.peek(id) else { return false };
+    /// Counts a read whose batches begin at `pos` of the object, and gives the chunk if it is used
+    /// again: a reader that goes on within a chunk uses it once; one that begins at or before the
+    /// place where the last one began passes over it again, or is another reader.
+    pub(super) fn used(&self, id: &ChunkId, pos: u64) -> Option<Bytes> {
+        let held = self.cache.peek(id)?;
         let before = held.begun.swap(pos, Ordering::Relaxed);
-        let is_again = before != NOBODY && pos <= before;
-        if is_again {
-            self.cache.get(id);
+        if before == NOBODY || pos > before {
+            return None;
         }
-        is_again
+        self.cache.get(id).map(|held| held.bytes.clone())
     }
 
     pub(super) fn remove(&self, id: &ChunkId) {
@@ -125,7 +128,7 @@ mod tests {
     fn a_reader_that_goes_on_uses_a_chunk_once() {
         let memory = Memory::new(1 << 20);
         memory.insert(id(1), vec![0; CHUNK].into());
-        let reused = |pos| memory.used(&id(1), pos);
+        let reused = |pos| memory.used(&id(1), pos).is_some();
         // One after the other; another reader behind; both go on; from the start.
         assert_eq!(
             [1000, 1200, 1900, 1100, 1950, 1300, 1000].map(reused),
