@@ -18,9 +18,7 @@ use levee_proto::record::{BatchHeader, StoredBatch};
 use levee_runtime::Host;
 use levee_runtime::sim::{DiskFaults, Sim, SimHost};
 use levee_tests::sim::{Faults, SimStore, seed};
-use levee_tiering::remote::{
-    ChunkId, DiskCache, Footers, ReadAhead, ReadConfig, RemoteIndex, RemoteReader,
-};
+use levee_tiering::remote::{DiskCache, Footers, ReadAhead, ReadConfig, RemoteIndex, RemoteReader};
 use levee_tiering::store::{Progress, Store};
 use levee_tiering::upload::{Part, Pieces, Planned};
 
@@ -51,7 +49,6 @@ fn batches(from: u64, bytes: usize) -> Vec<StoredBatch> {
 
 /// A bucket with one partition in it, and its bytes.
 struct Tier {
-    sim: Sim,
     bucket: SimStore,
     index: Arc<RemoteIndex>,
     all: Vec<u8>,
@@ -112,7 +109,7 @@ impl Tier {
             made.push((verified.object.key().into(), verified.object.bytes));
         }
         machine.kill();
-        Self { sim: sim.clone(), bucket, index, all, starts, objects: made }
+        Self { bucket, index, all, starts, objects: made }
     }
 
     async fn start(&self, machine: &SimHost, sizes: Sizes) -> Process {
@@ -296,4 +293,122 @@ fn f16_a_damaged_cached_copy_is_read_from_the_bucket() {
             process.pass(&tier, 0..u64::MAX, None).await;
         });
     }
+}
+
+#[test]
+fn what_was_kept_is_there_after_a_restart() {
+    Sim::run(seed(305), |sim| async move {
+        let machine = sim.host("a");
+        let tier = Tier::new(&sim, &machine, &[300 << 10; 40]).await;
+        let sizes = Sizes { memory: 256 << 10, disk: 64 << 20, ahead: (CHUNK, 4 * CHUNK) };
+        let process = tier.start(&machine, sizes).await;
+        let before = tier.gets();
+        process.footers.get_all(tier.objects.clone()).await.unwrap();
+        assert_eq!(tier.gets() - before, 40, "a request for each footer");
+        // The second pass shows that it is used again.
+        for _ in 0..2 {
+            process.pass(&tier, 0..u64::MAX, None).await;
+        }
+        later(5000).await;
+        machine.kill();
+        let process = tier.start(&machine, sizes).await;
+        let before = tier.gets();
+        let footers = process.footers.get_all(tier.objects.clone()).await.unwrap();
+        process.pass(&tier, 0..u64::MAX, None).await;
+        assert_eq!((footers.len(), tier.gets() - before), (40, 0), "no request");
+    });
+}
+
+#[test]
+fn a_disk_that_gets_short_takes_the_room_back() {
+    Sim::run(seed(306), |sim| async move {
+        let machine = sim.host("a");
+        let tier = Tier::new(&sim, &machine, &[4 << 20]).await;
+        let sizes = Sizes { memory: 256 << 10, disk: 16 << 20, ahead: (CHUNK, 4 * CHUNK) };
+        let process = tier.start(&machine, sizes).await;
+        for _ in 0..2 {
+            process.pass(&tier, 0..u64::MAX, None).await;
+            later(2000).await;
+        }
+        let disk = process.chunks_on_disk.as_ref().unwrap();
+        let used = disk.used();
+        assert!(used > 3 << 20, "{used}");
+        let on_machine = || machine.disk().names().len();
+        let files = on_machine();
+        disk.fit(used / 2).await;
+        assert!(disk.used() <= used / 2 && on_machine() < files);
+        disk.fit(0).await;
+        assert_eq!(disk.used(), 0);
+        process.pass(&tier, 0..u64::MAX, None).await;
+        later(2000).await;
+        assert_eq!(disk.used(), 0, "nothing is kept where nothing may be");
+    });
+}
+
+#[test]
+fn read_ahead_follows_the_reader() {
+    Sim::run(seed(307), |sim| async move {
+        let machine = sim.host("a");
+        let tier = Tier::new(&sim, &machine, &[1 << 20; 8]).await;
+        let sizes = Sizes { memory: 1 << 20, disk: 0, ahead: (16 * CHUNK, 24 * CHUNK) };
+        let process = tier.start(&machine, sizes).await;
+        process.footers.get_all(tier.objects.clone()).await.unwrap();
+        tier.bucket.set(Faults { slow_reads: 100, ..Faults::default() });
+        let asked_for = |from: u64| tier.gets() - from;
+        let one = async |ahead: &ReadAhead, offset: u64| {
+            let read = process.reader.read(ID, offset, 8 << 10, Some(ahead)).await.unwrap();
+            read.unwrap().next_offset
+        };
+        // One record: one chunk, and the one that its last batch reaches into.
+        let (taster, before) = (process.reader.read_ahead(), tier.gets());
+        one(&taster, 0).await;
+        later(1000).await;
+        assert!(asked_for(before) <= 2, "{}", asked_for(before));
+        // One that goes on is a window ahead, over the borders of objects, and waits less and less.
+        let (fast, before) = (process.reader.read_ahead(), sim.elapsed_ms());
+        process.pass(&tier, 0..u64::MAX, Some(&fast)).await;
+        let took = sim.elapsed_ms() - before;
+        let chunks = tier.all.len() as u64 / CHUNK;
+        assert!(took < chunks * 110 / 4, "{took} ms for {chunks} chunks of 100 ms");
+        // Slow ones ask for little more than they take.
+        let (slow, before) = (process.reader.read_ahead(), tier.gets());
+        process.reader.clear().await;
+        let mut offset = 0;
+        for _ in 0..4 {
+            offset = one(&slow, offset).await;
+            later(1500).await;
+        }
+        assert!(asked_for(before) <= 6, "{}", asked_for(before));
+    });
+}
+
+#[test]
+fn readers_that_go_on_share_the_memory_for_all() {
+    Sim::run(seed(308), |sim| async move {
+        let machine = sim.host("a");
+        let tier = Tier::new(&sim, &machine, &[4 << 20; 4]).await;
+        let sizes = Sizes { memory: 1 << 20, disk: 0, ahead: (32 * CHUNK, 32 * CHUNK) };
+        let process = Arc::new(tier.start(&machine, sizes).await);
+        process.footers.get_all(tier.objects.clone()).await.unwrap();
+        tier.bucket.set(Faults { slow_reads: 100, ..Faults::default() });
+        let mut readers = Vec::new();
+        for number in 0..8u64 {
+            let ahead = process.reader.read_ahead();
+            let mut offset = number * 2000;
+            for _ in 0..40 {
+                let read = process.reader.read(ID, offset, 32 << 10, Some(&ahead)).await.unwrap();
+                offset = read.unwrap().next_offset;
+                assert!(process.reader.ahead_bytes() <= 32 * CHUNK);
+            }
+            readers.push(ahead);
+        }
+        // Who leaves gives back at once, who stops a little later.
+        let held = process.reader.ahead_bytes();
+        drop(readers.pop());
+        let left = process.reader.ahead_bytes();
+        assert!(left > 0 && left < held, "{left} of {held}");
+        later(12_000).await;
+        assert_eq!(process.reader.ahead_bytes(), 0);
+        assert_eq!(readers.len(), 7);
+    });
 }

@@ -106,6 +106,11 @@ impl Ahead {
         Self { host, chunks, index, footers, reader_bytes, total_bytes, room, readers }
     }
 
+    /// Bytes that are held for readers, or on their way to them.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.total_bytes - self.room.available_permits() as u64
+    }
+
     /// Largest window now: readers that go on share the bound for all.
     fn window_max(&self) -> u64 {
         let readers = self.readers.load(Ordering::Relaxed).max(1) as u64;

@@ -110,6 +110,11 @@ impl RemoteReader {
         ReadAhead::new(self.ahead.clone())
     }
 
+    /// Bytes that are held for readers that go on, or on their way to them.
+    pub fn ahead_bytes(&self) -> u64 {
+        self.ahead.held_bytes()
+    }
+
     /// Whole batches of `partition`, the first one holding `offset` or the next one above it; up to
     /// `max_bytes`, at least one. Nothing where no object holds anything at or above `offset`.
     pub async fn read(

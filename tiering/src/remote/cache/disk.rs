@@ -191,15 +191,17 @@ impl DiskCache {
             let mut writer = cache.writer.lock().await;
             if !cache.holds(&id) && cache.host.now() >= cache.ring.lock().paused_until {
                 let kept = cache.keep(&mut writer, &id, &data).await;
-                cache.count(kept, "levee_cache_admitted_total");
+                cache.count(kept);
             }
             drop(room);
         }));
     }
 
-    fn count(&self, kept: io::Result<()>, counter: &'static str) {
+    fn count(&self, kept: io::Result<()>) {
         match kept {
-            Ok(()) => metrics::counter!(counter, "cache" => self.name).increment(1),
+            Ok(()) => {
+                metrics::counter!("levee_cache_admitted_total", "cache" => self.name).increment(1);
+            }
             Err(error) => {
                 tracing::warn!(dir = %self.dir.display(), %error, "the disk cache rests a while");
                 self.pause();
