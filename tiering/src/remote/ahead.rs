@@ -123,10 +123,11 @@ impl Ahead {
         let size = self.chunks.chunk_bytes();
         let (mut plan, mut left) = (Vec::<(ChunkId, u64)>::new(), bytes);
         let (mut place, mut pos) = (answered.place.clone(), answered.pos);
-        let mut end = answered.footer.ranges.get(place.number as usize).map(|r| r.pos + r.len);
+        let range = answered.footer.ranges.get(place.number as usize);
+        let mut end = range.map_or(pos, |range| range.pos + range.len);
         for _ in 0..RANGES {
-            let last = end.filter(|end| *end > pos).map(|end| (end - 1) / size);
-            for number in (pos / size)..last.map_or(pos / size, |last| last + 1) {
+            let numbers = if pos < end { pos / size..end.div_ceil(size) } else { 0..0 };
+            for number in numbers {
                 let id = ChunkId { object: place.key.clone(), number };
                 if plan.last().is_none_or(|(last, _)| *last != id) {
                     left = left.saturating_sub(size);
@@ -146,7 +147,7 @@ impl Ahead {
             let Some(range) = footer.ranges.get(next.number as usize) else { return plan };
             // The one before it may hold a part of it: these bytes are not asked for.
             pos = range.pos + u64::from(range.seek(at.max(range.base)));
-            end = Some(range.pos + range.len);
+            end = range.pos + range.len;
             place = next;
         }
         plan

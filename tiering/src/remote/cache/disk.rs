@@ -380,18 +380,17 @@ impl DiskCache {
         }
     }
 
-    /// Tells how many bytes the files may have now, and gives up the oldest ones above that.
+    /// Tells how many bytes the files may have now, and gives up the oldest ones above that. Does
+    /// not wait for a write under way: the next one makes the room.
     pub async fn fit(&self, allowed: u64) {
         self.ring.lock().allowed = allowed;
-        if self.used() <= allowed {
-            return;
-        }
-        let mut writer = self.writer.lock().await;
+        let Ok(mut writer) = self.writer.try_lock() else { return };
         while self.used() > allowed {
             writer.file = None;
-            let Some(oldest) = self.oldest(0, false) else { break };
+            let Some(oldest) = self.oldest(0, false) else { return };
             if let Err(error) = self.remove(oldest).await {
                 tracing::warn!(dir = %self.dir.display(), %error, "a file of the cache stays");
+                return;
             }
         }
     }
