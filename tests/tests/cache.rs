@@ -18,7 +18,9 @@ use levee_proto::record::{BatchHeader, StoredBatch};
 use levee_runtime::Host;
 use levee_runtime::sim::{DiskFaults, Sim, SimHost};
 use levee_tests::sim::{Faults, SimStore, seed};
-use levee_tiering::remote::{DiskCache, Footers, ReadAhead, ReadConfig, RemoteIndex, RemoteReader};
+use levee_tiering::remote::{
+    ChunkId, DiskCache, Footers, ReadAhead, ReadConfig, RemoteIndex, RemoteReader,
+};
 use levee_tiering::store::{Progress, Store};
 use levee_tiering::upload::{Part, Pieces, Planned};
 
@@ -410,5 +412,71 @@ fn readers_that_go_on_share_the_memory_for_all() {
         later(12_000).await;
         assert_eq!(process.reader.ahead_bytes(), 0);
         assert_eq!(readers.len(), 7);
+    });
+}
+
+/// The same below the reader, where no batch has a checksum of its own.
+#[test]
+fn f16_the_disk_cache_gives_back_what_it_was_given_or_nothing() {
+    let id = |number| ChunkId { object: "d/00/object".into(), number };
+    // Of many lengths: some fill their blocks.
+    let data = |number: u64| Bytes::from(vec![number as u8; 3000 + (number as usize * 777) % 9000]);
+    for number in 0..10 {
+        Sim::run(seed(1650 + number), |sim| async move {
+            let machine = sim.host("a");
+            let (mut right, mut gone) = (0, 0);
+            for round in 0..20 {
+                let host = machine.start();
+                let disk = DiskCache::open(host.clone(), "/c".into(), "chunks", 1 << 20).await;
+                for _ in 0..60 {
+                    let number = sim.below(200);
+                    match disk.get(&id(number)).await {
+                        Some(found) => {
+                            assert!(found == data(number), "round {round}: chunk {number}");
+                            right += 1;
+                        }
+                        None => gone += 1,
+                    }
+                    disk.put(id(number), data(number));
+                    if sim.one_in(3) {
+                        later(20).await;
+                    }
+                    if sim.one_in(40) {
+                        flip_some(&sim, &machine);
+                    }
+                    assert!(disk.used() <= 1 << 20, "{}", disk.used());
+                }
+                match sim.below(3) {
+                    0 => machine.power_loss(),
+                    _ => machine.kill(),
+                }
+            }
+            assert!(right > 100 && gone > 100, "{right} {gone}: neither is put to the test");
+        });
+    }
+}
+
+/// The ring turns many times; what is read in between stays, the rest goes, the budget holds.
+#[test]
+fn what_is_read_gets_a_second_chance_on_disk() {
+    Sim::run(seed(309), |sim| async move {
+        let machine = sim.host("a");
+        let disk = DiskCache::open(machine.start(), "/c".into(), "chunks", 8 << 20).await;
+        let id = |number| ChunkId { object: "o".into(), number };
+        let data = |number: u64| Bytes::from(vec![number as u8; 60 << 10]);
+        let mut missed = 0;
+        for number in 0..3000 {
+            disk.put(id(number), data(number));
+            later(10).await;
+            // Twenty chunks that somebody wants again and again.
+            let wanted = number % 20;
+            if disk.get(&id(wanted)).await.is_none() {
+                missed += 1;
+                disk.put(id(wanted), data(wanted));
+            }
+            assert!(disk.used() <= 8 << 20, "{}", disk.used());
+        }
+        assert!(missed <= 30, "{missed} of 3000");
+        assert!(!disk.holds(&id(700)) && disk.holds(&id(2999)));
     });
 }

@@ -323,7 +323,10 @@ impl DiskCache {
             if writer.file == Some(oldest) {
                 writer.file = None;
             }
-            let mut left = self.ring.lock().files.get(&oldest).map_or(0, |kept| kept.bytes) / 2;
+            let bytes = self.ring.lock().files.get(&oldest).map_or(0, |kept| kept.bytes);
+            // So much at most: a quarter of each file is always won, and what is used and falls out
+            // comes back as it is asked for.
+            let mut left = bytes / 4 * 3;
             for row in self.used_rows(oldest) {
                 let Some(rest) = left.checked_sub(u64::from(row.blocks) * BLOCK as u64) else {
                     break;
