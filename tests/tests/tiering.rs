@@ -14,7 +14,9 @@ use levee_proto::record::{BatchHeader, StoredBatch};
 use levee_runtime::Host;
 use levee_runtime::real::RealWorld;
 use levee_tests::s3::{FakeS3, Fault, Op, Rule};
-use levee_tiering::remote::{Footers, ReadAhead, ReadConfig, RemoteIndex, RemoteReader};
+use levee_tiering::remote::{
+    ChunkId, DiskCache, Footers, ReadAhead, ReadConfig, RemoteIndex, RemoteReader,
+};
 use levee_tiering::store::{Progress, Store};
 use levee_tiering::upload::{Part, Pieces, Planned, UploadError};
 
@@ -193,4 +195,34 @@ async fn nothing_that_is_not_what_was_sent_is_verified() {
     assert!(matches!(error, UploadError::Unlike { .. }), "{error}");
     s3.heal();
     tier.upload(Level::L1, 2, vec![part(1, &data, None)]).await.unwrap();
+}
+
+/// Past the page cache, on a real file system: what was kept is found by the next start.
+#[tokio::test]
+async fn a_disk_cache_outlives_its_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = RealWorld::host();
+    let open = || DiskCache::open(host.clone(), dir.path().join("c"), "chunks", 64 << 20);
+    let id = |number| ChunkId { object: "d/00/object".into(), number };
+    let data = |number: u64| Bytes::from(vec![number as u8; 1000 + number as usize * 9000]);
+    let disk = open().await;
+    for number in 0..100 {
+        disk.put(id(number), data(number));
+        let kept = async {
+            while !disk.holds(&id(number)) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), kept).await.unwrap();
+    }
+    let files = std::fs::read_dir(dir.path().join("c")).unwrap().count();
+    assert!(files > 10, "{files}: full files have a table, the last one is walked");
+    for disk in [&disk, &open().await] {
+        for number in 0..100 {
+            assert_eq!(disk.get(&id(number)).await, Some(data(number)), "{number}");
+        }
+    }
+    disk.clear().await;
+    assert_eq!(std::fs::read_dir(dir.path().join("c")).unwrap().count(), 0);
+    assert_eq!(open().await.get(&id(5)).await, None);
 }
