@@ -31,6 +31,9 @@ const IDLE: Duration = Duration::from_secs(5);
 /// Ranges that one look ahead goes through: small ones share chunks.
 const RANGES: usize = 64;
 
+/// Readers without a window of their own that are known at a time.
+const STRAYS: usize = 32;
+
 /// What all readers share.
 pub(crate) struct Ahead {
     pub(crate) host: Host,
@@ -185,11 +188,7 @@ impl ReadAhead {
         let now = shared.host.now();
         let mut window = self.window.lock();
         let chunk = shared.chunks.chunk_bytes();
-        // A reader need not have taken all that it was given.
-        let goes_on = window.before.as_ref().is_some_and(|before| {
-            let Range { start, end } = before.offsets;
-            before.partition == answered.partition && (start + 1..=end).contains(&answered.from)
-        });
+        let goes_on = window.is_before(answered.partition, answered.from);
         let is_slow = now.since(window.last_read) > SLOW;
         let bytes = match (goes_on, window.bytes) {
             (false, _) => 0,
@@ -226,7 +225,45 @@ async fn watch(shared: Arc<Ahead>, window: Arc<Mutex<Window>>) {
     }
 }
 
+/// Windows of readers that bring none: who asks for what follows on a read is the same reader.
+#[derive(Default)]
+pub(crate) struct Strays {
+    windows: Mutex<VecDeque<ReadAhead>>,
+}
+
+impl Strays {
+    /// The window of whoever asks for this, until it is put back.
+    pub(crate) fn take(
+        &self,
+        shared: &Arc<Ahead>,
+        partition: PartitionId,
+        offset: u64,
+    ) -> ReadAhead {
+        let mut windows = self.windows.lock();
+        let known = windows.iter().position(|w| w.window.lock().is_before(partition, offset));
+        let known = known.and_then(|at| windows.remove(at));
+        known.unwrap_or_else(|| ReadAhead::new(shared.clone()))
+    }
+
+    pub(crate) fn put_back(&self, window: ReadAhead) {
+        let mut windows = self.windows.lock();
+        windows.push_back(window);
+        if windows.len() > STRAYS {
+            windows.pop_front();
+        }
+    }
+}
+
 impl Window {
+    /// Whether a read from `offset` on goes on from the newest one. A reader need not have taken all
+    /// that it was given.
+    fn is_before(&self, partition: PartitionId, offset: u64) -> bool {
+        self.before.as_ref().is_some_and(|before| {
+            let Range { start, end } = before.offsets;
+            before.partition == partition && (start + 1..=end).contains(&offset)
+        })
+    }
+
     fn resize(&mut self, shared: &Ahead, bytes: u64) {
         match (self.bytes, bytes) {
             (0, 1..) => drop(shared.readers.fetch_add(1, Ordering::Relaxed)),

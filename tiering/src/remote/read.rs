@@ -14,7 +14,7 @@ use levee_proto::record::seek::{Seek, next_read, seek};
 use levee_runtime::Host;
 use thiserror::Error;
 
-use super::ahead::{Ahead, Answered, ReadAhead};
+use super::ahead::{Ahead, Answered, ReadAhead, Strays};
 use super::cache::{ChunkId, Chunks, Coming, DiskCache, Level, Urgency, count};
 use super::footers::{Footers, FootersError};
 use super::index::{RangeRef, RemoteIndex};
@@ -64,6 +64,7 @@ pub struct RemoteReader {
     host: Host,
     chunks: Arc<Chunks>,
     ahead: Arc<Ahead>,
+    strays: Strays,
     index: Arc<RemoteIndex>,
     footers: Arc<Footers>,
 }
@@ -102,7 +103,7 @@ impl RemoteReader {
             footers.clone(),
             (config.readahead_bytes, config.readahead_total_bytes),
         ));
-        Self { host, chunks, ahead, index, footers }
+        Self { host, chunks, ahead, strays: Strays::default(), index, footers }
     }
 
     /// The window of a reader that goes from offset to offset, for `read`.
@@ -116,7 +117,8 @@ impl RemoteReader {
     }
 
     /// Whole batches of `partition`, the first one holding `offset` or the next one above it; up to
-    /// `max_bytes`, at least one. Nothing where no object holds anything at or above `offset`.
+    /// `max_bytes`, at least one. Nothing where no object holds anything at or above `offset`. A
+    /// reader without a window of its own is known by where it goes on.
     pub async fn read(
         &self,
         partition: PartitionId,
@@ -126,21 +128,23 @@ impl RemoteReader {
     ) -> Result<Option<RemoteRead>, RemoteError> {
         let Some(place) = self.index.locate(partition, offset) else { return Ok(None) };
         let started = self.host.now();
+        let stray = ahead.is_none().then(|| self.strays.take(&self.ahead, partition, offset));
+        let window = ahead.or(stray.as_ref());
         let footer = self.footers.get(&place.key, place.object_bytes).await?;
         let missing = || RemoteError::Missing(place.key.to_string());
         let range = footer.ranges.get(place.number as usize).ok_or_else(missing)?;
-        let first = self.read_range(&place, range, offset, max_bytes, ahead).await;
+        let first = self.read_range(&place, range, offset, max_bytes, window).await;
         let found = match first {
             Err(RemoteError::Corrupt { key, pos, .. }) => {
                 // A copy of this broker may be the damaged one: once more from the bucket.
                 tracing::warn!(key, pos, "damaged bytes read from the bucket, fetching again");
-                self.forget(&place.key, range, ahead);
+                self.forget(&place.key, range, window);
                 self.read_range(&place, range, offset, max_bytes, None).await
             }
             other => other,
         }?;
-        if let Some(ahead) = ahead {
-            ahead.answered(&Answered {
+        if let Some(window) = window {
+            window.answered(&Answered {
                 partition,
                 place: &place,
                 footer: &footer,
@@ -149,6 +153,9 @@ impl RemoteReader {
                 pos: found.pos,
                 has_waited: found.has_waited,
             });
+        }
+        if let Some(stray) = stray {
+            self.strays.put_back(stray);
         }
         let took = self.host.now().since(started).as_secs_f64();
         metrics::histogram!("levee_remote_read_seconds").record(took);
