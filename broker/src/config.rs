@@ -47,9 +47,11 @@ impl BrokerConfig {
         self.hot_bytes.unwrap_or(HOT_BYTES_AUTO.min(available / 2))
     }
 
-    /// Bytes that disk caches may take, where that many are free or theirs.
+    /// Bytes that disk caches may take, where that many are free or theirs. A bucket that is a
+    /// folder is as near as a copy of it would be.
     pub fn cache_budget(&self, available: u64) -> u64 {
-        self.cache_disk_bytes.unwrap_or(CACHE_DISK_BYTES_AUTO.min(available / 4))
+        let auto = if self.bucket_url.is_near() { 0 } else { CACHE_DISK_BYTES_AUTO };
+        self.cache_disk_bytes.unwrap_or(auto.min(available / 4))
     }
 
     /// Settings that somebody chose, as `name=value`, without secrets: for the start's log line.

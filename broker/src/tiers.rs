@@ -89,6 +89,7 @@ impl From<RemoteError> for Error {
             error @ (RemoteError::Missing(_) | RemoteError::Corrupt { .. }) => {
                 Self::corrupt_data(error)
             }
+            RemoteError::Busy(_) => Self::store_unavailable(error),
             RemoteError::Stopped(_) => Self::session_ended(error),
         }
     }

@@ -156,7 +156,8 @@ settings! {
         .or_absent("auto"),
         "Disk for copies of what is read from the bucket again and again, and (a sixteenth of it) \
          of the footers that a start reads. auto: 10GiB, or a quarter of what is free if that is \
-         less. It gives way while less than three times disk.reserve.bytes is free. 0: none.";
+         less; none where the bucket is a folder. It gives way while less than three times \
+         disk.reserve.bytes is free. 0: none.";
     cache_chunk_bytes: u64 = Setting::bytes("cache.chunk.bytes", 64 * KIB, 16 * MIB, "1MiB"),
         "Unit of reading from the bucket and of its cache.";
     readahead_bytes: u64 = Setting::bytes("readahead.bytes", 64 * KIB, 4 * GIB, "16MiB"),

@@ -26,7 +26,7 @@ impl Caches {
     /// Takes over what an earlier life left; nothing where the budget is 0.
     pub(super) async fn open(host: &Host, config: &BrokerConfig) -> Option<Self> {
         let dir = config.data_dir.join(CACHE_DIR);
-        let keeps = config.cache_disk_bytes != Some(0);
+        let keeps = config.cache_budget(u64::MAX) > 0;
         // Objects of a cluster in memory are gone, and their names come again.
         if !(keeps && config.bucket_url.lasts()) {
             match host.disk().remove_dir_all(&dir).await {

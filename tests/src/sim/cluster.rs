@@ -49,8 +49,9 @@ impl Cluster {
     /// As `start`; nothing where the process was killed while it started.
     pub async fn try_start(&self, machine: &SimHost, store: &SimStore) -> Option<Arc<Node>> {
         let host = machine.start();
-        let set: Vec<(&str, &str)> =
-            self.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        // The folder of `dev` is a bucket far away here.
+        let mut set = vec![("cache.disk.bytes", "64MiB")];
+        set.extend(self.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         let config = BrokerConfig::dev(Path::new("/data"), &set).expect("settings hold");
         let store = Store::over(Arc::new(store.clone()), "", host.clone(), "sim").with_deadlines(
             Deadlines { request: Duration::from_secs(3), operation: Duration::from_secs(20) },

@@ -245,6 +245,10 @@ impl Strays {
         known.unwrap_or_else(|| ReadAhead::new(shared.clone()))
     }
 
+    pub(crate) fn clear(&self) {
+        self.windows.lock().clear();
+    }
+
     pub(crate) fn put_back(&self, window: ReadAhead) {
         let mut windows = self.windows.lock();
         windows.push_back(window);

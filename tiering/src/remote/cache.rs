@@ -16,6 +16,7 @@ mod memory;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use levee_runtime::Host;
@@ -33,6 +34,8 @@ use memory::Memory;
 /// the rest is for readers that wait.
 const FETCHES: usize = 32;
 const FETCHES_AHEAD: usize = 24;
+/// How long a fetch waits for its turn.
+const TURN_LIMIT: Duration = Duration::from_secs(30);
 /// Most chunks that are remembered after they are gone (40 bytes each).
 const GHOSTS_MAX: u64 = 1 << 20;
 const GHOSTS_MIN: u64 = 256;
@@ -174,11 +177,15 @@ impl Chunks {
                 return Ok((bytes, Level::Disk));
             }
         }
-        let _ahead = match urgency {
-            Urgency::Ahead => Some(self.ahead.acquire().await),
-            Urgency::Waiting => None,
+        let turn = async {
+            let ahead = match urgency {
+                Urgency::Ahead => Some(self.ahead.acquire().await),
+                Urgency::Waiting => None,
+            };
+            (ahead, self.fetches.acquire().await)
         };
-        let _slot = self.fetches.acquire().await;
+        let turn = self.host.timeout(TURN_LIMIT, turn).await;
+        let _turn = turn.map_err(|_| RemoteError::Busy(id.object.to_string()))?;
         if self.flights.unwanted(id) {
             return Err(RemoteError::Stopped(id.object.to_string()));
         }

@@ -44,6 +44,9 @@ pub enum RemoteError {
     Missing(String),
     #[error("object {key}, byte {pos}, offset {offset}: {error}")]
     Corrupt { key: String, pos: u64, offset: u64, error: FormatError },
+    /// The bucket is slow, and many read from it.
+    #[error("object {0} waits behind too many others that are read from the bucket")]
+    Busy(String),
     /// The process ends.
     #[error("reading object {0} was stopped")]
     Stopped(String),
@@ -255,6 +258,7 @@ impl RemoteReader {
 
     /// Drops all copies.
     pub async fn clear(&self) {
+        self.strays.clear();
         self.chunks.clear().await;
         self.footers.forget_all().await;
     }
