@@ -209,6 +209,30 @@ fn a_failure_is_for_those_who_waited_and_is_not_kept() {
     });
 }
 
+#[test]
+fn what_could_not_be_read_ahead_is_asked_for_again() {
+    Sim::run(seed(310), |sim| async move {
+        let machine = sim.host("a");
+        let tier = Tier::new(&sim, &machine, &[1 << 20]).await;
+        let sizes = Sizes { memory: 1 << 20, disk: 0, ahead: (8 * CHUNK, 8 * CHUNK) };
+        let process = tier.start(&machine, sizes).await;
+        let window = process.reader.read_ahead();
+        let far = tier.offset_of_byte(100 << 10);
+        process.pass(&tier, 0..far, Some(&window)).await;
+        process.reader.clear().await;
+        tier.bucket.set(Faults { away: true, ..Faults::default() });
+        let (mut offset, mut failed) = (far, false);
+        while !failed {
+            match process.reader.read(ID, offset, 8 << 10, Some(&window)).await {
+                Ok(read) => offset = read.unwrap().next_offset,
+                Err(_) => failed = true,
+            }
+        }
+        tier.bucket.set(Faults::default());
+        process.pass(&tier, offset..u64::MAX, Some(&window)).await;
+    });
+}
+
 /// A working set in memory, or on the disk; then everything ten times over, once; then the set.
 async fn scan(sim: Sim, sizes: Sizes, set: u64) {
     let machine = sim.host("a");

@@ -172,6 +172,8 @@ impl ReadAhead {
     /// A chunk, if it was read ahead.
     pub(crate) fn take(&self, id: &ChunkId) -> Option<Coming> {
         let mut window = self.window.lock();
+        // A failure is not kept: whoever asks now, asks anew.
+        window.coming.retain(|prepared| prepared.id != *id || !prepared.chunk.has_failed());
         let prepared = window.coming.iter_mut().find(|prepared| prepared.id == *id)?;
         prepared.is_used = true;
         Some(prepared.chunk.clone())

@@ -95,6 +95,16 @@ impl Coming {
         }
     }
 
+    pub(crate) fn has_failed(&self) -> bool {
+        match self {
+            Self::Here(_) => false,
+            Self::Flight(flight) => {
+                let landed = futures::FutureExt::now_or_never(flight.clone());
+                landed.is_some_and(|chunk| !matches!(chunk, Some(Ok(_))))
+            }
+        }
+    }
+
     pub(crate) async fn get(self, id: &ChunkId) -> Chunk {
         match self {
             Self::Here(bytes) => Ok((bytes, Level::Memory)),
