@@ -31,6 +31,8 @@ pub use values::Origin;
 
 /// Hot segments take no more than this by themselves.
 const HOT_BYTES_AUTO: u64 = 10 << 30;
+/// Disk for copies of what is in the bucket, where there is plenty.
+const CACHE_DISK_BYTES_AUTO: u64 = 10 << 30;
 
 impl BrokerConfig {
     /// Bytes of appends that may wait: half of what requests may take, and any one of them.
@@ -48,6 +50,13 @@ impl BrokerConfig {
     pub fn present(&self, setting: &Setting) -> Option<(String, &Origin)> {
         let held = self.values.get(setting.name)?;
         Some((held.setting.show(&held.value), &held.origin))
+    }
+
+    /// Bytes that disk caches may take, where that many are free or theirs. A bucket that is a
+    /// folder is as near as a copy of it would be.
+    pub fn cache_budget(&self, available: u64) -> u64 {
+        let auto = if self.bucket_url.is_near() { 0 } else { CACHE_DISK_BYTES_AUTO };
+        self.cache_disk_bytes.unwrap_or(auto.min(available / 4))
     }
 
     /// Settings that somebody chose, as `name=value`, without secrets: for the start's log line.

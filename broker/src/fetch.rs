@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use levee_hot_log::segment::SegmentError;
 use levee_proto::record::{BatchHeader, HEADER_BYTES};
+use levee_tiering::remote::ReadAhead;
 
 use crate::error::{Error, Result};
 use crate::node::Node;
@@ -61,12 +62,22 @@ const TRIES: usize = 4;
 impl Node {
     /// Reads, and waits at the end of the log for up to `wait`.
     pub async fn fetch(&self, partition: &Partition, fetch: &Fetch) -> Result<Fetched> {
+        self.fetch_ahead(partition, fetch, None).await
+    }
+
+    /// As `fetch`, for a reader that goes from offset to offset.
+    pub async fn fetch_ahead(
+        &self,
+        partition: &Partition,
+        fetch: &Fetch,
+        ahead: Option<&ReadAhead>,
+    ) -> Result<Fetched> {
         let started = self.host.now();
         let (mut ends, mut draining) = (partition.ends(), self.draining());
         loop {
             ends.borrow_and_update();
             let looked = self.host.now();
-            let found = self.fetch_now(partition, fetch.offset, fetch.max_bytes).await;
+            let found = self.fetch_now(partition, fetch.offset, fetch.max_bytes, ahead).await;
             let found = match found {
                 Ok(found) => found,
                 Err(error) => {
@@ -96,7 +107,13 @@ impl Node {
         }
     }
 
-    async fn fetch_now(&self, partition: &Partition, offset: u64, max: usize) -> Result<Fetched> {
+    async fn fetch_now(
+        &self,
+        partition: &Partition,
+        offset: u64,
+        max: usize,
+        ahead: Option<&ReadAhead>,
+    ) -> Result<Fetched> {
         let mut last = None;
         for _ in 0..TRIES {
             let ladder = partition.readable()?;
@@ -126,12 +143,13 @@ impl Node {
                     // The bucket may have a good copy (I17).
                     Err(error) if self.tiers.index.holds(partition.id, offset, offset + 1) => {
                         tracing::warn!(%error, "hot copy is damaged, reading the bucket");
-                        let (bytes, next, from) = self.fetch_remote(partition, offset, max).await?;
+                        let (bytes, next, from) =
+                            self.fetch_remote(partition, offset, max, ahead).await?;
                         return Ok(answer(bytes, next, from));
                     }
                     Err(error) => return Err(Error::corrupt_data(error)),
                 },
-                Local::Remote => match self.fetch_remote(partition, offset, max).await {
+                Local::Remote => match self.fetch_remote(partition, offset, max, ahead).await {
                     Ok((bytes, next, from)) => return Ok(answer(bytes, next, from)),
                     // It may have moved under the read; a bucket that is away has been tried again.
                     Err(error) if !error.retriable => last = Some(error),
@@ -148,15 +166,15 @@ impl Node {
         partition: &Partition,
         offset: u64,
         max: usize,
+        ahead: Option<&ReadAhead>,
     ) -> Result<(Bytes, u64, From)> {
-        let read = self.tiers.reader.read(partition.id, offset, max).await?;
+        let read = self.tiers.reader.read(partition.id, offset, max, ahead).await?;
         let first = read.as_ref().and_then(|read| BatchHeader::decode(&read.batches).ok());
         let is_hole = first.is_none_or(|header| header.base_offset > offset);
         match (read, self.given_up(partition.id, offset)) {
             (Some(read), _) if !is_hole => {
                 let from = if read.cached { From::Cached } else { From::Remote };
-                let next = end_of(&read.batches).max(offset);
-                Ok((read.batches, next, from))
+                Ok((read.batches, read.next_offset, from))
             }
             // Go on behind what an operator gave up.
             (_, Some(end)) => Ok((Bytes::new(), end, From::Nowhere)),

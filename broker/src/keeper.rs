@@ -46,6 +46,7 @@ pub async fn tidy(node: Arc<Node>) {
         if round % SLOW_ROUNDS == 0 {
             let free = node.host.disk().free_bytes(&node.config.data_dir).await.ok();
             *node.disk_free.lock() = free;
+            node.tiers.fit_caches(&node.config, free).await;
         }
         move_tails(&node, &partitions).await;
         make_room(&node, &partitions).await;

@@ -3,6 +3,7 @@
 //! Owns: the numbers of this session's objects, and producer state as objects tell it. Does not
 //! own: when something is uploaded (`offload`), what is referenced (the MetaLog).
 
+mod caches;
 mod numbers;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use parking_lot::Mutex;
 use crate::config::BrokerConfig;
 use crate::error::Error;
 use crate::partition::producers::Producers;
+use caches::Caches;
 pub use numbers::Numbers;
 
 /// Memory for decoded footers.
@@ -54,6 +56,7 @@ pub struct Tiers {
     pub index: Arc<RemoteIndex>,
     pub reader: RemoteReader,
     footers: Arc<Footers>,
+    caches: Option<Caches>,
     pub numbers: Numbers,
     /// Ends and producer state as slots of closed lanes tell it.
     slots: Mutex<BTreeMap<PartitionId, (u64, Producers)>>,
@@ -64,6 +67,7 @@ impl From<FootersError> for Error {
         match error {
             FootersError::Store(error) => Self::store_unavailable(error),
             FootersError::Format { .. } | FootersError::Missing(_) => Self::corrupt_data(error),
+            FootersError::Stopped(_) => Self::session_ended(error),
         }
     }
 }
@@ -85,20 +89,28 @@ impl From<RemoteError> for Error {
             error @ (RemoteError::Missing(_) | RemoteError::Corrupt { .. }) => {
                 Self::corrupt_data(error)
             }
+            RemoteError::Busy(_) => Self::store_unavailable(error),
+            RemoteError::Stopped(_) => Self::session_ended(error),
         }
     }
 }
 
 impl Tiers {
-    pub fn open(host: &Host, store: &Store, config: &BrokerConfig) -> Self {
+    pub async fn open(host: &Host, store: &Store, config: &BrokerConfig) -> Self {
         let index = Arc::new(RemoteIndex::default());
-        let footers = Arc::new(Footers::new(store.clone(), FOOTER_MEMORY));
+        let caches = Caches::open(host, config).await;
+        let on_disk = caches.as_ref();
+        let footers = on_disk.map(|caches| caches.footers.clone());
+        let footers = Footers::new(host.clone(), store.clone(), FOOTER_MEMORY, footers);
+        let footers = Arc::new(footers);
         let read = ReadConfig {
             cache_bytes: config.cache_bytes,
             chunk_bytes: config.cache_chunk_bytes,
             readahead_bytes: config.readahead_bytes,
+            readahead_total_bytes: config.readahead_total_bytes,
         };
         let (at, kept) = (index.clone(), footers.clone());
+        let chunks = on_disk.map(|caches| caches.chunks.clone());
         Self {
             host: host.clone(),
             store: store.clone(),
@@ -107,9 +119,10 @@ impl Tiers {
                 stalled_after: config.upload_progress_timeout,
             },
             verify_data: config.upload_verify_data,
-            reader: RemoteReader::new(host.clone(), store.clone(), read, at, kept),
+            reader: RemoteReader::new(host.clone(), store.clone(), read, at, kept, chunks),
             index,
             footers,
+            caches,
             numbers: Numbers::default(),
             slots: Mutex::default(),
         }
@@ -131,7 +144,14 @@ impl Tiers {
 
     /// The footer of an object as the bucket has it now.
     pub async fn fresh_footer(&self, object: &ObjectRef) -> Result<Arc<Footer>, FootersError> {
-        self.footers.fresh(&object.key().into(), object.bytes).await
+        self.footers.fresh(&object.key(), object.bytes, Some(object.footer_crc)).await
+    }
+
+    /// Gives the disk caches the room that `free` bytes on their disk leave them.
+    pub async fn fit_caches(&self, config: &BrokerConfig, free: Option<u64>) {
+        if let Some(caches) = &self.caches {
+            caches.fit(config, free).await;
+        }
     }
 
     /// Fills the index with all that the MetaLog says is part of the log and that is not in it yet.
@@ -291,7 +311,9 @@ impl Tiers {
         let took = self.host.now().since(started).as_secs_f64();
         metrics::histogram!("levee_upload_seconds").record(took);
         metrics::counter!("levee_upload_bytes_total", "level" => name).increment(bytes);
-        Ok((verified.object, verified.footer))
+        let (object, footer) = (verified.object, verified.footer);
+        self.footers.written(&object.key(), object.bytes, &footer);
+        Ok((object, footer))
     }
 }
 
@@ -301,7 +323,7 @@ pub(crate) async fn read_remote(
     partition: PartitionId,
     offset: u64,
 ) -> Result<Option<Bytes>, SourceError> {
-    match tiers.reader.read(partition, offset, READ_BYTES).await {
+    match tiers.reader.read(partition, offset, READ_BYTES, None).await {
         Ok(read) => Ok(read.map(|read| read.batches)),
         Err(RemoteError::Store(error) | RemoteError::Footer(FootersError::Store(error))) => {
             Err(error.into())

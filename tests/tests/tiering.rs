@@ -14,7 +14,9 @@ use levee_proto::record::{BatchHeader, StoredBatch};
 use levee_runtime::Host;
 use levee_runtime::real::RealWorld;
 use levee_tests::s3::{FakeS3, Fault, Op, Rule};
-use levee_tiering::remote::{Footers, ReadConfig, RemoteIndex, RemoteReader};
+use levee_tiering::remote::{
+    ChunkId, DiskCache, Footers, ReadAhead, ReadConfig, RemoteIndex, RemoteReader,
+};
 use levee_tiering::store::{Progress, Store};
 use levee_tiering::upload::{Part, Pieces, Planned, UploadError};
 
@@ -68,7 +70,7 @@ impl Tier {
     fn new(url: &str) -> Self {
         let host = RealWorld::host();
         let store = Store::open(url, host.clone()).unwrap();
-        let footers = Arc::new(Footers::new(store.clone(), 1 << 20));
+        let footers = Arc::new(Footers::new(host.clone(), store.clone(), 1 << 20, None));
         Self { host, store, index: Arc::default(), footers }
     }
 
@@ -80,18 +82,25 @@ impl Tier {
         Ok(())
     }
 
-    fn reader(&self, readahead_bytes: u64) -> RemoteReader {
+    fn reader(&self) -> RemoteReader {
         let (cache_bytes, chunk_bytes) = (64 << 20, 256 << 10);
-        let config = ReadConfig { cache_bytes, chunk_bytes, readahead_bytes };
+        let (readahead_bytes, readahead_total_bytes) = (4 << 20, 16 << 20);
+        let config =
+            ReadConfig { cache_bytes, chunk_bytes, readahead_bytes, readahead_total_bytes };
         let (store, index) = (self.store.clone(), self.index.clone());
-        RemoteReader::new(self.host.clone(), store, config, index, self.footers.clone())
+        RemoteReader::new(self.host.clone(), store, config, index, self.footers.clone(), None)
     }
 }
 
 /// Everything from `offset` on, in reads of so many bytes, and how many were in memory already.
-async fn read_all(reader: &RemoteReader, n: u32, max_bytes: usize) -> (Vec<u8>, usize) {
+async fn read_all(
+    reader: &RemoteReader,
+    n: u32,
+    max_bytes: usize,
+    ahead: Option<&ReadAhead>,
+) -> (Vec<u8>, usize) {
     let (mut out, mut offset, mut cached) = (Vec::new(), 0, 0);
-    while let Some(read) = reader.read(partition(n), offset, max_bytes).await.unwrap() {
+    while let Some(read) = reader.read(partition(n), offset, max_bytes, ahead).await.unwrap() {
         let walked = check_run(&read.batches, |_, header| {
             offset = header.end_offset();
             true
@@ -115,14 +124,14 @@ async fn shared_and_single_objects_give_back_what_went_in() {
     let keys = tier.store.list("p").await.unwrap();
     assert_eq!(keys.len(), 1, "one partition has an object of its own");
     assert_eq!(tier.store.list("d").await.unwrap().len(), 1);
-    let reader = tier.reader(1 << 20);
-    assert_eq!(read_all(&reader, 1, 50_000).await.0, small.concat());
-    assert_eq!(read_all(&reader, 2, 50_000).await.0, small[0]);
-    assert_eq!(read_all(&reader, 3, 1 << 20).await.0, large.concat());
+    let reader = tier.reader();
+    assert_eq!(read_all(&reader, 1, 50_000, None).await.0, small.concat());
+    assert_eq!(read_all(&reader, 2, 50_000, None).await.0, small[0]);
+    assert_eq!(read_all(&reader, 3, 1 << 20, Some(&reader.read_ahead())).await.0, large.concat());
     // In the middle of a batch: the one that holds the offset is the first.
-    let read = reader.read(partition(3), 12_345, 1).await.unwrap().unwrap();
+    let read = reader.read(partition(3), 12_345, 1, None).await.unwrap().unwrap();
     assert_eq!(BatchHeader::decode(&read.batches).unwrap().base_offset, 12_340);
-    assert!(reader.read(partition(4), 0, 1).await.unwrap().is_none());
+    assert!(reader.read(partition(4), 0, 1, None).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -131,11 +140,13 @@ async fn a_reader_that_goes_on_finds_what_was_read_ahead() {
     let large = batches(20 << 20);
     tier.upload(Level::L2, 1, vec![part(1, &large, None)]).await.unwrap();
     let reads = (20 << 20) / (128 << 10);
-    // Half of the reads of 128 KiB fall into a chunk of 256 KiB that the one before fetched.
-    let (_, without) = read_all(&tier.reader(0), 1, 128 << 10).await;
-    let (_, with) = read_all(&tier.reader(4 << 20), 1, 128 << 10).await;
-    assert!(without < reads * 7 / 10, "{without} of {reads}");
-    assert!(with > reads * 9 / 10, "{with} of {reads}");
+    // Without, half of the reads of 128 KiB fall into a chunk of 256 KiB that the one before fetched.
+    for has_window in [true, false] {
+        let reader = tier.reader();
+        let window = has_window.then(|| reader.read_ahead());
+        let (_, ahead) = read_all(&reader, 1, 128 << 10, window.as_ref()).await;
+        assert!(ahead > reads * 9 / 10, "{ahead} of {reads}");
+    }
 }
 
 #[tokio::test]
@@ -158,7 +169,7 @@ async fn a_footer_larger_than_the_first_guess_is_read_whole() {
     };
     let many = ProducerSnapshot { producers: (0..3000).map(producer).collect() };
     tier.upload(Level::L1, 1, vec![part(1, &data, Some(many.clone()))]).await.unwrap();
-    assert_eq!(read_all(&tier.reader(0), 1, 10_000).await.0, data.concat());
+    assert_eq!(read_all(&tier.reader(), 1, 10_000, None).await.0, data.concat());
     let (_, found) = tier.index.producers(partition(1)).unwrap();
     assert_eq!(found, many);
 }
@@ -185,4 +196,34 @@ async fn nothing_that_is_not_what_was_sent_is_verified() {
     assert!(matches!(error, UploadError::Unlike { .. }), "{error}");
     s3.heal();
     tier.upload(Level::L1, 2, vec![part(1, &data, None)]).await.unwrap();
+}
+
+/// Past the page cache, on a real file system: what was kept is found by the next start.
+#[tokio::test]
+async fn a_disk_cache_outlives_its_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = RealWorld::host();
+    let open = || DiskCache::open(host.clone(), dir.path().join("c"), "chunks", 64 << 20);
+    let id = |number| ChunkId { object: "d/00/object".into(), number };
+    let data = |number: u64| Bytes::from(vec![number as u8; 1000 + number as usize * 9000]);
+    let disk = open().await;
+    for number in 0..100 {
+        disk.put(id(number), data(number));
+        let kept = async {
+            while !disk.holds(&id(number)) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), kept).await.unwrap();
+    }
+    let files = std::fs::read_dir(dir.path().join("c")).unwrap().count();
+    assert!(files > 10, "{files}: full files have a table, the last one is walked");
+    for disk in [&disk, &open().await] {
+        for number in 0..100 {
+            assert_eq!(disk.get(&id(number)).await, Some(data(number)), "{number}");
+        }
+    }
+    disk.clear().await;
+    assert_eq!(std::fs::read_dir(dir.path().join("c")).unwrap().count(), 0);
+    assert_eq!(open().await.get(&id(5)).await, None);
 }

@@ -172,15 +172,17 @@ async fn look(
     }
     let after = log.load().await?;
     let objects = after.objects.values();
-    let objects = objects.map(|object| (Some(object.id()), object.key(), object.bytes));
-    let all: Vec<_> = objects.chain(slots(&before, &after, &listed)).collect();
+    let objects = objects
+        .map(|object| (Some(object.id()), (object.key(), object.bytes, Some(object.footer_crc))));
+    let slots = slots(&before, &after, &listed).into_iter().map(|slot| (None, slot));
+    let all: Vec<(Option<ObjectId>, (String, u64, Option<u32>))> = objects.chain(slots).collect();
     let (mut held, mut unreadable) = (BTreeMap::new(), Vec::new());
     for some in all.chunks(AT_ONCE) {
         for _ in some {
             budget.take(FOOTER_BYTES).await;
         }
-        let asked = some.iter().map(|(_, key, bytes)| (key.as_str().into(), *bytes)).collect();
-        for ((object, key, _), read) in some.iter().zip(footers.read_all(asked).await) {
+        let asked: Vec<_> = some.iter().map(|(_, asked)| asked.clone()).collect();
+        for ((object, (key, ..)), read) in some.iter().zip(footers.fresh_all(asked).await) {
             match read {
                 Ok(footer) => hold(&footer, key, &mut held),
                 // A store that does not answer says nothing about an object.
@@ -205,7 +207,7 @@ fn slots(
     before: &MetaState,
     after: &MetaState,
     listed: &BTreeMap<String, Listed>,
-) -> Vec<(Option<ObjectId>, String, u64)> {
+) -> Vec<(String, u64, Option<u32>)> {
     let mut counting = Vec::new();
     for lane in after.lanes.values().filter(|lane| lane.kind == LaneKind::Object) {
         let was_closed = before.lanes.get(&lane.id).is_some_and(|lane| lane.end.is_some());
@@ -214,7 +216,7 @@ fn slots(
             let key = keys::lane_slot(lane.id, slot);
             // One that is missing is found by the listing.
             if let Some(bytes) = listed.get(&key).map(|found| found.bytes) {
-                counting.push((None, key, bytes));
+                counting.push((key, bytes, None));
             }
         }
     }

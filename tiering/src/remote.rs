@@ -1,12 +1,16 @@
 //! Reading what is in the bucket: which object holds an offset, its footer, its bytes.
 //!
-//! Owns: the index of ranges (`index`), footers (`footers`), reads through a memory cache (`read`).
-//! Does not own: what is referenced (the MetaLog).
+//! Owns: the index of ranges (`index`), footers (`footers`), reads (`read`) through the levels of
+//! the cache (`cache`), read-ahead (`ahead`). Does not own: what is referenced (the MetaLog).
 
+mod ahead;
+mod cache;
 pub mod footers;
 pub mod index;
 pub mod read;
 
+pub use ahead::ReadAhead;
+pub use cache::{ChunkId, DiskCache};
 pub use footers::{Footers, FootersError};
 pub use index::{RangeRef, RemoteIndex, Source};
 pub use read::{ReadConfig, RemoteError, RemoteRead, RemoteReader};

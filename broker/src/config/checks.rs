@@ -21,8 +21,9 @@ pub(super) fn broker(values: &Values) -> Result<(), ConfigError> {
     at_most("hot.segment.bytes", "hot.bytes", 0, "at least one segment must fit")?;
     at_most("tier.l2.bytes", "tier.object.bytes", 0, "an object of one partition is an object")?;
     at_most("cache.chunk.bytes", "readahead.bytes", 0, "reading ahead goes by chunks")?;
-    at_most("readahead.bytes", "cache.bytes", 0, "what is fetched ahead waits in the cache")?;
+    at_most("readahead.bytes", "readahead.total.bytes", 0, "one reader is a part of all")?;
     at_most("upload.progress.timeout", "upload.deadline", 0, "an upload ends at its deadline")?;
+    disk_cache_holds_chunks(values)?;
     wal_file_is_aligned(values)?;
     addresses_differ(values)
 }
@@ -74,6 +75,24 @@ fn at_most(less: &Held, more: &Held, slack: u64, why: &str) -> Result<(), Config
 
 fn show_number(setting: &Setting, number: u64) -> String {
     setting.show(&Value::Bytes(number))
+}
+
+/// A cache that can hold next to nothing would be none, silently.
+fn disk_cache_holds_chunks(values: &Values) -> Result<(), ConfigError> {
+    const CHUNKS: u64 = 16;
+    let (held, chunk) = (values.held("cache.disk.bytes"), values.held("cache.chunk.bytes"));
+    let (Some(bytes), Some(one)) = (held.value.number(), chunk.value.number()) else {
+        return Ok(());
+    };
+    let least = one.saturating_mul(CHUNKS);
+    if bytes == 0 || bytes >= least {
+        return Ok(());
+    }
+    let value = Some(held.setting.show(&held.value));
+    let problem = format!("is less than {CHUNKS} times cache.chunk.bytes");
+    let remedy = format!("choose 0 for none, or at least {}", show_number(held.setting, least));
+    let error = ConfigError::new(held.setting.name, held.origin.clone(), problem, remedy);
+    Err(ConfigError { value, ..error })
 }
 
 fn wal_file_is_aligned(values: &Values) -> Result<(), ConfigError> {

@@ -152,10 +152,20 @@ settings! {
     // Reads from the bucket.
     cache_bytes: u64 = Setting::bytes("cache.bytes", MIB, TIB, "64MiB"),
         "Memory for what was read from the bucket.";
+    cache_disk_bytes: Option<u64> = Setting::bytes("cache.disk.bytes", 0, 1024 * TIB, "auto")
+        .or_absent("auto"),
+        "Disk for copies of what is read from the bucket again and again, and (a sixteenth of it) \
+         of the footers that a start reads. auto: 10GiB, or a quarter of what is free if that is \
+         less; none where the bucket is a folder. It gives way while less than three times \
+         disk.reserve.bytes is free. 0: none.";
     cache_chunk_bytes: u64 = Setting::bytes("cache.chunk.bytes", 64 * KIB, 16 * MIB, "1MiB"),
         "Unit of reading from the bucket and of its cache.";
-    readahead_bytes: u64 = Setting::bytes("readahead.bytes", 64 * KIB, 64 * GIB, "16MiB"),
-        "Bytes that all readers together may fetch ahead of their requests.";
+    readahead_bytes: u64 = Setting::bytes("readahead.bytes", 64 * KIB, 4 * GIB, "16MiB"),
+        "Most bytes that are fetched ahead of one reader. How much it is follows the reader's \
+         speed; nothing for its first read.";
+    readahead_total_bytes: u64 = Setting::bytes(
+        "readahead.total.bytes", 64 * KIB, 64 * GIB, "64MiB"),
+        "Memory for what is fetched ahead of all readers together; they share it evenly.";
 
     // Metadata, retention, garbage.
     meta_retain: Duration = Setting::duration("meta.retain", MINUTE, 365 * DAY, "24h"),

@@ -47,6 +47,10 @@ fn defaults_of_dev() {
     assert_eq!(config.wal_file_bytes, 64 << 20);
     assert_eq!(config.hot_budget(100 << 30), 10 << 30);
     assert_eq!(config.hot_budget(4 << 30), 2 << 30);
+    assert_eq!(config.cache_budget(100 << 30), 0, "the bucket is a folder");
+    let far = dev(&[("bucket.url", "s3://logs")]).unwrap();
+    assert_eq!(far.cache_budget(100 << 30), 10 << 30);
+    assert_eq!(far.cache_budget(4 << 30), 1 << 30);
     let topic = TopicConfig::resolve(&BTreeMap::new(), &config).unwrap();
     assert_eq!(topic.durability_class, DurabilityClass::Local);
     assert_eq!(topic.retention_ms, Some(Duration::from_secs(7 * 86_400)));
@@ -140,6 +144,7 @@ fn bad_values_name_value_bounds_origin_and_remedy() {
         ("topic.durability.class", "replicated", "needs peers"),
         ("topic.cleanup.policy", "compact", "not built yet"),
         ("wal.file.bytes", "67108865", "multiple of 4KiB"),
+        ("cache.disk.bytes", "15MiB", "at least 16MiB"),
         ("http.listen", "127.0.0.1:9644", "grpc.listen"),
     ] {
         let error = refused(&[(name, value)]);

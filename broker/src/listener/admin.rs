@@ -210,7 +210,7 @@ impl Admin for AdminService {
             for partition in &partitions {
                 dropped_bytes += partition.drop_local(u64::MAX, true).await;
             }
-            self.node.tiers.reader.clear();
+            self.node.tiers.reader.clear().await;
         }
         Ok(Response::new(FlushResponse { uploaded_bytes, dropped_bytes }))
     }

@@ -9,7 +9,8 @@ use levee_proto::grpc::{Header, ReadRequest, ReadResponse, ReadStreamRequest, Re
 use levee_proto::record::BatchHeader;
 use levee_proto::record::batch::check_run;
 use levee_proto::record::records::{DecodedRecord, Records};
-use tokio::sync::{mpsc, watch};
+use levee_tiering::remote::ReadAhead;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Status, Streaming};
 
 use crate::error::{Error, Result};
@@ -23,6 +24,10 @@ const BYTES_MAX: usize = 16 << 20;
 /// Memory for the decoded records of an answer, and for those of its first batch alone.
 const DECODED_BYTES: usize = 16 << 20;
 const FIRST_DECODED_BYTES: usize = 96 << 20;
+/// Answers from this size on are decoded beside everything else, and so many of them at a time:
+/// each takes memory and a processor.
+const DECODE_BESIDE: usize = 64 << 10;
+static DECODERS: Semaphore = Semaphore::const_new(2);
 const WAIT_MAX: Duration = Duration::from_secs(300);
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Answers of a stream that are made before the client takes them.
@@ -35,7 +40,7 @@ pub(super) async fn read(node: &Node, request: &ReadRequest) -> Result<ReadRespo
     let min_bytes = request.min_bytes as usize;
     let fetch = Fetch { offset: request.offset, max_bytes: size(request), min_bytes, wait };
     let found = node.fetch(&partition, &fetch).await?;
-    response(found, request.decode, request.offset)
+    response(found, request.decode, request.offset).await
 }
 
 fn size(request: &ReadRequest) -> usize {
@@ -45,7 +50,7 @@ fn size(request: &ReadRequest) -> usize {
     }
 }
 
-fn response(found: Fetched, decode: bool, offset: u64) -> Result<ReadResponse> {
+async fn response(found: Fetched, decode: bool, offset: u64) -> Result<ReadResponse> {
     let mut response = ReadResponse {
         next_offset: found.next_offset,
         high_watermark: found.high_watermark,
@@ -55,13 +60,23 @@ fn response(found: Fetched, decode: bool, offset: u64) -> Result<ReadResponse> {
     };
     match decode {
         true => {
-            let (records, stopped) = records(&found.batches, offset)?;
+            let (records, stopped) = decoded(found.batches, offset).await?;
             response.records = records;
             response.next_offset = stopped.unwrap_or(found.next_offset);
         }
         false => response.batches = found.batches,
     }
     Ok(response)
+}
+
+/// As `records`; much of it away from the threads that answer appends.
+async fn decoded(batches: Bytes, offset: u64) -> Result<(Vec<Record>, Option<u64>)> {
+    if batches.len() < DECODE_BESIDE {
+        return records(&batches, offset);
+    }
+    let _turn = DECODERS.acquire().await;
+    let decoding = tokio::task::spawn_blocking(move || records(&batches, offset));
+    decoding.await.unwrap_or_else(|error| Err(Error::internal(error.to_string())))
 }
 
 /// Decoded records from `offset` on, and where they stop if that is before the end: an answer
@@ -157,7 +172,8 @@ pub(super) async fn stream(
             granted.send_modify(|total| *total = total.saturating_add(more.credit_bytes));
         }
     });
-    let reader = Reader { node, partition, start, heartbeat, credits, sent: 0 };
+    let ahead = node.tiers.reader.read_ahead();
+    let reader = Reader { node, partition, start, heartbeat, credits, sent: 0, ahead };
     tokio::spawn(reader.run(answers));
     Ok(())
 }
@@ -169,6 +185,7 @@ struct Reader {
     heartbeat: Duration,
     credits: watch::Receiver<u64>,
     sent: u64,
+    ahead: ReadAhead,
 }
 
 /// How many answers may wait for the client.
@@ -215,9 +232,9 @@ impl Reader {
             });
         }
         let fetch = Fetch { offset, max_bytes, min_bytes: 1, wait };
-        let found = self.node.fetch(&self.partition, &fetch).await?;
+        let found = self.node.fetch_ahead(&self.partition, &fetch, Some(&self.ahead)).await?;
         self.sent += found.batches.len() as u64;
-        response(found, self.start.decode, offset)
+        response(found, self.start.decode, offset).await
     }
 
     /// Bytes that may be sent; 0 where the client grants none for a heartbeat.

@@ -219,7 +219,7 @@ impl Opening<'_> {
     /// Reads what the bucket holds, however long that takes: before the session, which must not
     /// fall silent, and while the controller goes on.
     async fn load(&self, store: &Store, mut pushes: Pushes) -> Result<(Tiers, Pushes), StartError> {
-        let tiers = Tiers::open(self.host, store, self.config);
+        let tiers = Tiers::open(self.host, store, self.config).await;
         let state = self.view.read().clone();
         {
             let mut loaded = std::pin::pin!(tiers.load(&state));

@@ -26,7 +26,7 @@ pub async fn run(node: Arc<Node>) {
         next = every;
         let cluster = node.view.read().cluster;
         let log = MetaLog::open(node.store.clone(), node.host.clone(), cluster);
-        let footers = Footers::new(node.store.clone(), FOOTER_MEMORY);
+        let footers = Footers::new(node.host.clone(), node.store.clone(), FOOTER_MEMORY, None);
         match audit(&log, &node.store, &footers, &node.budget).await {
             Ok(audit) => tell(&audit),
             Err(error) => {

@@ -29,7 +29,7 @@ pub(super) async fn run(url: &str, output: OutputArgs) -> Result<(), CliError> {
     let cluster = MetaLog::identify(&store, &host).await;
     let cluster = cluster.map_err(|error| CliError::new(error.to_string()))?;
     let log = MetaLog::open(store.clone(), host.clone(), cluster.id);
-    let footers = Footers::new(store.clone(), FOOTER_MEMORY);
+    let footers = Footers::new(host.clone(), store.clone(), FOOTER_MEMORY, None);
     let budget = Budget::new(host, u64::MAX, REQUESTS_PER_SECOND);
     let audit = audit(&log, &store, &footers, &budget).await;
     bar.finish_and_clear();

@@ -107,7 +107,7 @@ impl Cluster {
         let store = Store::over(Arc::new(self.bucket.clone()), "", host.clone(), "sim");
         let cluster = MetaLog::identify(&store, &host).await.expect("it is there");
         let log = MetaLog::open(store.clone(), host.clone(), cluster.id);
-        let footers = Footers::new(store.clone(), 8 << 20);
+        let footers = Footers::new(host.clone(), store.clone(), 8 << 20, None);
         let budget = Budget::new(host, u64::MAX, u64::MAX);
         audit(&log, &store, &footers, &budget).await.expect("it is readable")
     }
@@ -120,8 +120,9 @@ impl Cluster {
     /// As `start`; nothing where the process was killed while it started.
     pub async fn try_start(&self, machine: &SimHost, store: &SimStore) -> Option<Arc<Node>> {
         let host = machine.start();
-        let set: Vec<(&str, &str)> =
-            self.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        // The folder of `dev` is a bucket far away here.
+        let mut set = vec![("cache.disk.bytes", "64MiB")];
+        set.extend(self.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         let mut config = BrokerConfig::dev(Path::new("/data"), &set).expect("settings hold");
         // Filling large files with zeros would be most of a run.
         config.wal_file_bytes = 256 << 10;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,6 +43,7 @@ pub struct SimStore {
     host: Arc<str>,
     inner: Arc<InMemory>,
     faults: Arc<Mutex<Faults>>,
+    gets: Arc<AtomicU64>,
 }
 
 impl SimStore {
@@ -51,7 +53,13 @@ impl SimStore {
             host: "?".into(),
             inner: Arc::new(InMemory::new()),
             faults: Arc::default(),
+            gets: Arc::default(),
         }
+    }
+
+    /// Reads that were asked for so far, by all hosts.
+    pub fn gets(&self) -> u64 {
+        self.gets.load(Ordering::Relaxed)
     }
 
     /// The same bucket as another host sees it, with faults of its own.
@@ -178,6 +186,7 @@ impl ObjectStore for SimStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.gets.fetch_add(1, Ordering::Relaxed);
         self.before("get", location).await?;
         self.slow_read().await;
         self.inner.get_opts(location, options).await

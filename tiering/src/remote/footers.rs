@@ -1,15 +1,19 @@
-//! Footers of tiered objects: by one ranged read of an object's end, kept in memory by bytes.
+//! Footers of tiered objects: by one ranged read of an object's end, kept in memory by bytes, and on
+//! this disk, so that the next start needs no request for each object.
 
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use levee_proto::FormatError;
-use levee_proto::object::{Footer, TRAILER_BYTES, Trailer};
-use moka::future::Cache;
+use levee_proto::crc::crc32c;
+use levee_proto::object::{Footer, Index, Range, TRAILER_BYTES, Trailer};
+use levee_runtime::Host;
+use moka::sync::Cache;
 use thiserror::Error;
 
-use crate::store::{Store, StoreError};
+use super::cache::{ChunkId, DiskCache, Flight, Flights, Hasher, count};
+use crate::store::{Kind, Store, StoreError};
 
 /// The last bytes of an object that are fetched first; most footers fit.
 const TAIL_GUESS: u64 = 64 << 10;
@@ -24,57 +28,86 @@ pub enum FootersError {
     Format { key: String, error: FormatError },
     #[error("object {0} is referenced and not in the bucket")]
     Missing(String),
+    /// The process ends.
+    #[error("reading the footer of object {0} was stopped")]
+    Stopped(String),
 }
 
-/// The same seed gives the same trace: no random hasher.
-type Hasher = BuildHasherDefault<DefaultHasher>;
+type Outcome = Result<Arc<Footer>, FootersError>;
 
 /// See the module.
 pub struct Footers {
+    host: Host,
+    from: Arc<From>,
+    flights: Flights<Arc<str>, Outcome>,
+}
+
+struct From {
     store: Store,
-    cache: Cache<Arc<str>, Arc<Footer>, Hasher>,
+    /// It looks after itself by the real clock: a simulated run must not fill it.
+    memory: Cache<Arc<str>, Arc<Footer>, Hasher>,
+    disk: Option<Arc<DiskCache>>,
 }
 
 impl Footers {
-    /// `memory`: bytes of footers that are kept.
-    pub fn new(store: Store, memory: u64) -> Self {
-        let cache = Cache::builder()
+    /// `memory`: bytes of footers that are kept there.
+    pub fn new(host: Host, store: Store, memory: u64, disk: Option<Arc<DiskCache>>) -> Self {
+        let memory = Cache::builder()
             .max_capacity(memory)
-            .weigher(|_, footer: &Arc<Footer>| weight(footer))
+            .weigher(|key: &Arc<str>, footer: &Arc<Footer>| weight(key, footer))
             .build_with_hasher(Hasher::default());
-        Self { store, cache }
+        let from = Arc::new(From { store, memory, disk });
+        Self { host, from, flights: Flights::new() }
     }
 
     /// The footer of an object of `bytes` bytes.
-    pub async fn get(&self, key: &Arc<str>, bytes: u64) -> Result<Arc<Footer>, FootersError> {
-        let load = self.fetch(key, bytes);
-        self.cache.try_get_with(key.clone(), load).await.map_err(|error| (*error).clone())
-    }
-
-    pub fn forget_all(&self) {
-        self.cache.invalidate_all();
-    }
-
-    /// As the bucket has it now, whatever is kept of it.
-    pub async fn fresh(&self, key: &Arc<str>, bytes: u64) -> Result<Arc<Footer>, FootersError> {
-        self.fetch(key, bytes).await
-    }
-
-    async fn fetch(&self, key: &Arc<str>, bytes: u64) -> Result<Arc<Footer>, FootersError> {
-        let format = |error| FootersError::Format { key: key.to_string(), error };
-        let missing = || FootersError::Missing(key.to_string());
-        let from = bytes.saturating_sub(TAIL_GUESS);
-        let tail = self.store.get_range(key, from..bytes).await?.ok_or_else(missing)?;
-        let trailer = Trailer::decode(&tail, bytes).map_err(format)?;
-        let footer_end = bytes - TRAILER_BYTES as u64;
-        let footer = match trailer.footer_pos.checked_sub(from) {
-            Some(at) => tail.slice(at as usize..(footer_end - from) as usize),
+    pub async fn get(&self, key: &Arc<str>, bytes: u64) -> Outcome {
+        match self.from.memory.get(key) {
+            Some(footer) => Ok(footer),
             None => {
-                let range = trailer.footer_pos..footer_end;
-                self.store.get_range(key, range).await?.ok_or_else(missing)?
+                let loaded = self.load(&self.host, key, bytes).await;
+                loaded.unwrap_or_else(|| Err(FootersError::Stopped(key.to_string())))
             }
+        }
+    }
+
+    /// As the bucket has it now, whatever is kept of it. `crc`: what its reference says of it.
+    pub async fn fresh(&self, key: &str, bytes: u64, crc: Option<u32>) -> Outcome {
+        let (footer, end) = self.from.fetch(key, bytes).await?;
+        let found = crc32c(&end[..end.len() - TRAILER_BYTES]);
+        match crc.is_none_or(|crc| crc == found) {
+            true => Ok(footer),
+            false => {
+                let why = "its footer is another one than was referenced";
+                let error = FormatError::new("object", 0, why);
+                Err(FootersError::Format { key: key.to_owned(), error })
+            }
+        }
+    }
+
+    /// As `fresh`, for many objects, each with its own answer.
+    pub async fn fresh_all(&self, objects: Vec<(String, u64, Option<u32>)>) -> Vec<Outcome> {
+        let load = |(key, bytes, crc): (String, u64, Option<u32>)| async move {
+            self.fresh(&key, bytes, crc).await
         };
-        Ok(Arc::new(trailer.footer(&footer).map_err(format)?))
+        let loads = objects.into_iter().map(load);
+        stream::iter(loads).buffered(SIDE_BY_SIDE).collect().await
+    }
+
+    /// A footer that is in memory.
+    pub(crate) fn here(&self, key: &Arc<str>) -> Option<Arc<Footer>> {
+        self.from.memory.get(key)
+    }
+
+    /// Has a footer fetched that will be asked for soon.
+    pub(crate) fn prepare(&self, host: &Host, key: &Arc<str>, bytes: u64) {
+        drop(self.load(host, key, bytes));
+    }
+
+    fn load(&self, host: &Host, key: &Arc<str>, bytes: u64) -> Flight<Outcome> {
+        let (from, wanted) = (self.from.clone(), key.clone());
+        let load = || async move { from.load(&wanted, bytes).await };
+        self.flights.join(host, "footer", key.clone(), load).0
     }
 
     /// Footers of many objects, in the order given.
@@ -99,14 +132,99 @@ impl Footers {
     ) -> impl Iterator<Item = impl Future<Output = Result<Arc<Footer>, FootersError>>> + '_ {
         objects.into_iter().map(move |(key, bytes)| async move { self.get(&key, bytes).await })
     }
+
+    /// Keeps the footer of an object that this process wrote, for its next start.
+    pub fn written(&self, key: &str, bytes: u64, footer: &Footer) {
+        let Some(disk) = &self.from.disk else { return };
+        let encoded = footer.encode();
+        let Some(before) = bytes.checked_sub((encoded.len() + TRAILER_BYTES) as u64) else {
+            return;
+        };
+        let trailer = Trailer {
+            footer_pos: before,
+            footer_len: encoded.len() as u32,
+            footer_crc: crc32c(&encoded),
+            // Of data that nobody checks by this copy.
+            body_crc: 0,
+        };
+        disk.put(ChunkId { object: key.into(), number: bytes }, end_of(&encoded, &trailer));
+    }
+
+    pub async fn forget_all(&self) {
+        self.from.memory.invalidate_all();
+        if let Some(disk) = &self.from.disk {
+            disk.clear().await;
+        }
+    }
 }
 
-fn weight(footer: &Footer) -> u32 {
-    use levee_proto::object::Index;
-    let index = |range: &levee_proto::object::Range| match &range.index {
-        Index::Full(entries) => entries.len() * 48,
-        Index::Sparse(entries) => entries.len() * 24,
+impl From {
+    async fn load(&self, key: &Arc<str>, bytes: u64) -> Outcome {
+        let id = ChunkId { object: key.clone(), number: bytes };
+        if let Some(disk) = &self.disk {
+            let kept = disk.get(&id).await;
+            count("footers", kept.is_some());
+            if let Some(footer) = kept.and_then(|end| decoded(&end, bytes)) {
+                self.memory.insert(key.clone(), footer.clone());
+                return Ok(footer);
+            }
+        }
+        let (footer, end) = self.fetch(key, bytes).await?;
+        if let Some(disk) = &self.disk {
+            disk.put(id, end);
+        }
+        self.memory.insert(key.clone(), footer.clone());
+        Ok(footer)
+    }
+
+    /// Also the end of the object from the footer on.
+    async fn fetch(&self, key: &str, bytes: u64) -> Result<(Arc<Footer>, Bytes), FootersError> {
+        let format = |error| FootersError::Format { key: key.to_owned(), error };
+        let missing = || FootersError::Missing(key.to_owned());
+        let from = bytes.saturating_sub(TAIL_GUESS);
+        let tail = match self.store.get_range(key, from..bytes).await {
+            // The object is there and ends early: that is no trouble of the store.
+            Err(short) if short.kind == Kind::Short => {
+                return Err(format(FormatError::new("object", 0, short.message)));
+            }
+            read => read?.ok_or_else(missing)?,
+        };
+        let trailer = Trailer::decode(&tail, bytes).map_err(format)?;
+        let footer_end = bytes - TRAILER_BYTES as u64;
+        let footer = match trailer.footer_pos.checked_sub(from) {
+            Some(at) => tail.slice(at as usize..(footer_end - from) as usize),
+            None => {
+                let range = trailer.footer_pos..footer_end;
+                self.store.get_range(key, range).await?.ok_or_else(missing)?
+            }
+        };
+        Ok((Arc::new(trailer.footer(&footer).map_err(format)?), end_of(&footer, &trailer)))
+    }
+}
+
+/// Footer and trailer, as they stand in an object.
+fn end_of(footer: &[u8], trailer: &Trailer) -> Bytes {
+    let mut end = BytesMut::with_capacity(footer.len() + TRAILER_BYTES);
+    end.extend_from_slice(footer);
+    end.extend_from_slice(&trailer.encode());
+    end.freeze()
+}
+
+/// The footer in the end of an object of `bytes` bytes.
+fn decoded(end: &[u8], bytes: u64) -> Option<Arc<Footer>> {
+    let trailer = Trailer::decode(end, bytes).ok()?;
+    trailer.footer(end.get(..trailer.footer_len as usize)?).ok().map(Arc::new)
+}
+
+/// Bytes in memory, producers included.
+fn weight(key: &str, footer: &Footer) -> u32 {
+    let range = |range: &Range| {
+        let index = match &range.index {
+            Index::Full(entries) => entries.len() * 48,
+            Index::Sparse(entries) => entries.len() * 24,
+        };
+        200 + index + range.producers.as_ref().map_or(0, |all| 2 * all.encoded_len())
     };
-    let bytes: usize = footer.ranges.iter().map(|range| 200 + index(range)).sum();
-    u32::try_from(bytes).unwrap_or(u32::MAX)
+    let ranges: usize = footer.ranges.iter().map(range).sum();
+    u32::try_from(key.len() + 100 + ranges).unwrap_or(u32::MAX)
 }

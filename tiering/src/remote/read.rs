@@ -1,7 +1,6 @@
-//! Reading record batches from the bucket: aligned chunks through a byte-bounded memory cache, with
-//! read-ahead. Every batch is checked before it is given out (I17).
+//! Reading record batches from the bucket, through the cache and with read-ahead. Every batch is
+//! checked before it is given out (I17).
 
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -10,12 +9,13 @@ use levee_proto::head::HEAD_BYTES;
 use levee_proto::ids::PartitionId;
 use levee_proto::limits::SPARSE_INDEX_STRIDE;
 use levee_proto::object::Range;
+use levee_proto::record::BatchHeader;
 use levee_proto::record::seek::{Seek, next_read, seek};
 use levee_runtime::Host;
-use moka::future::Cache;
 use thiserror::Error;
-use tokio::sync::Semaphore;
 
+use super::ahead::{Ahead, Answered, ReadAhead, Strays};
+use super::cache::{ChunkId, Chunks, Coming, DiskCache, Level, Urgency, count};
 use super::footers::{Footers, FootersError};
 use super::index::{RangeRef, RemoteIndex};
 use crate::store::{Store, StoreError};
@@ -27,8 +27,10 @@ pub struct ReadConfig {
     pub cache_bytes: u64,
     /// Unit of reads. Default 1 MiB.
     pub chunk_bytes: u64,
-    /// Bytes that all readers together fetch ahead. Default 16 MiB.
+    /// Bytes that are fetched ahead of one reader. Default 16 MiB.
     pub readahead_bytes: u64,
+    /// Bytes that are fetched ahead of all readers together. Default 64 MiB.
+    pub readahead_total_bytes: u64,
 }
 
 #[derive(Debug, Clone, Error)]
@@ -42,78 +44,125 @@ pub enum RemoteError {
     Missing(String),
     #[error("object {key}, byte {pos}, offset {offset}: {error}")]
     Corrupt { key: String, pos: u64, offset: u64, error: FormatError },
+    /// The bucket is slow, and many read from it.
+    #[error("object {0} waits behind too many others that are read from the bucket")]
+    Busy(String),
+    /// The process ends.
+    #[error("reading object {0} was stopped")]
+    Stopped(String),
 }
 
 /// Whole batches from the bucket.
 #[derive(Debug, Clone)]
 pub struct RemoteRead {
     pub batches: Bytes,
-    /// Nothing had to be fetched.
+    /// Offset after the last of them.
+    pub next_offset: u64,
+    /// Nothing was fetched for it, or it was fetched ahead.
     pub cached: bool,
 }
 
-type Hasher = BuildHasherDefault<DefaultHasher>;
-type ChunkId = (Arc<str>, u64);
-
 /// See the module.
 pub struct RemoteReader {
-    shared: Arc<Shared>,
+    host: Host,
+    chunks: Arc<Chunks>,
+    ahead: Arc<Ahead>,
+    strays: Strays,
     index: Arc<RemoteIndex>,
     footers: Arc<Footers>,
 }
 
-struct Shared {
-    host: Host,
-    store: Store,
-    config: ReadConfig,
-    chunks: Cache<ChunkId, Bytes, Hasher>,
-    ahead: Arc<Semaphore>,
+/// Bytes of an object, and where they came from.
+struct Stretch {
+    bytes: Bytes,
+    cached: bool,
+    has_waited: bool,
+}
+
+/// Batches of a range, and what stands behind them.
+struct Found {
+    read: RemoteRead,
+    pos: u64,
+    has_waited: bool,
 }
 
 impl RemoteReader {
+    /// `disk`: where chunks are kept beside memory.
     pub fn new(
         host: Host,
         store: Store,
         config: ReadConfig,
         index: Arc<RemoteIndex>,
         footers: Arc<Footers>,
+        disk: Option<Arc<DiskCache>>,
     ) -> Self {
-        let chunks = Cache::builder()
-            .max_capacity(config.cache_bytes)
-            .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX))
-            .build_with_hasher(Hasher::default());
-        let ahead =
-            Arc::new(Semaphore::new((config.readahead_bytes / config.chunk_bytes) as usize));
-        Self { shared: Arc::new(Shared { host, store, config, chunks, ahead }), index, footers }
+        let ReadConfig { cache_bytes, chunk_bytes, .. } = config;
+        let chunks = Chunks::new(host.clone(), store, cache_bytes, chunk_bytes, disk);
+        let chunks = Arc::new(chunks);
+        let ahead = Arc::new(Ahead::new(
+            host.clone(),
+            chunks.clone(),
+            index.clone(),
+            footers.clone(),
+            (config.readahead_bytes, config.readahead_total_bytes),
+        ));
+        Self { host, chunks, ahead, strays: Strays::default(), index, footers }
+    }
+
+    /// The window of a reader that goes from offset to offset, for `read`.
+    pub fn read_ahead(&self) -> ReadAhead {
+        ReadAhead::new(self.ahead.clone())
+    }
+
+    /// Bytes that are held for readers that go on, or on their way to them.
+    pub fn ahead_bytes(&self) -> u64 {
+        self.ahead.held_bytes()
     }
 
     /// Whole batches of `partition`, the first one holding `offset` or the next one above it; up to
-    /// `max_bytes`, at least one. Nothing where no object holds anything at or above `offset`.
+    /// `max_bytes`, at least one. Nothing where no object holds anything at or above `offset`. A
+    /// reader without a window of its own is known by where it goes on.
     pub async fn read(
         &self,
         partition: PartitionId,
         offset: u64,
         max_bytes: usize,
+        ahead: Option<&ReadAhead>,
     ) -> Result<Option<RemoteRead>, RemoteError> {
         let Some(place) = self.index.locate(partition, offset) else { return Ok(None) };
-        let started = self.shared.host.now();
+        let started = self.host.now();
+        let stray = ahead.is_none().then(|| self.strays.take(&self.ahead, partition, offset));
+        let window = ahead.or(stray.as_ref());
         let footer = self.footers.get(&place.key, place.object_bytes).await?;
         let missing = || RemoteError::Missing(place.key.to_string());
         let range = footer.ranges.get(place.number as usize).ok_or_else(missing)?;
-        let first = self.read_range(&place, range, offset, max_bytes).await;
-        let read = match first {
+        let first = self.read_range(&place, range, offset, max_bytes, window).await;
+        let found = match first {
             Err(RemoteError::Corrupt { key, pos, .. }) => {
-                // The copy in memory may be the damaged one: once more from the bucket.
+                // A copy of this broker may be the damaged one: once more from the bucket.
                 tracing::warn!(key, pos, "damaged bytes read from the bucket, fetching again");
-                self.shared.forget(&place.key, range).await;
-                self.read_range(&place, range, offset, max_bytes).await
+                self.forget(&place.key, range, window);
+                self.read_range(&place, range, offset, max_bytes, None).await
             }
             other => other,
         }?;
-        let took = self.shared.host.now().since(started).as_secs_f64();
+        if let Some(window) = window {
+            window.answered(&Answered {
+                partition,
+                place: &place,
+                footer: &footer,
+                from: offset,
+                next: found.read.next_offset,
+                pos: found.pos,
+                has_waited: found.has_waited,
+            });
+        }
+        if let Some(stray) = stray {
+            self.strays.put_back(stray);
+        }
+        let took = self.host.now().since(started).as_secs_f64();
         metrics::histogram!("levee_remote_read_seconds").record(took);
-        metrics::gauge!("levee_cache_bytes").set(self.shared.chunks.weighted_size() as f64);
-        Ok(Some(read))
+        Ok(Some(found.read))
     }
 
     async fn read_range(
@@ -122,24 +171,34 @@ impl RemoteReader {
         range: &Range,
         offset: u64,
         max_bytes: usize,
-    ) -> Result<RemoteRead, RemoteError> {
-        let mut at = u64::from(range.seek(offset));
-        let mut len = (max_bytes.saturating_add(SPARSE_INDEX_STRIDE) as u64).min(range.len - at);
-        let mut cached = true;
+        ahead: Option<&ReadAhead>,
+    ) -> Result<Found, RemoteError> {
+        // A reader that goes on begins at its batch, any other one a little before.
+        let known = ahead.and_then(|ahead| ahead.place(&place.key, offset));
+        let known = known.and_then(|pos| pos.checked_sub(range.pos)).filter(|at| *at < range.len);
+        let mut at = known.unwrap_or_else(|| u64::from(range.seek(offset)));
+        let spare = if known.is_some() { 0 } else { SPARSE_INDEX_STRIDE };
+        let mut len = (max_bytes.saturating_add(spare) as u64).min(range.len - at);
+        let (mut cached, mut has_waited) = (true, false);
         loop {
-            let (bytes, from_cache) =
-                self.shared.bytes(&place.key, place.object_bytes, range.pos + at, len).await?;
-            cached &= from_cache;
+            let stretch = self.bytes(place, range.pos + at, len, ahead).await?;
+            cached &= stretch.cached;
+            has_waited |= stretch.has_waited;
             let corrupt = |error| RemoteError::Corrupt {
                 key: place.key.to_string(),
                 pos: range.pos + at,
                 offset,
                 error,
             };
-            match seek(&bytes, offset, max_bytes).map_err(corrupt)? {
+            match seek(&stretch.bytes, offset, max_bytes).map_err(corrupt)? {
                 Seek::Batches(found) => {
-                    self.shared.read_ahead(place, range.pos + at + found.end as u64, range);
-                    return Ok(RemoteRead { batches: bytes.slice(found), cached });
+                    let start = range.pos + at;
+                    let pos = start + found.end as u64;
+                    self.chunks.used(&place.key, start + found.start as u64..pos);
+                    let batches = stretch.bytes.slice(found);
+                    let next_offset = end_of(&batches).max(offset);
+                    let read = RemoteRead { batches, next_offset, cached };
+                    return Ok(Found { read, pos, has_waited });
                 }
                 Seek::Needs { from, bytes } => {
                     (at, len) = next_read((at, len, range.len), from, bytes).map_err(corrupt)?;
@@ -148,100 +207,80 @@ impl RemoteReader {
         }
     }
 
-    /// Drops what is in memory.
-    pub fn clear(&self) {
-        self.shared.chunks.invalidate_all();
-        self.footers.forget_all();
+    /// Bytes of an object. All its chunks are asked for at once.
+    async fn bytes(
+        &self,
+        place: &RangeRef,
+        pos: u64,
+        len: u64,
+        ahead: Option<&ReadAhead>,
+    ) -> Result<Stretch, RemoteError> {
+        let size = self.chunks.chunk_bytes();
+        let (first, last) = (pos / size, (pos + len.max(1) - 1) / size);
+        let asked: Vec<(ChunkId, Coming)> = (first..=last)
+            .map(|number| {
+                let id = ChunkId { object: place.key.clone(), number };
+                let prepared = ahead.and_then(|ahead| ahead.take(&id));
+                let ask = || self.chunks.ask(&id, place.object_bytes, Urgency::Waiting);
+                let chunk = prepared.unwrap_or_else(ask);
+                (id, chunk)
+            })
+            .collect();
+        let (mut pieces, mut cached, mut has_waited) = (Vec::new(), true, false);
+        for (id, chunk) in asked {
+            let is_here = chunk.is_here();
+            let (bytes, level) = chunk.get(&id).await?;
+            let level = if is_here { Level::Memory } else { level };
+            if is_here {
+                count("memory", true);
+            }
+            has_waited |= !is_here;
+            cached &= level < Level::Bucket;
+            let start = id.number * size;
+            let from = pos.saturating_sub(start).min(bytes.len() as u64) as usize;
+            let to = (pos + len - start).min(bytes.len() as u64) as usize;
+            pieces.push(bytes.slice(from..to));
+        }
+        Ok(Stretch { bytes: join(pieces, len), cached, has_waited })
+    }
+
+    /// Drops every copy of a range.
+    fn forget(&self, key: &Arc<str>, range: &Range, ahead: Option<&ReadAhead>) {
+        let size = self.chunks.chunk_bytes();
+        let from = range.pos.max(HEAD_BYTES as u64) / size;
+        for number in from..=(range.pos + range.len) / size {
+            self.chunks.forget(&ChunkId { object: key.clone(), number });
+        }
+        if let Some(ahead) = ahead {
+            ahead.forget();
+        }
+    }
+
+    /// Drops all copies.
+    pub async fn clear(&self) {
+        self.strays.clear();
+        self.chunks.clear().await;
+        self.footers.forget_all().await;
     }
 }
 
-impl Shared {
-    /// Bytes of an object through the cache, and whether all of them were there.
-    async fn bytes(
-        self: &Arc<Self>,
-        key: &Arc<str>,
-        object_bytes: u64,
-        pos: u64,
-        len: u64,
-    ) -> Result<(Bytes, bool), RemoteError> {
-        let size = self.config.chunk_bytes;
-        let (first, last) = (pos / size, (pos + len.max(1) - 1) / size);
-        let mut pieces = Vec::with_capacity((last - first + 1) as usize);
-        let mut cached = true;
-        for number in first..=last {
-            let (chunk, from_cache) = self.chunk(key, object_bytes, number).await?;
-            cached &= from_cache;
-            let start = number * size;
-            let from = pos.saturating_sub(start).min(chunk.len() as u64) as usize;
-            let to = (pos + len - start).min(chunk.len() as u64) as usize;
-            pieces.push(chunk.slice(from..to));
-        }
-        if let [one] = pieces.as_slice() {
-            return Ok((one.clone(), cached));
-        }
-        let mut joined = BytesMut::with_capacity(len as usize);
-        pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
-        Ok((joined.freeze(), cached))
+/// Offset after the last of whole checked batches.
+fn end_of(batches: &[u8]) -> u64 {
+    let (mut at, mut end) = (0, 0);
+    while let Ok(header) = BatchHeader::decode(batches.get(at..).unwrap_or_default()) {
+        end = header.end_offset();
+        at += header.bytes as usize;
     }
+    end
+}
 
-    /// One chunk; many readers share one fetch. It runs on its own task: a caller that gives up
-    /// does not stop it.
-    async fn chunk(
-        self: &Arc<Self>,
-        key: &Arc<str>,
-        object_bytes: u64,
-        number: u64,
-    ) -> Result<(Bytes, bool), RemoteError> {
-        let id = (key.clone(), number);
-        if let Some(found) = self.chunks.get(&id).await {
-            metrics::counter!("levee_cache_hits_total").increment(1);
-            return Ok((found, true));
-        }
-        metrics::counter!("levee_cache_misses_total").increment(1);
-        let shared = self.clone();
-        let fetched = self.host.spawn("chunk", async move {
-            let load = shared.fetch(&id.0, object_bytes, number);
-            let got = shared.chunks.try_get_with(id.clone(), load).await;
-            got.map_err(|error| (*error).clone())
-        });
-        let stopped = || RemoteError::Missing(key.to_string());
-        Ok((fetched.await.ok_or_else(stopped)??, false))
-    }
-
-    async fn fetch(&self, key: &str, object_bytes: u64, number: u64) -> Result<Bytes, RemoteError> {
-        let start = number * self.config.chunk_bytes;
-        let end = (start + self.config.chunk_bytes).min(object_bytes);
-        let got = self.store.get_range(key, start..end).await?;
-        got.ok_or_else(|| RemoteError::Missing(key.to_owned()))
-    }
-
-    /// Fetches the chunks after `pos` as far as the range goes and the bound allows.
-    fn read_ahead(self: &Arc<Self>, place: &RangeRef, pos: u64, range: &Range) {
-        const CHUNKS: u64 = 4;
-        let size = self.config.chunk_bytes;
-        let last = (range.pos + range.len - 1) / size;
-        let next = pos / size;
-        for number in next..=last.min(next + CHUNKS) {
-            let id = (place.key.clone(), number);
-            if self.chunks.contains_key(&id) {
-                continue;
-            }
-            let Ok(permit) = self.ahead.clone().try_acquire_owned() else { return };
-            let (shared, key, bytes) = (self.clone(), place.key.clone(), place.object_bytes);
-            drop(self.host.spawn("read-ahead", async move {
-                let load = shared.fetch(&key, bytes, number);
-                // What fails here is asked for again by the read that needs it.
-                drop(shared.chunks.try_get_with(id, load).await);
-                drop(permit);
-            }));
-        }
-    }
-
-    async fn forget(&self, key: &Arc<str>, range: &Range) {
-        let size = self.config.chunk_bytes;
-        let from = range.pos.max(HEAD_BYTES as u64) / size;
-        for number in from..=(range.pos + range.len) / size {
-            self.chunks.invalidate(&(key.clone(), number)).await;
+fn join(mut pieces: Vec<Bytes>, len: u64) -> Bytes {
+    match pieces.len() {
+        1 => pieces.swap_remove(0),
+        _ => {
+            let mut joined = BytesMut::with_capacity(len as usize);
+            pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
+            joined.freeze()
         }
     }
 }
