@@ -8,12 +8,18 @@
 //! - Nothing is ever replaced, so no other conditional operation is needed of a store.
 //! - The transport retries nothing. Reads, lists and deletes are retried here until a deadline.
 
+mod aws_profile;
+mod cloud;
 mod direct;
 mod error;
 mod folder;
 mod list;
 pub mod open;
+pub mod options;
 pub mod probe;
+mod s3;
+mod server;
+mod service;
 pub mod transfer;
 
 use std::future::Future;
@@ -33,6 +39,7 @@ use object_store::{
 use direct::DIRECT_ABOVE;
 pub use error::{Kind, Op, StoreError};
 pub use list::Listed;
+use server::Server;
 pub use transfer::{MULTIPART_ABOVE, Progress};
 
 /// How long one request may take, and how long an operation is retried.
@@ -61,8 +68,12 @@ pub struct Store {
     host: Host,
     name: Arc<str>,
     deadlines: Deadlines,
+    /// Whether listings come in the order of keys.
+    lists_in_order: bool,
     /// Where a `file://` bucket is.
     folder: Option<Arc<std::path::Path>>,
+    /// Who answers, where somebody does.
+    server: Option<Server>,
 }
 
 /// What came of a create.
@@ -98,7 +109,8 @@ impl Store {
     pub fn over(inner: Arc<dyn ObjectStore>, prefix: &str, host: Host, name: &str) -> Self {
         let prefix = Path::from(prefix);
         let deadlines = Deadlines::default();
-        Self { inner, prefix, host, name: name.into(), deadlines, folder: None }
+        let (lists_in_order, folder, server) = (true, None, None);
+        Self { inner, prefix, host, name: name.into(), deadlines, lists_in_order, folder, server }
     }
 
     pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
@@ -109,6 +121,16 @@ impl Store {
     /// The bucket's URL without secrets.
     pub fn describe(&self) -> &str {
         &self.name
+    }
+
+    /// Address and name of the server behind it, as far as it told them.
+    pub fn server(&self) -> Option<String> {
+        self.server.as_ref().and_then(Server::describe)
+    }
+
+    /// An error of this store.
+    fn error(&self, op: Op, key: &str, kind: Kind, why: impl Into<String>) -> StoreError {
+        StoreError::new(op, key, kind, why).in_bucket(&self.name)
     }
 
     fn path(&self, key: &str) -> Path {
@@ -240,7 +262,7 @@ impl Store {
         match self.once(Op::GetRange, key, got).await {
             Ok((size, _)) if size < end => {
                 let why = format!("it has {size} bytes, and byte {end} was asked for");
-                Err(StoreError::new(Op::GetRange, key, Kind::Short, why))
+                Err(self.error(Op::GetRange, key, Kind::Short, why))
             }
             Ok((_, bytes)) => self.whole(Op::GetRange, key, bytes, wanted).map(Some),
             Err(error) if error.kind == Kind::NotFound => Ok(None),
@@ -252,7 +274,7 @@ impl Store {
     fn whole(&self, op: Op, key: &str, bytes: Bytes, wanted: u64) -> Result<Bytes, StoreError> {
         if bytes.len() as u64 != wanted {
             let why = format!("{} of {wanted} bytes came", bytes.len());
-            return Err(StoreError::new(op, key, Kind::Unavailable, why));
+            return Err(self.error(op, key, Kind::Unavailable, why));
         }
         metrics::counter!("levee_store_bytes_total", "op" => op.name()).increment(wanted);
         Ok(bytes)
@@ -303,10 +325,10 @@ impl Store {
         let started = self.host.now();
         let answer = match self.host.timeout(deadline, request).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(StoreError::of(op, key, &error)),
+            Ok(Err(error)) => Err(StoreError::of(op, key, &error).in_bucket(&self.name)),
             Err(_) => {
                 let why = format!("no answer within {deadline:?}");
-                Err(StoreError::new(op, key, Kind::Timeout, why))
+                Err(self.error(op, key, Kind::Timeout, why))
             }
         };
         let outcome = answer.as_ref().map_or_else(|e| e.kind.name(), |_| "ok");

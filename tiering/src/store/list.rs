@@ -71,9 +71,8 @@ impl Store {
         max: usize,
         listed: &mut Vec<Listed>,
     ) -> Result<(), StoreError> {
-        // A folder on disk is not read in the order of keys: all of it, or none.
-        let is_sorted = self.folder.is_none();
-        if !is_sorted {
+        // In no order (a folder on disk): all of it, or none.
+        if !self.lists_in_order {
             listed.clear();
         }
         let root = self.prefix.parts().count();
@@ -84,7 +83,7 @@ impl Store {
             None => self.inner.list(Some(&path)),
         };
         let mut pages = found.try_ready_chunks(PAGE);
-        while !is_sorted || listed.len() < max {
+        while !self.lists_in_order || listed.len() < max {
             let page = async { pages.try_next().await.map_err(|TryReadyChunksError(_, e)| e) };
             let Some(page) = self.once(Op::List, folder, page).await? else { break };
             listed.extend(page.into_iter().map(|meta| below(root, &meta)));
