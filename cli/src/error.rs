@@ -13,6 +13,8 @@ pub enum CliError {
     Failed { message: String, next_step: Option<String> },
     /// What was asked for makes no sense: exit code 2, as clap's own errors.
     Usage(String),
+    /// A server does not answer or denies: exit code 3.
+    Unreachable(String),
     /// Whoever read our output went away: not an error of ours.
     ClosedPipe,
 }
@@ -37,6 +39,7 @@ impl CliError {
             Self::ClosedPipe => return ExitCode::SUCCESS,
             Self::Failed { .. } => 1,
             Self::Usage(_) => 2,
+            Self::Unreachable(_) => 3,
         };
         eprintln!("levee: {self}");
         ExitCode::from(code)
@@ -46,9 +49,9 @@ impl CliError {
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed { message, next_step: None } | Self::Usage(message) => {
-                f.write_str(message)
-            }
+            Self::Failed { message, next_step: None }
+            | Self::Usage(message)
+            | Self::Unreachable(message) => f.write_str(message),
             Self::Failed { message, next_step: Some(step) } => write!(f, "{message}\n  {step}"),
             Self::ClosedPipe => f.write_str("the reader of the output went away"),
         }

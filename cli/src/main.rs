@@ -18,6 +18,7 @@ mod produce;
 mod remote;
 mod serve;
 mod settings;
+mod storage;
 mod tier;
 mod topic;
 
@@ -56,6 +57,8 @@ enum Command {
     Consume(consume::Args),
     /// What is hot, what is in the bucket, what waits.
     Tier(tier::Args),
+    /// Check whether a bucket is one that Levee can use.
+    Storage(storage::Args),
     /// Explain the settings of a broker and of topics.
     Config(config::Args),
 }
@@ -84,6 +87,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Produce(args) => produce::run(args).await,
         Command::Consume(args) => consume::run(args).await,
         Command::Tier(args) => tier::run(args).await,
+        Command::Storage(args) => storage::run(args).await,
         Command::Config(args) => config::run(args),
     }
 }

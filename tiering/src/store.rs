@@ -74,6 +74,8 @@ pub struct Store {
     folder: Option<Arc<std::path::Path>>,
     /// Who answers, where somebody does.
     server: Option<Server>,
+    /// What people should know who use it.
+    caveat: Option<&'static str>,
 }
 
 /// What came of a create.
@@ -109,8 +111,17 @@ impl Store {
     pub fn over(inner: Arc<dyn ObjectStore>, prefix: &str, host: Host, name: &str) -> Self {
         let prefix = Path::from(prefix);
         let deadlines = Deadlines::default();
-        let (lists_in_order, folder, server) = (true, None, None);
-        Self { inner, prefix, host, name: name.into(), deadlines, lists_in_order, folder, server }
+        Self {
+            inner,
+            prefix,
+            host,
+            name: name.into(),
+            deadlines,
+            lists_in_order: true,
+            folder: None,
+            server: None,
+            caveat: None,
+        }
     }
 
     pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
@@ -126,6 +137,11 @@ impl Store {
     /// Address and name of the server behind it, as far as it told them.
     pub fn server(&self) -> Option<String> {
         self.server.as_ref().and_then(Server::describe)
+    }
+
+    /// What people should know who use it, beyond what the probe can see.
+    pub fn caveat(&self) -> Option<&'static str> {
+        self.caveat
     }
 
     /// An error of this store.

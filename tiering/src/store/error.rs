@@ -62,8 +62,10 @@ pub enum Kind {
     Denied,
     /// The disk under a folder failed a sync.
     Disk,
-    /// The request can never work: a wrong URL, an operation the store does not have.
+    /// The request can never work: a wrong URL, no such bucket.
     Invalid,
+    /// The store does not have this operation.
+    Unsupported,
 }
 
 impl Kind {
@@ -78,6 +80,7 @@ impl Kind {
             Self::Denied => "denied",
             Self::Disk => "disk",
             Self::Invalid => "invalid",
+            Self::Unsupported => "unsupported",
         }
     }
 }
@@ -105,6 +108,7 @@ fn remedy(op: Op, kind: Kind) -> &'static str {
         Kind::Denied => "; check the credentials and that they may read, write, list and delete",
         Kind::Throttled => "; the store limits the request rate",
         Kind::Invalid => "; check the bucket URL, and that the bucket is there",
+        Kind::Unsupported => "; the store lacks what Levee needs",
         Kind::Disk => "; check the disk",
         Kind::Unavailable | Kind::Timeout | Kind::NotFound | Kind::Short | Kind::Exists => "",
     }
@@ -142,10 +146,10 @@ impl StoreError {
                 Kind::Exists
             }
             E::PermissionDenied { .. } | E::Unauthenticated { .. } => Kind::Denied,
-            E::NotSupported { .. }
-            | E::NotImplemented { .. }
-            | E::InvalidPath { .. }
-            | E::UnknownConfigurationKey { .. } => Kind::Invalid,
+            E::NotSupported { .. } | E::NotImplemented { .. } => Kind::Unsupported,
+            E::InvalidPath { .. } | E::UnknownConfigurationKey { .. } => Kind::Invalid,
+            // What S3 servers say of a header that they do not know.
+            _ if text.contains("NotImplemented") => Kind::Unsupported,
             _ if text.contains("Unable to sync data to disk") => Kind::Disk,
             // The crate gives no status: only its text tells throttling from other trouble.
             _ if text.contains("SlowDown") || text.contains("429") || text.contains("503") => {

@@ -63,6 +63,14 @@ impl Store {
         Ok(listed)
     }
 
+    /// Whether the store gives a folder in the order of keys, where Levee relies on it.
+    pub(super) async fn is_listed_in_order(&self, folder: &str) -> Result<bool, StoreError> {
+        let path = self.path(folder);
+        let all = self.inner.list(Some(&path)).map_ok(|meta| meta.location).try_collect();
+        let all: Vec<Path> = self.once(Op::List, folder, all).await?;
+        Ok(!self.lists_in_order || all.is_sorted())
+    }
+
     /// Adds pages behind what is there already, up to the end, `max`, or an error.
     async fn pages(
         &self,

@@ -44,6 +44,7 @@ pub(super) struct Opened {
     pub lists_in_order: bool,
     pub deadlines: super::Deadlines,
     pub server: Option<Server>,
+    pub caveat: Option<&'static str>,
 }
 
 impl Opened {
@@ -54,6 +55,7 @@ impl Opened {
             lists_in_order: true,
             deadlines: super::Deadlines::default(),
             server: None,
+            caveat: None,
         }
     }
 }
@@ -90,7 +92,10 @@ impl Store {
         let mut store = Self::over(opened.inner, &opened.prefix, host, &shown(&parsed))
             .with_deadlines(opened.deadlines);
         store.lists_in_order = opened.lists_in_order;
-        store.server = opened.server;
+        (store.server, store.caveat) = (opened.server, opened.caveat);
+        if let Some(caveat) = store.caveat {
+            tracing::warn!(bucket = store.describe(), "{caveat}");
+        }
         if parsed.scheme() == "file" {
             store.folder = parsed.to_file_path().ok().map(Into::into);
         }

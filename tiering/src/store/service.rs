@@ -20,10 +20,10 @@ use opendal::{Configurator, Operator, services};
 use serde::Serialize;
 use url::Url;
 
-use super::StoreError;
 use super::open::{Opened, bucket, invalid};
 use super::options;
 use super::server::Server;
+use super::{Kind, StoreError};
 
 /// What the place between `://` and the prefix is for a service.
 #[derive(Clone, Copy)]
@@ -72,21 +72,17 @@ pub(super) fn open(url: &Url, service: &str, prefix: String) -> Result<Opened, S
             "opendal's {service} has no create-if-absent, which Levee needs: use a store that \
              answers If-None-Match: * on PUT, or file:///FOLDER"
         );
-        return Err(invalid(url, why));
+        return Err(StoreError { kind: Kind::Unsupported, ..invalid(url, why) });
     }
-    if service == "fs" {
-        tracing::warn!(
-            "opendal+fs:// can leave half an object behind when the machine stops; file:// cannot"
-        );
-    }
+    let caveat = (service == "fs").then_some(
+        "opendal writes files in their place: a machine that stops can leave half an object \
+         behind, which Levee takes for damage. file:// cannot",
+    );
     let prefix = if matches!(place, Place::Folder) { String::new() } else { prefix };
     let server = Server::at(&super::open::shown(url));
     let lists_in_order = capability.list_with_recursive;
-    Ok(Opened {
-        lists_in_order,
-        server: Some(server),
-        ..Opened::new(Service::new(operator), prefix)
-    })
+    let opened = Opened::new(Service::new(operator), prefix);
+    Ok(Opened { lists_in_order, caveat, server: Some(server), ..opened })
 }
 
 /// The service as the URL and the environment want it.
