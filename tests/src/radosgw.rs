@@ -128,7 +128,8 @@ impl Ceph {
             _ => Command::new(path),
         };
         let ceph = libraries.join("ceph");
-        let found = format!("{}:{}", libraries.display(), ceph.display());
+        let old = root.join("lib").join(triplet());
+        let found = format!("{}:{}:{}", libraries.display(), ceph.display(), old.display());
         command.env("LD_LIBRARY_PATH", found);
         command.env("PYTHONPATH", root.join("usr/lib/python3/dist-packages"));
         command.stdin(Stdio::null());

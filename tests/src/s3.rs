@@ -54,6 +54,8 @@ pub enum Fault {
     Flipped,
     /// No answer, ever.
     Hang,
+    /// It is done, and there is no answer, ever.
+    HangAfter,
     /// An error now; it is done so much later, whatever happened meanwhile.
     Ghost(Duration),
 }
@@ -324,6 +326,10 @@ async fn answer_to(operation: Operation, shared: Arc<Shared>) -> Answer {
         Some(Fault::Torn) => Ok(changed(apply(), Body::torn)),
         Some(Fault::Flipped) => Ok(changed(apply(), Body::flipped)),
         Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::HangAfter) => {
+            apply();
+            std::future::pending().await
+        }
         Some(Fault::Ghost(delay)) => {
             let late = shared.clone();
             tokio::spawn(async move {

@@ -14,6 +14,7 @@ use levee_tests::process::{Broker, binary};
 use levee_tests::radosgw::Radosgw;
 use levee_tests::s3::{FakeS3, Fault, Op, Rule, WEB_TOKEN};
 use levee_tests::tools::long;
+use levee_tiering::store::hedge::Hedging;
 use levee_tiering::store::probe::{Check, Outcome, ProbeError, Rounds, Verdict, examine, probe};
 use levee_tiering::store::{Created, Deadlines, Kind, Progress, Store, StoreError};
 
@@ -219,6 +220,59 @@ async fn a_create_goes_on_until_it_is_known() {
     assert!(unknown >= 3, "{unknown}");
     let (nonce, body) = object(&host(), "y");
     store.create_known("k", body, nonce, |_| {}).await.unwrap_err();
+}
+
+/// Hedges whatever takes longer than most, and knows what that is.
+async fn hedging(s3: &FakeS3) -> Store {
+    let how = Hedging { creates: true, percent: 50, floor: Duration::ZERO, ..Hedging::default() };
+    let store = open(&s3.url("p")).with_hedging(how);
+    for n in 0..40 {
+        let key = format!("usual/{n}");
+        assert!(matches!(create(&store, &key, "x").await, Created::Won));
+        store.get_range(&key, 0..8).await.unwrap().unwrap();
+    }
+    store
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_request_is_repeated_and_tells_the_truth() {
+    let s3 = FakeS3::start().await;
+    let store = hedging(&s3).await;
+    // Above the deadline of a request: only a second one can answer.
+    let slow = Fault::Slow(Duration::from_secs(10));
+    s3.add(Rule::next(Op::Get, slow));
+    assert!(store.get_range("usual/0", 0..8).await.unwrap().is_some());
+    s3.add(Rule::next(Op::Put, slow));
+    assert!(matches!(create(&store, "mine", "x").await, Created::Won));
+    // The first was applied and its reply lost, late; the second meets an object that is ours.
+    s3.add(Rule::next(Op::Put, Fault::HangAfter));
+    assert!(matches!(create(&store, "ours", "x").await, Created::Won));
+    // Somebody else's object, whichever of both is told so.
+    s3.add(Rule::next(Op::Put, slow));
+    match create(&store, "mine", "y").await {
+        Created::Lost(lost) => assert_eq!(lost.key, "mine"),
+        other => panic!("{other:?}"),
+    }
+    // Neither was applied: nobody knows, and the same again finds out.
+    let (nonce, body) = object(&host(), "x");
+    s3.add(Rule { times: 2, ..Rule::all(Op::Put, Fault::Hang) });
+    let unknown = store.create("open", body.clone(), nonce).await;
+    assert!(matches!(unknown, Created::Unknown(_)), "{unknown:?}");
+    assert!(matches!(store.create("open", body, nonce).await, Created::Won));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn races_have_one_winner_with_two_requests_each() {
+    let s3 = FakeS3::start().await;
+    let store = hedging(&s3).await;
+    for (fault, every) in [
+        (Fault::Slow(Duration::from_millis(30)), 3),
+        (Fault::CutAfter, 5),
+        (Fault::Status(409), 7),
+    ] {
+        s3.add(Rule::all(Op::Put, fault).every(every));
+    }
+    probe(&store, &host(), Rounds::First).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

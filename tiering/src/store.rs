@@ -3,7 +3,7 @@
 //! Owns: create-once with an answer that can be trusted, reads that never come back short,
 //! deadlines, retries, metrics. Does not own: what is written where (`levee_proto::keys`).
 //!
-//! - `create` is tried once per call and resolved by reading the nonce back: a 412, 409, 5xx or
+//! - `create` is tried once per call (twice at once where that is slow) and resolved by reading the nonce back: a 412, 409, 5xx or
 //!   timeout is never taken for an answer.
 //! - Nothing is ever replaced, so no other conditional operation is needed of a store.
 //! - The transport retries nothing. Reads, lists and deletes are retried here until a deadline.
@@ -13,6 +13,7 @@ mod cloud;
 mod direct;
 mod error;
 mod folder;
+pub mod hedge;
 mod list;
 pub mod open;
 pub mod options;
@@ -38,6 +39,7 @@ use object_store::{
 
 use direct::DIRECT_ABOVE;
 pub use error::{Kind, Op, StoreError};
+use hedge::{Hedge, Hedging};
 pub use list::Listed;
 use server::Server;
 pub use transfer::{MULTIPART_ABOVE, Progress};
@@ -76,6 +78,7 @@ pub struct Store {
     server: Option<Server>,
     /// What people should know who use it.
     caveat: Option<&'static str>,
+    hedge: Option<Arc<Hedge>>,
 }
 
 /// What came of a create.
@@ -121,12 +124,36 @@ impl Store {
             folder: None,
             server: None,
             caveat: None,
+            hedge: None,
         }
     }
 
     pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
         self.deadlines = deadlines;
         self
+    }
+
+    /// Sends second requests where first ones are slow. A folder is not asked twice: it has one
+    /// disk.
+    pub fn with_hedging(mut self, how: Hedging) -> Self {
+        self.hedge = self.folder.is_none().then(|| Arc::new(Hedge::new(how)));
+        self
+    }
+
+    /// One request, or two where the first is slow.
+    async fn hedged<T, F>(
+        &self,
+        op: Op,
+        bytes: u64,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        match &self.hedge {
+            None => attempt().await,
+            Some(hedge) => hedge.run(&self.host, op, bytes, attempt).await,
+        }
     }
 
     /// The bucket's URL without secrets.
@@ -153,15 +180,18 @@ impl Store {
         self.prefix.parts().chain(Path::from(key).parts()).collect()
     }
 
-    /// Puts an object where none is: one request, resolved by `nonce`, which the head must carry.
+    /// Puts an object where none is: tried once (and once more where that is slow), resolved by
+    /// `nonce`, which the head must carry.
     pub async fn create(&self, key: &str, body: Vec<Bytes>, nonce: Nonce) -> Created {
         let bytes = body.iter().map(Bytes::len).sum::<usize>() as u64;
-        let put = self.put_new(key, body, bytes);
         // A large body gets the time that it takes on a slow line.
         let deadline = self.deadlines.request + Duration::from_secs(bytes / SLOW_BYTES_PER_SECOND);
-        let sent = self.once_within(deadline, Op::Create, key, put).await;
-        let error = match sent {
-            Ok(_) => {
+        let put = || {
+            let put = self.put_new(key, body.clone(), bytes);
+            self.once_within(deadline, Op::Create, key, put)
+        };
+        let error = match self.hedged(Op::Create, bytes, put).await {
+            Ok(()) => {
                 metrics::counter!("levee_store_bytes_total", "op" => "create").increment(bytes);
                 return Created::Won;
             }
@@ -256,7 +286,9 @@ impl Store {
         key: &str,
         range: Range<u64>,
     ) -> Result<Option<Bytes>, StoreError> {
-        self.retried(Op::GetRange, key, || self.get_range_once(key, range.clone())).await
+        let bytes = range.end - range.start;
+        let read = || self.get_range_once(key, range.clone());
+        self.retried(Op::GetRange, key, || self.hedged(Op::GetRange, bytes, read)).await
     }
 
     async fn get_range_once(

@@ -66,8 +66,9 @@ impl Store {
     /// Whether the store gives a folder in the order of keys, where Levee relies on it.
     pub(super) async fn is_listed_in_order(&self, folder: &str) -> Result<bool, StoreError> {
         let path = self.path(folder);
-        let all = self.inner.list(Some(&path)).map_ok(|meta| meta.location).try_collect();
-        let all: Vec<Path> = self.once(Op::List, folder, all).await?;
+        let all = || self.inner.list(Some(&path)).map_ok(|meta| meta.location).try_collect();
+        let all: Vec<Path> =
+            self.retried(Op::List, folder, || self.once(Op::List, folder, all())).await?;
         Ok(!self.lists_in_order || all.is_sorted())
     }
 

@@ -203,3 +203,34 @@ fn of_profile(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bucket_is_in_the_path_or_in_the_name_of_the_host() {
+        for (query, endpoint) in [
+            ("endpoint=https://h:9", Some("https://h:9")),
+            ("path_style=false&endpoint=https://h:9", Some("https://logs.h:9")),
+            ("path_style=false&endpoint=https://logs.h", Some("https://logs.h")),
+            ("path_style=false", None),
+        ] {
+            let url = Url::parse(&format!("s3://logs/p?{query}")).unwrap();
+            let options = Options::of(&url).unwrap();
+            let builder = AmazonS3Builder::new();
+            let builder = match options.text("endpoint") {
+                Some(endpoint) => builder.with_endpoint(endpoint),
+                None => builder,
+            };
+            let builder = addressed(builder, &url, &options).unwrap();
+            let found = builder.get_config_value(&Key::Endpoint);
+            assert_eq!(found.as_deref(), endpoint, "{query}");
+            let hosted = builder.get_config_value(&Key::VirtualHostedStyleRequest);
+            assert_eq!(hosted.as_deref(), Some(&query.contains("false").to_string()[..]));
+        }
+        let url = Url::parse("s3://logs?path_style=false&endpoint=https://10.0.0.1").unwrap();
+        let error = addressed(AmazonS3Builder::new(), &url, &Options::of(&url).unwrap());
+        assert!(error.unwrap_err().to_string().contains("10.0.0.1"));
+    }
+}
