@@ -9,7 +9,6 @@ use levee_runtime::Task;
 use levee_runtime::real::RealWorld;
 use levee_tiering::store::Store;
 use levee_tiering::store::hedge::Hedging;
-use levee_tiering::store::hedge::Hedging;
 use thiserror::Error;
 
 use crate::beside::beside;

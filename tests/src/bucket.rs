@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
@@ -16,6 +16,8 @@ pub const BUCKET: &str = "levee";
 pub fn endpoint(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
+
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Below `prefix` of the bucket of a server on this machine.
 pub fn url(port: u16, prefix: &str) -> String {
@@ -47,8 +49,17 @@ pub fn create(port: u16) {
     let signed = signer.signed_url(put, &root, Duration::from_secs(60));
     let signed = futures::executor::block_on(signed).expect("signed");
     let path = format!("{}?{}", signed.path(), signed.query().unwrap_or_default());
-    let answer = request(port, "PUT", &path).expect("the server answers");
-    assert!(answer.starts_with("HTTP/1.1 200"), "the bucket is made: {answer}");
+    let started = Instant::now();
+    // Some servers say that they are ready and mean soon.
+    loop {
+        let answer = request(port, "PUT", &path).expect("the server answers");
+        if answer.starts_with("HTTP/1.1 200") {
+            return;
+        }
+        let is_soon = answer.starts_with("HTTP/1.1 503") && started.elapsed() < START_LIMIT;
+        assert!(is_soon, "the bucket is made: {answer}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 fn request(port: u16, method: &str, path: &str) -> std::io::Result<String> {

@@ -11,6 +11,8 @@ use crate::bucket::{self, PASSWORD, USER, free_port};
 use crate::tools::{installed, run};
 
 const PACKAGES: [&str; 4] = ["radosgw", "ceph-mon", "ceph-osd", "ceph-common"];
+/// Of the same distribution as the packages, which bring modules for it.
+const PYTHON: &str = "/usr/bin/python3";
 /// Ready within some 12 s where the machine is idle.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
@@ -25,12 +27,15 @@ pub struct Radosgw {
 impl Radosgw {
     /// Says why it cannot be had on this machine.
     pub fn start() -> Result<Self, String> {
+        if !Path::new(PYTHON).exists() {
+            return Err(format!("{PYTHON} is missing, which Ceph's own command needs"));
+        }
         let root = installed("ceph", unpack)?;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (port, monitor) = (free_port(), free_port());
         let ceph = Ceph { root, folder };
         let mut server = Self { daemons: Vec::new(), port, ceph };
-        server.bring_up(monitor)?;
+        server.bring_up(monitor).unwrap_or_else(|why| panic!("Ceph does not start: {why}"));
         bucket::create(port);
         Ok(server)
     }
@@ -119,9 +124,8 @@ impl Ceph {
         let libraries = root.join("usr/lib").join(triplet());
         let path = root.join("usr/bin").join(program);
         let mut command = match program {
-            // A script, for the Python of the same distribution.
             "ceph" => {
-                let mut python = Command::new("/usr/bin/python3");
+                let mut python = Command::new(PYTHON);
                 python.arg(path);
                 python
             }

@@ -265,11 +265,9 @@ async fn a_slow_request_is_repeated_and_tells_the_truth() {
 async fn races_have_one_winner_with_two_requests_each() {
     let s3 = FakeS3::start().await;
     let store = hedging(&s3).await;
-    for (fault, every) in [
-        (Fault::Slow(Duration::from_millis(30)), 3),
-        (Fault::CutAfter, 5),
-        (Fault::Status(409), 7),
-    ] {
+    for (fault, every) in
+        [(Fault::Slow(Duration::from_millis(30)), 3), (Fault::CutAfter, 5), (Fault::Status(409), 7)]
+    {
         s3.add(Rule::all(Op::Put, fault).every(every));
     }
     probe(&store, &host(), Rounds::First).await.unwrap();
@@ -487,7 +485,7 @@ async fn what_the_url_says_arrives_at_the_server() {
 async fn tls_wants_a_certificate_that_is_trusted() {
     let s3 = FakeS3::start_tls().await;
     let url = s3.url("p");
-    conforms(&open(&url)).await;
+    conforms(&Store::open(&url, host()).unwrap()).await;
     // The body is guarded by the line and by a checksum, not by the signature.
     let unsigned = open(&(url.clone() + "&unsigned_payload=true"));
     assert!(matches!(create(&unsigned, "u", "x").await, Created::Won));
@@ -510,7 +508,7 @@ async fn a_web_identity_gets_its_keys_from_sts() {
         s3.sts(),
         token.path().display()
     );
-    conforms(&open(&identity)).await;
+    conforms(&Store::open(&identity, host()).unwrap()).await;
     std::fs::write(token.path(), "another").unwrap();
     let error = open(&identity).get("k").await.unwrap_err();
     assert!(error.to_string().contains("InvalidIdentityToken"), "{error}");
@@ -586,6 +584,7 @@ fn urls_open_or_say_what_is_wrong() {
         ("s3://b?endpoint=http://h&allow_http=true&unsigned_payload=true", "needs a TLS endpoint"),
         ("s3://b?sse_kms_key_id=y", "says nothing without sse=kms"),
         ("s3://b?access_key_id=y", "go together"),
+        ("s3://b?sts_endpoint=http://h", "must be https"),
         ("opendal+ftp://x", "service \"ftp\" is not built in; write one of azblob, cos, fs"),
         ("opendal+fs://?x=y", "option \"x\" is not known"),
         ("opendal+fs:///d?atomic_write_dir=y", "option \"atomic_write_dir\" is not known"),

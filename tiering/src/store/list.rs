@@ -87,10 +87,14 @@ impl Store {
         let root = self.prefix.parts().count();
         let path = self.path(folder);
         let from = listed.last().map(|last| last.key.as_str()).or(after);
-        let found = match from {
-            Some(from) => self.inner.list_with_offset(Some(&path), &self.path(from)),
+        let from = from.map(|from| self.path(from));
+        let found = match &from {
+            Some(from) => self.inner.list_with_offset(Some(&path), from),
             None => self.inner.list(Some(&path)),
         };
+        // Some servers (Azurite) do not know where to start and begin at the beginning.
+        let is_after = |meta: &ObjectMeta| from.as_ref().is_none_or(|from| meta.location > *from);
+        let found = found.try_filter(|meta| std::future::ready(is_after(meta)));
         let mut pages = found.try_ready_chunks(PAGE);
         while !self.lists_in_order || listed.len() < max {
             let page = async { pages.try_next().await.map_err(|TryReadyChunksError(_, e)| e) };

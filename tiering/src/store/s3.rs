@@ -154,6 +154,9 @@ fn identified(
     if options.text("web_identity_token_file").is_some() && !has(Key::RoleArn) {
         return Err(invalid(url, "web_identity_token_file needs a role_arn"));
     }
+    if options.text("sts_endpoint").is_some_and(|endpoint| endpoint.starts_with("http:")) {
+        return Err(invalid(url, "sts_endpoint must be https: a token is sent there"));
+    }
     let asked = options.text("profile").map(str::to_owned);
     if asked.is_some() && options.has_any(&["access_key_id", "web_identity_token_file"]) {
         return Err(invalid(url, "profile and other credentials exclude each other: give one"));
