@@ -104,7 +104,7 @@ fn of(bucket: &str) -> String {
 
 fn remedy(op: Op, kind: Kind) -> &'static str {
     match kind {
-        Kind::Invalid if op == Op::Open => "",
+        Kind::Invalid | Kind::Unsupported if op == Op::Open => "",
         Kind::Denied => "; check the credentials and that they may read, write, list and delete",
         Kind::Throttled => "; the store limits the request rate",
         Kind::Invalid => "; check the bucket URL, and that the bucket is there",
@@ -179,8 +179,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Queries of URLs may hold signatures and tokens.
+/// On one line (servers answer with many), and without queries of URLs, which may hold signatures
+/// and tokens.
 fn without_queries(text: &str) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut parts = text.split("://");
     let mut shown = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -201,6 +203,7 @@ mod tests {
     fn queries_are_not_shown() {
         for (text, shown) in [
             ("none", "none"),
+            ("<Code>No</Code>\n  <Message>", "<Code>No</Code> <Message>"),
             ("(http://h/k?sig=x&y) and https://h/k, x?", "(http://h/k?***) and https://h/k, x?"),
             ("at http://h?a=b: http://h?c", "at http://h?*** http://h?***"),
         ] {
