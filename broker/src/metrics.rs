@@ -46,6 +46,7 @@ const METRICS: &[(Shape, &str, Unit, &str)] = &[
     (Counter, "levee_store_requests_total", Unit::Count, "bucket requests, by op and outcome"),
     (Histogram, "levee_store_request_seconds", Unit::Seconds, "one bucket request, by op"),
     (Counter, "levee_store_bytes_total", Unit::Bytes, "bytes moved to and from the bucket, by op"),
+    (Counter, "levee_store_hedges_total", Unit::Count, "second bucket requests, by op and outcome"),
     (Counter, "levee_read_requests_total", Unit::Count, "reads, by source and outcome"),
     (Counter, "levee_read_bytes_total", Unit::Bytes, "bytes served, by source"),
     (Histogram, "levee_read_seconds", Unit::Seconds, "one read without its long poll, by source"),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use levee_runtime::Task;
 use levee_runtime::real::RealWorld;
 use levee_tiering::store::Store;
+use levee_tiering::store::hedge::Hedging;
 use thiserror::Error;
 
 use crate::config::BrokerConfig;
@@ -71,6 +72,12 @@ pub async fn start(config: BrokerConfig) -> Result<Running, ServerError> {
     let http = http.map_err(listen("HTTP", http_listen))?;
     let address = listener.local_addr().map_err(listen("gRPC", grpc_listen))?;
     let store = Store::open(config.bucket_url.expose(), host.clone()).map_err(StartError::from)?;
+    let store = store.with_hedging(Hedging {
+        reads: config.store_hedge_reads,
+        creates: config.store_hedge_creates,
+        percent: config.store_hedge_percent,
+        ..Hedging::default()
+    });
     let started = start_node(&host, config, store, address.to_string()).await?;
     let node = started.node.clone();
     *readable.0.lock() = Some(node.clone());

@@ -29,6 +29,7 @@ mod range;
 mod remote;
 mod serve;
 mod settings;
+mod storage;
 mod tier;
 mod topic;
 
@@ -75,6 +76,8 @@ enum Command {
     Tier(tier::Args),
     /// Check settings, disk, limits, bucket and broker, with remedies.
     Doctor(doctor::Args),
+    /// Check whether a bucket is one that Levee can use.
+    Storage(storage::Args),
     /// Explain the settings of a broker and of topics.
     Config(config::Args),
     /// Explain an error: what it means, what to do, which exit code it has.
@@ -166,6 +169,7 @@ async fn act(command: Command, interrupt: Interrupt) -> Result<(), CliError> {
         Command::Consume(args) => consume::run(args, interrupt).await,
         Command::Tier(args) => tier::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
+        Command::Storage(args) => storage::run(args).await,
         Command::Config(args) => config::run(args),
         Command::Explain(args) => explain::run(&args),
         Command::Completions(args) => manual::completions(&args, levee()),

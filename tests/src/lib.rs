@@ -5,8 +5,11 @@
 // Tests run in the real world.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+pub mod bucket;
 pub mod load;
 pub mod minio;
 pub mod process;
+pub mod radosgw;
 pub mod s3;
 pub mod sim;
+pub mod tools;

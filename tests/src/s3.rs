@@ -2,10 +2,15 @@
 //!
 //! Speaks what the store sends: conditional PUT, ranged GET, HEAD, LIST in pages, bulk DELETE,
 //! multipart uploads. Objects are in memory; a create has exactly one winner, unless the server is
-//! told to ignore conditions. Signatures are not checked, the name of the key is.
+//! told to ignore conditions. Signatures are not checked; the name of the key, the token of a
+//! temporary one, and hashes and checksums of bodies are. Speaks TLS with a certificate of its own,
+//! and gives keys to web identities.
 
+mod integrity;
 mod objects;
 mod request;
+mod sts;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,14 +20,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use objects::Objects;
 pub use request::Op;
-use request::{Answer, Body, error, operation};
+use request::{Answer, Body, Operation, error, operation};
+pub use sts::WEB_TOKEN;
+use tls::Tls;
 
 const ACCESS_KEY: &str = "levee-test";
 
@@ -45,6 +54,8 @@ pub enum Fault {
     Flipped,
     /// No answer, ever.
     Hang,
+    /// It is done, and there is no answer, ever.
+    HangAfter,
     /// An error now; it is done so much later, whatever happened meanwhile.
     Ghost(Duration),
 }
@@ -90,6 +101,24 @@ struct Shared {
     offline: AtomicBool,
     read_only: AtomicBool,
     requests: AtomicU64,
+    /// The newest request of each kind.
+    last: Mutex<Vec<(Op, Sent)>>,
+    /// What it calls itself.
+    name: Mutex<String>,
+}
+
+/// What came with a request.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// With the bucket, as it stood in the request.
+    pub path: String,
+    headers: HeaderMap,
+}
+
+impl Sent {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
 }
 
 /// A running server; ends when dropped.
@@ -97,15 +126,55 @@ pub struct FakeS3 {
     addr: SocketAddr,
     shared: Arc<Shared>,
     task: tokio::task::JoinHandle<()>,
+    tls: Option<Tls>,
 }
 
 impl FakeS3 {
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// With TLS, and a certificate that nobody trusts unless told.
+    pub async fn start_tls() -> Self {
+        Self::start_with(Some(Tls::new())).await
+    }
+
+    async fn start_with(tls: Option<Tls>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("its address");
         let shared = Arc::new(Shared::default());
-        let task = tokio::spawn(serve(listener, shared.clone()));
-        Self { addr, shared, task }
+        "FakeS3".clone_into(&mut shared.name.lock());
+        let acceptor = tls.as_ref().map(Tls::acceptor);
+        let task = tokio::spawn(serve(listener, acceptor, shared.clone()));
+        Self { addr, shared, task, tls }
+    }
+
+    /// `http://HOST:PORT`.
+    pub fn endpoint(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.addr)
+    }
+
+    /// The certificate that signed this server's, as file.
+    pub fn ca_file(&self) -> String {
+        self.tls.as_ref().expect("started with TLS").ca_file()
+    }
+
+    /// Where web identities get their keys.
+    pub fn sts(&self) -> String {
+        format!("{}/sts", self.endpoint())
+    }
+
+    /// The newest request of a kind.
+    pub fn last(&self, op: Op) -> Sent {
+        let last = self.shared.last.lock();
+        let found = last.iter().find(|(of, _)| *of == op);
+        found.map(|(_, sent)| sent.clone()).expect("such a request came")
+    }
+
+    /// What its answers say in `Server`.
+    pub fn call_it(&self, name: &str) {
+        name.clone_into(&mut self.shared.name.lock());
     }
 
     /// Below `prefix` of a bucket.
@@ -116,10 +185,19 @@ impl FakeS3 {
     /// With credentials of one's own.
     pub fn url_with(&self, prefix: &str, access_key: &str) -> String {
         format!(
-            "s3://bucket/{prefix}?endpoint=http://{}&allow_http=true&region=us-east-1\
-             &access_key_id={access_key}&secret_access_key=kept-secret",
-            self.addr
+            "{}&access_key_id={access_key}&secret_access_key=kept-secret",
+            self.bare_url(prefix)
         )
+    }
+
+    /// Without credentials.
+    pub fn bare_url(&self, prefix: &str) -> String {
+        let trust = match &self.tls {
+            None => "allow_http=true".to_owned(),
+            Some(tls) => format!("ca_file={}", tls.ca_file()),
+        };
+        let endpoint = self.endpoint();
+        format!("s3://bucket/{prefix}?endpoint={endpoint}&{trust}&region=us-east-1")
     }
 
     pub fn add(&self, rule: Rule) {
@@ -169,17 +247,31 @@ impl Drop for FakeS3 {
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     // Ends with this task, and with it every connection.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
-        connections.spawn(connection(stream, shared.clone()));
+        connections.spawn(accept(stream, tls.clone(), shared.clone()));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+async fn accept(stream: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    match tls {
+        None => connection(stream, shared).await,
+        Some(tls) => {
+            if let Ok(stream) = tls.accept(stream).await {
+                connection(stream, shared).await;
+            }
+        }
+    }
+}
+
+async fn connection<S>(stream: S, shared: Arc<Shared>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let service = service_fn(|request| handle(request, shared.clone()));
     // An error is how a connection is cut.
     let _ = hyper::server::conn::http1::Builder::new()
@@ -193,8 +285,22 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Answer {
         return Err(std::io::Error::other("offline"));
     }
     let operation = operation(request).await?;
-    if !operation.signed_by(ACCESS_KEY) {
+    let name = shared.name.lock().parse().expect("a header");
+    let mut answer = answer_to(operation, shared).await?;
+    answer.headers_mut().insert("server", name);
+    Ok(answer)
+}
+
+async fn answer_to(operation: Operation, shared: Arc<Shared>) -> Answer {
+    if operation.asks("Action").is_some() {
+        return Ok(sts::answer_to(&operation));
+    }
+    shared.note(&operation);
+    if !operation.signed_by(ACCESS_KEY) && !sts::signed(&operation) {
         return Ok(error(403, "InvalidAccessKeyId", "no such access key"));
+    }
+    if let Err(what) = integrity::check(&operation) {
+        return Ok(error(400, "BadDigest", &what));
     }
     if operation.op.writes() && shared.read_only.load(Ordering::SeqCst) {
         return Ok(error(403, "AccessDenied", "this bucket is read-only"));
@@ -220,6 +326,10 @@ async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Answer {
         Some(Fault::Torn) => Ok(changed(apply(), Body::torn)),
         Some(Fault::Flipped) => Ok(changed(apply(), Body::flipped)),
         Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::HangAfter) => {
+            apply();
+            std::future::pending().await
+        }
         Some(Fault::Ghost(delay)) => {
             let late = shared.clone();
             tokio::spawn(async move {
@@ -239,6 +349,7 @@ fn code(status: u16) -> &'static str {
     match status {
         403 => "AccessDenied",
         404 => "NoSuchBucket",
+        501 => "NotImplemented",
         409 => "ConditionalRequestConflict",
         412 => "PreconditionFailed",
         429 => "TooManyRequests",
@@ -248,6 +359,13 @@ fn code(status: u16) -> &'static str {
 }
 
 impl Shared {
+    fn note(&self, operation: &Operation) {
+        let (path, headers) = (operation.path.clone(), operation.headers.clone());
+        let mut last = self.last.lock();
+        last.retain(|(op, _)| *op != operation.op);
+        last.push((operation.op, Sent { path, headers }));
+    }
+
     fn fault_of(&self, op: Op, key: &str) -> Option<Fault> {
         let mut rules = self.rules.lock();
         let meets = |rule: &Rule| rule.op == op && rule.times > 0 && key.contains(&rule.key);

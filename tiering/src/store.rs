@@ -3,17 +3,25 @@
 //! Owns: create-once with an answer that can be trusted, reads that never come back short,
 //! deadlines, retries, metrics. Does not own: what is written where (`levee_proto::keys`).
 //!
-//! - `create` is tried once per call and resolved by reading the nonce back: a 412, 409, 5xx or
-//!   timeout is never taken for an answer.
+//! - `create` is tried once per call (a slow one may be repeated beside itself) and resolved by
+//!   reading the nonce back: a 412, 409, 5xx or timeout is never taken for an answer.
 //! - Nothing is ever replaced, so no other conditional operation is needed of a store.
 //! - The transport retries nothing. Reads, lists and deletes are retried here until a deadline.
 
+mod aws_profile;
+mod cloud;
+mod create;
 mod direct;
 mod error;
 mod folder;
+pub mod hedge;
 mod list;
 pub mod open;
+pub mod options;
 pub mod probe;
+mod s3;
+mod server;
+mod service;
 pub mod transfer;
 
 use std::future::Future;
@@ -22,17 +30,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use levee_proto::head::{HEAD_BYTES, Head};
-use levee_proto::ids::Nonce;
 use levee_runtime::{Backoff, Host};
 use object_store::path::Path;
-use object_store::{
-    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
+pub use create::{Created, Lost};
 use direct::DIRECT_ABOVE;
 pub use error::{Kind, Op, StoreError};
+use hedge::{Hedge, Hedging};
 pub use list::Listed;
+use server::Server;
 pub use transfer::{MULTIPART_ABOVE, Progress};
 
 /// How long one request may take, and how long an operation is retried.
@@ -50,9 +57,6 @@ impl Default for Deadlines {
     }
 }
 
-/// The slowest line that a large body still gets through.
-const SLOW_BYTES_PER_SECOND: u64 = 256 << 10;
-
 /// A bucket root. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -61,36 +65,15 @@ pub struct Store {
     host: Host,
     name: Arc<str>,
     deadlines: Deadlines,
+    /// Whether listings come in the order of keys.
+    lists_in_order: bool,
     /// Where a `file://` bucket is.
     folder: Option<Arc<std::path::Path>>,
-}
-
-/// What came of a create.
-#[derive(Debug)]
-pub enum Created {
-    /// The object there is ours.
-    Won,
-    /// Another object was there first.
-    Lost(Lost),
-    /// No answer: it may be there now, later, or never.
-    Unknown(StoreError),
-}
-
-/// The object that was there first.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Lost {
-    pub key: String,
-    /// Its head, or why it has none.
-    pub found: Result<Head, String>,
-}
-
-impl std::fmt::Display for Lost {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.found {
-            Ok(head) => write!(f, "{}: a {:?} of {}", self.key, head.kind, head.writer),
-            Err(why) => write!(f, "{}: {why}", self.key),
-        }
-    }
+    /// Who answers, where somebody does.
+    server: Option<Server>,
+    /// What people should know who use it.
+    caveat: Option<&'static str>,
+    hedge: Option<Arc<Hedge>>,
 }
 
 impl Store {
@@ -98,7 +81,18 @@ impl Store {
     pub fn over(inner: Arc<dyn ObjectStore>, prefix: &str, host: Host, name: &str) -> Self {
         let prefix = Path::from(prefix);
         let deadlines = Deadlines::default();
-        Self { inner, prefix, host, name: name.into(), deadlines, folder: None }
+        Self {
+            inner,
+            prefix,
+            host,
+            name: name.into(),
+            deadlines,
+            lists_in_order: true,
+            folder: None,
+            server: None,
+            caveat: None,
+            hedge: None,
+        }
     }
 
     pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
@@ -106,92 +100,51 @@ impl Store {
         self
     }
 
+    /// Sends second requests where first ones are slow. A folder is not asked twice: it has one
+    /// disk.
+    pub fn with_hedging(mut self, how: Hedging) -> Self {
+        self.hedge = self.folder.is_none().then(|| Arc::new(Hedge::new(how)));
+        self
+    }
+
+    /// One request, or two where the first is slow.
+    async fn hedged<T, F>(
+        &self,
+        op: Op,
+        bytes: u64,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        match &self.hedge {
+            None => attempt().await,
+            Some(hedge) => hedge.run(&self.host, op, bytes, attempt).await,
+        }
+    }
+
     /// The bucket's URL without secrets.
     pub fn describe(&self) -> &str {
         &self.name
     }
 
+    /// Address and name of the server behind it, as far as it told them.
+    pub fn server(&self) -> Option<String> {
+        self.server.as_ref().and_then(Server::describe)
+    }
+
+    /// What people should know who use it, beyond what the probe can see.
+    pub fn caveat(&self) -> Option<&'static str> {
+        self.caveat
+    }
+
+    /// An error of this store.
+    fn error(&self, op: Op, key: &str, kind: Kind, why: impl Into<String>) -> StoreError {
+        StoreError::new(op, key, kind, why).in_bucket(&self.name)
+    }
+
     fn path(&self, key: &str) -> Path {
         self.prefix.parts().chain(Path::from(key).parts()).collect()
-    }
-
-    /// Puts an object where none is: one request, resolved by `nonce`, which the head must carry.
-    pub async fn create(&self, key: &str, body: Vec<Bytes>, nonce: Nonce) -> Created {
-        let bytes = body.iter().map(Bytes::len).sum::<usize>() as u64;
-        let put = self.put_new(key, body, bytes);
-        // A large body gets the time that it takes on a slow line.
-        let deadline = self.deadlines.request + Duration::from_secs(bytes / SLOW_BYTES_PER_SECOND);
-        let sent = self.once_within(deadline, Op::Create, key, put).await;
-        let error = match sent {
-            Ok(_) => {
-                metrics::counter!("levee_store_bytes_total", "op" => "create").increment(bytes);
-                return Created::Won;
-            }
-            Err(error) => error,
-        };
-        error.ensure_disk();
-        self.resolve(key, nonce, error).await
-    }
-
-    async fn put_new(&self, key: &str, body: Vec<Bytes>, bytes: u64) -> object_store::Result<()> {
-        match &self.folder {
-            Some(root) if bytes >= DIRECT_ABOVE => {
-                direct::put(&self.host, root.clone(), key, &body).await
-            }
-            _ => {
-                let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-                let payload = PutPayload::from_iter(body);
-                self.inner.put_opts(&self.path(key), payload, options).await.map(drop)
-            }
-        }
-    }
-
-    /// Whose object is there after a create without a clear yes.
-    async fn resolve(&self, key: &str, nonce: Nonce, error: StoreError) -> Created {
-        // Two reads must agree before a damaged head counts as somebody else's: bytes can be
-        // damaged on their way, and Lost is final.
-        let (first, again) = (self.head_of(key).await, self.head_of(key));
-        match first {
-            Some(Ok(head)) if head.nonce == nonce => match self.sync_folder(key).await {
-                Ok(()) => Created::Won,
-                Err(error) => Created::Unknown(error),
-            },
-            Some(Ok(head)) => Created::Lost(Lost { key: key.into(), found: Ok(head) }),
-            Some(Err(why)) if again.await == Some(Err(why.clone())) => {
-                Created::Lost(Lost { key: key.into(), found: Err(why) })
-            }
-            Some(Err(_)) | None => Created::Unknown(error),
-        }
-    }
-
-    /// The head of an object, or why it is none; nothing where none is there or nobody can tell.
-    async fn head_of(&self, key: &str) -> Option<Result<Head, String>> {
-        match self.get_range_once(key, 0..HEAD_BYTES as u64).await {
-            Ok(found) => Some(Head::decode(&found?).map_err(|error| error.to_string())),
-            // Ours is never that short.
-            Err(short) if short.kind == Kind::Short => Some(Err(short.message)),
-            Err(_) => None,
-        }
-    }
-
-    /// As `create`, with the same bytes to the same key for as long as it takes. The caller gives
-    /// up by dropping the future; `on_unknown` hears of every try without an answer.
-    pub async fn create_known(
-        &self,
-        key: &str,
-        body: Vec<Bytes>,
-        nonce: Nonce,
-        mut on_unknown: impl FnMut(&StoreError) + Send,
-    ) -> Result<(), Lost> {
-        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
-        loop {
-            match self.create(key, body.clone(), nonce).await {
-                Created::Won => return Ok(()),
-                Created::Lost(lost) => return Err(lost),
-                Created::Unknown(error) => on_unknown(&error),
-            }
-            backoff.wait(&self.host).await;
-        }
     }
 
     /// The whole object, or `None` where there is none.
@@ -218,7 +171,9 @@ impl Store {
         key: &str,
         range: Range<u64>,
     ) -> Result<Option<Bytes>, StoreError> {
-        self.retried(Op::GetRange, key, || self.get_range_once(key, range.clone())).await
+        let bytes = range.end - range.start;
+        let read = || self.get_range_once(key, range.clone());
+        self.retried(Op::GetRange, key, || self.hedged(Op::GetRange, bytes, read)).await
     }
 
     async fn get_range_once(
@@ -240,7 +195,7 @@ impl Store {
         match self.once(Op::GetRange, key, got).await {
             Ok((size, _)) if size < end => {
                 let why = format!("it has {size} bytes, and byte {end} was asked for");
-                Err(StoreError::new(Op::GetRange, key, Kind::Short, why))
+                Err(self.error(Op::GetRange, key, Kind::Short, why))
             }
             Ok((_, bytes)) => self.whole(Op::GetRange, key, bytes, wanted).map(Some),
             Err(error) if error.kind == Kind::NotFound => Ok(None),
@@ -252,7 +207,7 @@ impl Store {
     fn whole(&self, op: Op, key: &str, bytes: Bytes, wanted: u64) -> Result<Bytes, StoreError> {
         if bytes.len() as u64 != wanted {
             let why = format!("{} of {wanted} bytes came", bytes.len());
-            return Err(StoreError::new(op, key, Kind::Unavailable, why));
+            return Err(self.error(op, key, Kind::Unavailable, why));
         }
         metrics::counter!("levee_store_bytes_total", "op" => op.name()).increment(wanted);
         Ok(bytes)
@@ -303,10 +258,10 @@ impl Store {
         let started = self.host.now();
         let answer = match self.host.timeout(deadline, request).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(StoreError::of(op, key, &error)),
+            Ok(Err(error)) => Err(StoreError::of(op, key, &error).in_bucket(&self.name)),
             Err(_) => {
                 let why = format!("no answer within {deadline:?}");
-                Err(StoreError::new(op, key, Kind::Timeout, why))
+                Err(self.error(op, key, Kind::Timeout, why))
             }
         };
         let outcome = answer.as_ref().map_or_else(|e| e.kind.name(), |_| "ok");

@@ -3,25 +3,14 @@
 use std::fmt;
 use std::path::Path;
 
+use levee_tiering::store::options;
+
 use super::problem::Problem;
 
 /// `scheme://...`. Which schemes and query keys there are is the store's business
 /// (`levee_tiering::store`).
 #[derive(Clone, PartialEq, Eq)]
 pub struct BucketUrl(String);
-
-/// Query keys that hold no secret; the values of all others are hidden.
-const SHOWN: [&str; 9] = [
-    "endpoint",
-    "region",
-    "prefix",
-    "allow_http",
-    "path_style",
-    "virtual_hosted_style",
-    "account",
-    "container",
-    "project",
-];
 
 impl BucketUrl {
     pub(super) fn parse(text: &str) -> Result<Self, Problem> {
@@ -33,7 +22,8 @@ impl BucketUrl {
             Some((scheme, _)) if is_scheme(scheme) => Ok(Self(text.to_owned())),
             _ => Err(Problem {
                 problem: "is not a URL".into(),
-                remedy: "write s3://BUCKET/PREFIX, gs://.., az://.., file:///DIR or memory://"
+                remedy: "write s3://BUCKET/PREFIX, gs://.., az://.., file:///DIR, memory:// or \
+                         opendal+SERVICE://.."
                     .into(),
             }),
         }
@@ -66,7 +56,7 @@ impl BucketUrl {
     /// A folder or memory: a round trip costs next to nothing.
     pub fn is_near(&self) -> bool {
         let scheme = self.0.split_once("://").map_or("", |(scheme, _)| scheme);
-        matches!(scheme, "file" | "memory" | "opendal+memory")
+        matches!(scheme, "file" | "memory" | "opendal+memory" | "opendal+fs")
     }
 }
 
@@ -86,7 +76,7 @@ impl fmt::Display for BucketUrl {
         for (number, pair) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
             f.write_str(if number == 0 { "?" } else { "&" })?;
             match pair.split_once('=') {
-                Some((key, value)) if SHOWN.contains(&key) && !hides_user(value) => {
+                Some((key, value)) if options::is_public(scheme, key) && !hides_user(value) => {
                     write!(f, "{key}={value}")?;
                 }
                 Some((key, _)) => write!(f, "{key}=***")?,

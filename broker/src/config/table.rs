@@ -75,6 +75,16 @@ settings! {
         .or_absent("none"),
         "Where Kafka clients connect. Accepted, and not used before the release that speaks Kafka.";
 
+    // Second requests to the bucket where first ones are slow.
+    store_hedge_reads: bool = Setting::of_kind("store.hedge.reads", Kind::Bool, "true"),
+        "Repeat a ranged read that takes longer than the p95 of such reads; the first answer \
+         counts. Not for folders.";
+    store_hedge_creates: bool = Setting::of_kind("store.hedge.creates", Kind::Bool, "false"),
+        "The same for writes of up to 8MiB, which slots of the WAL are: the same bytes under the \
+         same key, of which the bucket keeps one.";
+    store_hedge_percent: u32 = Setting::int("store.hedge.percent", 0, 50, "5"),
+        "Second requests at most, per hundred first ones.";
+
     // Requests.
     default_partitions: u32 = Setting::int(
         "default.partitions", 1, limits::PARTITIONS_PER_TOPIC_MAX as u64, "1"),

@@ -105,8 +105,12 @@ impl Objects {
         ok(xml + "</ListBucketResult>")
     }
 
-    /// Levee's keys need no escapes in XML.
+    /// One object, or many that the body names. Levee's keys need no escapes in XML.
     fn delete(&mut self, request: &Operation) -> Response<Body> {
+        if request.asks("delete").is_none() {
+            self.objects.remove(&request.key);
+            return answer(204, Bytes::new());
+        }
         let body = String::from_utf8_lossy(&request.body);
         let named = body.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
         let mut xml = String::from("<DeleteResult>");
@@ -114,7 +118,6 @@ impl Objects {
             self.objects.remove(key);
             xml.push_str(&format!("<Deleted><Key>{key}</Key></Deleted>"));
         }
-        self.objects.remove(&request.key);
         ok(xml + "</DeleteResult>")
     }
 

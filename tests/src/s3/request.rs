@@ -34,6 +34,8 @@ impl Op {
 
 pub(super) struct Operation {
     pub op: Op,
+    /// With the bucket.
+    pub path: String,
     /// Without the bucket.
     pub key: String,
     pub query: BTreeMap<String, String>,
@@ -75,7 +77,8 @@ pub(super) async fn operation(request: Request<Incoming>) -> Result<Operation, s
         _ => Op::Delete,
     };
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
-    Ok(Operation { op, key, query, headers: head.headers, body })
+    let path = url.path().to_owned();
+    Ok(Operation { op, path, key, query, headers: head.headers, body })
 }
 
 pub(super) fn ok(body: impl Into<Bytes>) -> Response<Body> {

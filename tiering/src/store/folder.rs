@@ -18,12 +18,12 @@ impl Store {
     pub(super) async fn sync_folder(&self, key: &str) -> Result<(), StoreError> {
         let Some(root) = self.folder.clone() else { return Ok(()) };
         let file = root.join(key);
-        let sync = self.blocking(Op::Create, move || sync_above(&root, &file));
+        let sync = self.blocking(Op::Create, key, move || sync_above(&root, &file));
         let synced = match self.host.timeout(self.deadlines.request, sync).await {
             Ok(synced) => synced,
             Err(_) => {
                 let why = format!("not synced within {:?}", self.deadlines.request);
-                return Err(StoreError::new(Op::Create, key, Kind::Timeout, why));
+                return Err(self.error(Op::Create, key, Kind::Timeout, why));
             }
         };
         synced.inspect_err(StoreError::ensure_disk)
@@ -32,21 +32,22 @@ impl Store {
     /// Removes staged files whose key `is_over`. Other stores than folders have none.
     pub async fn remove_staged(&self, is_over: impl Fn(&str) -> bool) -> Result<u64, StoreError> {
         let Some(root) = self.folder.clone() else { return Ok(0) };
-        let mut over = self.blocking(Op::List, move || find(&root)).await?;
+        let mut over = self.blocking(Op::List, "", move || find(&root)).await?;
         over.retain(|(key, _)| is_over(key));
         let count = over.len() as u64;
         let remove_all = move || over.iter().try_for_each(|(_, file)| remove(file));
-        self.blocking(Op::Delete, remove_all).await?;
+        self.blocking(Op::Delete, "", remove_all).await?;
         Ok(count)
     }
 
     async fn blocking<T: Send + 'static>(
         &self,
         op: Op,
+        key: &str,
         work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(e.into()));
-        done.map_err(|error| StoreError::of(op, "", &as_answer("", error)))
+        done.map_err(|error| StoreError::of(op, key, &as_answer(key, error)).in_bucket(&self.name))
     }
 }
 

@@ -63,6 +63,15 @@ impl Store {
         Ok(listed)
     }
 
+    /// Whether the store gives a folder in the order of keys, where Levee relies on it.
+    pub(super) async fn is_listed_in_order(&self, folder: &str) -> Result<bool, StoreError> {
+        let path = self.path(folder);
+        let all = || self.inner.list(Some(&path)).map_ok(|meta| meta.location).try_collect();
+        let all: Vec<Path> =
+            self.retried(Op::List, folder, || self.once(Op::List, folder, all())).await?;
+        Ok(!self.lists_in_order || all.is_sorted())
+    }
+
     /// Adds pages behind what is there already, up to the end, `max`, or an error.
     async fn pages(
         &self,
@@ -71,20 +80,23 @@ impl Store {
         max: usize,
         listed: &mut Vec<Listed>,
     ) -> Result<(), StoreError> {
-        // A folder on disk is not read in the order of keys: all of it, or none.
-        let is_sorted = self.folder.is_none();
-        if !is_sorted {
+        // In no order (a folder on disk): all of it, or none.
+        if !self.lists_in_order {
             listed.clear();
         }
         let root = self.prefix.parts().count();
         let path = self.path(folder);
         let from = listed.last().map(|last| last.key.as_str()).or(after);
-        let found = match from {
-            Some(from) => self.inner.list_with_offset(Some(&path), &self.path(from)),
+        let from = from.map(|from| self.path(from));
+        let found = match &from {
+            Some(from) => self.inner.list_with_offset(Some(&path), from),
             None => self.inner.list(Some(&path)),
         };
+        // Some servers (Azurite) do not know where to start and begin at the beginning.
+        let is_after = |meta: &ObjectMeta| from.as_ref().is_none_or(|from| meta.location > *from);
+        let found = found.try_filter(|meta| std::future::ready(is_after(meta)));
         let mut pages = found.try_ready_chunks(PAGE);
-        while !is_sorted || listed.len() < max {
+        while !self.lists_in_order || listed.len() < max {
             let page = async { pages.try_next().await.map_err(|TryReadyChunksError(_, e)| e) };
             let Some(page) = self.once(Op::List, folder, page).await? else { break };
             listed.extend(page.into_iter().map(|meta| below(root, &meta)));

@@ -1,61 +1,101 @@
 //! From a bucket URL to a store.
 //!
-//! `s3://bucket/prefix?region=..&endpoint=..&allow_http=true`, `gs://bucket/prefix`,
-//! `az://container/prefix`, `file:///folder`, `memory://`, `opendal+memory://`. What the query
-//! does not say comes from the usual environment variables.
+//! `s3://bucket/prefix?region=..`, `gs://bucket/prefix`, `az://container/prefix`,
+//! `file:///folder`, `memory://`, `opendal+SERVICE://..`. Options are in the query
+//! ([`super::options`]); what it does not say comes from the usual environment variables.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use levee_runtime::Host;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
-use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
-use super::{Kind, Op, Store, StoreError};
+use super::options::Options;
+use super::server::Server;
+use super::{Kind, Op, Store, StoreError, cloud, s3, service};
+
+/// Forms of a URL, for people who wrote another one.
+const FORMS: &str = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, \
+                     file:///FOLDER, memory:// or opendal+SERVICE://";
 
 /// Written as users write it; the query may hold secrets, so it is never shown.
-fn shown(url: &Url) -> String {
+pub(super) fn shown(url: &Url) -> String {
     let mut shown = url.clone();
     shown.set_query(None);
+    shown.set_fragment(None);
     let _ = shown.set_password(None);
     let _ = shown.set_username("");
     shown.to_string()
 }
 
-fn invalid(url: &str, why: impl Into<String>) -> StoreError {
-    let public = url.split('?').next().unwrap_or_default();
-    StoreError::new(Op::Get, public, Kind::Invalid, why)
+/// This URL can never be opened.
+pub(super) fn invalid(url: &Url, why: impl Into<String>) -> StoreError {
+    StoreError::new(Op::Open, &shown(url), Kind::Invalid, why)
+}
+
+/// A bucket that was opened and not used yet.
+pub(super) struct Opened {
+    pub inner: Arc<dyn ObjectStore>,
+    /// Below which everything is.
+    pub prefix: String,
+    pub lists_in_order: bool,
+    pub deadlines: super::Deadlines,
+    pub server: Option<Server>,
+    pub caveat: Option<&'static str>,
+}
+
+impl Opened {
+    pub(super) fn new(inner: impl ObjectStore, prefix: impl Into<String>) -> Self {
+        Self {
+            inner: Arc::new(inner),
+            prefix: prefix.into(),
+            lists_in_order: true,
+            deadlines: super::Deadlines::default(),
+            server: None,
+            caveat: None,
+        }
+    }
 }
 
 impl Store {
     /// Opens a bucket by URL; makes the folder of a `file://` one. Sends no request.
     pub fn open(url: &str, host: Host) -> Result<Self, StoreError> {
         let parsed = Url::parse(url).map_err(|error| {
-            let forms = "s3://BUCKET/PREFIX, gs://, az://, file:///FOLDER or memory://";
-            invalid(url, format!("is no URL ({error}); write {forms}"))
+            let why = format!("is no URL ({error}); write {FORMS}");
+            // What cannot be parsed cannot be stripped of secrets by its parts either.
+            let scheme = url.split("://").next().filter(|scheme| *scheme != url);
+            let shown = scheme.map_or_else(|| "it".to_owned(), |scheme| format!("{scheme}://.."));
+            StoreError::new(Op::Open, &shown, Kind::Invalid, why)
         })?;
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            let why = "names a user or password: put credentials into the environment";
+            return Err(invalid(&parsed, why));
+        }
         let prefix = parsed.path().trim_matches('/').to_owned();
-        let (inner, prefix): (Arc<dyn ObjectStore>, String) = match parsed.scheme() {
-            "s3" => (Arc::new(s3(&parsed)?), prefix),
-            "gs" => (Arc::new(gcs(&parsed)?), prefix),
-            "az" => (Arc::new(azure(&parsed)?), prefix),
-            "file" => (Arc::new(folder(&parsed)?), String::new()),
-            "memory" => (Arc::new(InMemory::new()), prefix),
-            "opendal+memory" => (Arc::new(opendal_memory(url)?), prefix),
-            other => {
-                let known = "s3, gs, az, file, memory, opendal+memory";
-                return Err(invalid(url, format!("scheme {other:?} is not one of {known}")));
+        let opened = match parsed.scheme() {
+            "s3" => s3::open(&parsed, prefix, &host)?,
+            "gs" => cloud::gcs(&parsed, prefix)?,
+            "az" => cloud::azure(&parsed, prefix)?,
+            "file" => folder(&parsed)?,
+            "memory" => {
+                Options::of(&parsed)?;
+                Opened::new(InMemory::new(), prefix)
             }
+            scheme => match scheme.strip_prefix("opendal+") {
+                Some(name) => service::open(&parsed, name, prefix)?,
+                None => return Err(invalid(&parsed, format!("is none of {FORMS}"))),
+            },
         };
-        let mut store = Self::over(inner, &prefix, host, &shown(&parsed));
+        let mut store = Self::over(opened.inner, &opened.prefix, host, &shown(&parsed))
+            .with_deadlines(opened.deadlines);
+        store.lists_in_order = opened.lists_in_order;
+        (store.server, store.caveat) = (opened.server, opened.caveat);
+        if let Some(caveat) = store.caveat {
+            tracing::warn!(bucket = store.describe(), "{caveat}");
+        }
         if parsed.scheme() == "file" {
             store.folder = parsed.to_file_path().ok().map(Into::into);
         }
@@ -63,70 +103,23 @@ impl Store {
     }
 }
 
-/// The transport retries nothing: a retried conditional request would lie about who won.
-fn no_retry() -> RetryConfig {
-    RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() }
+/// The bucket of a URL whose host it is.
+pub(super) fn bucket(url: &Url) -> Result<&str, StoreError> {
+    let named = url.host_str().filter(|name| !name.is_empty());
+    named.ok_or_else(|| invalid(url, format!("names no bucket: write {}://BUCKET", url.scheme())))
 }
-
-fn client() -> ClientOptions {
-    ClientOptions::new()
-        .with_connect_timeout(Duration::from_secs(5))
-        .with_timeout(Duration::from_secs(30))
-        .with_pool_max_idle_per_host(64)
-}
-
-/// The query's pairs; refuses names that the store does not know.
-fn options<K: FromStr>(url: &Url) -> Result<Vec<(K, String)>, StoreError> {
-    let pair = |(name, value): (Cow<'_, str>, Cow<'_, str>)| match K::from_str(&name) {
-        Ok(key) => Ok((key, value.into_owned())),
-        Err(_) => {
-            let example = "region, endpoint, access_key_id, secret_access_key, allow_http";
-            let why = format!("option {name:?} is not known; known ones are e.g. {example}");
-            Err(invalid(url.as_str(), why))
-        }
-    };
-    url.query_pairs().map(pair).collect()
-}
-
-fn bucket(url: &Url) -> Result<&str, StoreError> {
-    url.host_str().ok_or_else(|| invalid(url.as_str(), "names no bucket: write SCHEME://BUCKET"))
-}
-
-/// One of the cloud builders of `object_store`: environment first, then the bucket, then the query.
-macro_rules! cloud {
-    ($name:ident, $builder:ty, $key:ty, $bucket:ident, $store:ty) => {
-        fn $name(url: &Url) -> Result<$store, StoreError> {
-            let mut builder = <$builder>::from_env()
-                .$bucket(bucket(url)?)
-                .with_client_options(client())
-                .with_retry(no_retry());
-            for (key, value) in options::<$key>(url)? {
-                builder = builder.with_config(key, value);
-            }
-            builder.build().map_err(|error| invalid(url.as_str(), error.to_string()))
-        }
-    };
-}
-
-cloud!(s3, AmazonS3Builder, AmazonS3ConfigKey, with_bucket_name, AmazonS3);
-cloud!(gcs, GoogleCloudStorageBuilder, GoogleConfigKey, with_bucket_name, GoogleCloudStorage);
-cloud!(azure, MicrosoftAzureBuilder, AzureConfigKey, with_container_name, MicrosoftAzure);
 
 /// Synced to disk before it answers; the folder is made.
 #[allow(clippy::disallowed_methods)]
-fn folder(url: &Url) -> Result<LocalFileSystem, StoreError> {
-    let path: PathBuf = url
-        .to_file_path()
-        .map_err(|()| invalid(url.as_str(), "names no folder: write file:///FOLDER"))?;
+fn folder(url: &Url) -> Result<Opened, StoreError> {
+    Options::of(url)?;
+    let path: PathBuf =
+        url.to_file_path().map_err(|()| invalid(url, "names no folder: write file:///FOLDER"))?;
     std::fs::create_dir_all(&path)
-        .map_err(|error| invalid(url.as_str(), format!("folder cannot be made: {error}")))?;
-    LocalFileSystem::new_with_prefix(&path)
-        .map(|store| store.with_fsync(true))
-        .map_err(|error| invalid(url.as_str(), error.to_string()))
-}
-
-fn opendal_memory(url: &str) -> Result<object_store_opendal::OpendalStore, StoreError> {
-    let operator = opendal::Operator::new(opendal::services::Memory::default())
-        .map_err(|error| invalid(url, error.to_string()))?;
-    Ok(object_store_opendal::OpendalStore::new(operator))
+        .map_err(|error| invalid(url, format!("folder cannot be made: {error}")))?;
+    let store = LocalFileSystem::new_with_prefix(&path)
+        .map_err(|error| invalid(url, error.to_string()))?
+        .with_fsync(true);
+    // Its files are read in no order.
+    Ok(Opened { lists_in_order: false, ..Opened::new(store, "") })
 }

@@ -1,15 +1,19 @@
-//! The start-up probe: a store that breaks the one rule is refused before anything relies on it.
+//! The probe: a store that breaks the one rule is refused before anything relies on it.
+//!
+//! Owns: what is checked when, the verdict, and removing what was written. Does not own: the
+//! checks themselves (`checks`). A broker probes at every start and stops at the first failure;
+//! `levee storage probe` checks everything and reports.
 
-use bytes::Bytes;
-use futures::future::join_all;
-use levee_proto::head::{HEAD_BYTES, Head, Kind};
-use levee_proto::ids::{Nonce, Writer};
-use levee_proto::keys;
-use levee_runtime::{Backoff, Host};
+mod checks;
+
 use std::time::Duration;
+
+use futures::future::join_all;
+use levee_runtime::Host;
 use thiserror::Error;
 
-use super::{Created, Store, StoreError};
+use super::{Kind, Op, Store, StoreError};
+use checks::{Fault, Probe};
 
 /// How hard to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,120 +33,175 @@ impl Rounds {
     }
 }
 
+/// Why a store is not used.
 #[derive(Debug, Error)]
 pub enum ProbeError {
     #[error("the bucket {bucket} cannot be probed: {error}")]
     Store { bucket: String, error: StoreError },
     /// Acknowledged records would be lost on such a store.
     #[error(
-        "the bucket {bucket} is not safe for Levee: {why}. Levee needs create-if-absent \
-         (If-None-Match: *) with exactly one winner and reads that see it at once; use AWS S3, \
-         Google Cloud Storage, Azure Blob Storage, MinIO or a local folder"
+        "the store at {server} is not safe for Levee: it {why}. Levee needs create-if-absent \
+         (If-None-Match: * on PUT) with exactly one winner, and reads and listings that see it at \
+         once: use AWS S3, Google Cloud Storage, Azure Blob Storage, MinIO, Ceph or a folder; \
+         `levee storage probe URL` shows every check"
     )]
-    Unsafe { bucket: String, why: String },
+    Unsafe { server: String, why: String },
+}
+
+/// What is checked, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    Create,
+    Race,
+    EqualBytes,
+    Read,
+    List,
+    Delete,
+    Multipart,
+}
+
+impl Check {
+    pub const ALL: [Self; 7] = [
+        Self::Create,
+        Self::Race,
+        Self::EqualBytes,
+        Self::Read,
+        Self::List,
+        Self::Delete,
+        Self::Multipart,
+    ];
+    /// What a broker's start looks at.
+    const AT_START: [Self; 5] =
+        [Self::Create, Self::Race, Self::EqualBytes, Self::Read, Self::List];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create-if-absent",
+            Self::Race => "racing creates",
+            Self::EqualBytes => "racing creates of equal bytes",
+            Self::Read => "whole and ranged reads",
+            Self::List => "listing after a create",
+            Self::Delete => "delete",
+            Self::Multipart => "upload in parts",
+        }
+    }
+}
+
+/// What came of one check.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// With what was seen.
+    Passed(String),
+    /// It breaks a rule.
+    Broken(String),
+    /// It did not do what was asked.
+    Failed(StoreError),
+    /// An earlier failure makes it pointless.
+    Skipped,
+}
+
+/// Whether Levee can use a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Safe,
+    Unsafe,
+    /// Nothing answered, or nothing was allowed: the store may be fine.
+    Unreachable,
+}
+
+/// How long small requests took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latency {
+    pub op: Op,
+    pub count: usize,
+    pub p50: Duration,
+    pub p99: Duration,
+}
+
+/// Everything that the probe saw.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub bucket: String,
+    pub server: Option<String>,
+    pub caveat: Option<&'static str>,
+    pub checks: Vec<(Check, Outcome)>,
+    /// Empty unless the store is safe.
+    pub latencies: Vec<Latency>,
+    /// What could not be removed lies below this key.
+    pub left_behind: Option<String>,
+}
+
+impl Report {
+    pub fn verdict(&self) -> Verdict {
+        match self.checks.iter().find(|(_, outcome)| !matches!(outcome, Outcome::Passed(_))) {
+            None => Verdict::Safe,
+            Some((_, Outcome::Failed(error))) => match error.kind {
+                Kind::Exists | Kind::Unsupported | Kind::Short | Kind::NotFound => Verdict::Unsafe,
+                _ => Verdict::Unreachable,
+            },
+            Some(_) => Verdict::Unsafe,
+        }
+    }
 }
 
 /// Races creates, reads and lists below `probe/`, and removes what it wrote.
 pub async fn probe(store: &Store, host: &Host, rounds: Rounds) -> Result<(), ProbeError> {
-    let folder = format!("{}/{:032x}", keys::PROBE, host.random_u128());
-    let (count, racers) = rounds.size();
+    let (rounds, racers) = rounds.size();
+    let probe = Probe::new(store, host, rounds, racers);
     let mut result = Ok(());
-    for round in 0..count {
-        result = one_round(store, host, &format!("{folder}/{round:04}"), racers).await;
+    for check in Check::AT_START {
+        result = probe.run(check).await.map(drop).map_err(|fault| match fault {
+            Fault::Broken(why) => ProbeError::Unsafe { server: server_of(store), why },
+            Fault::Store(error) => ProbeError::Store { bucket: store.describe().to_owned(), error },
+        });
         if result.is_err() {
             break;
         }
     }
     // What stays after a failure is below `probe/`, which nothing ever reads.
-    if let Ok(listed) = store.list(&folder).await {
-        join_all(listed.iter().map(|l| store.delete(&l.key))).await;
-    }
+    let _ = remove(store, &probe.folder).await;
     result
 }
 
-async fn one_round(store: &Store, host: &Host, key: &str, racers: usize) -> Result<(), ProbeError> {
-    let failed = |error| ProbeError::Store { bucket: store.describe().into(), error };
-    let bad = |why: String| ProbeError::Unsafe { bucket: store.describe().into(), why };
-    let bodies: Vec<(Nonce, Bytes)> = (0..racers).map(|n| body(host, n as u64)).collect();
-    let creates = bodies.iter().map(|(nonce, body)| settled(store, host, key, body, *nonce));
-    let mut winners = Vec::new();
-    for (won, (nonce, body)) in join_all(creates).await.into_iter().zip(&bodies) {
-        if won.map_err(failed)? {
-            winners.push((*nonce, body.clone()));
-        }
+/// Every check, whatever came of the one before, and how long requests take.
+pub async fn examine(store: &Store, host: &Host) -> Report {
+    let (rounds, racers) = Rounds::First.size();
+    let probe = Probe::new(store, host, rounds, racers);
+    let mut checks = Vec::new();
+    for check in Check::ALL {
+        let is_pointless = matches!(checks.first(), Some((_, Outcome::Failed(_))));
+        let outcome = match is_pointless {
+            true => Outcome::Skipped,
+            false => match probe.run(check).await {
+                Ok(seen) => Outcome::Passed(seen),
+                Err(Fault::Broken(why)) => Outcome::Broken(why),
+                Err(Fault::Store(error)) => Outcome::Failed(error),
+            },
+        };
+        checks.push((check, outcome));
     }
-    let found = store.get(key).await.map_err(failed)?;
-    let Some(found) = found else {
-        return Err(bad(format!(
-            "{} racing creates succeeded but nothing is there",
-            winners.len()
-        )));
+    let is_safe = checks.iter().all(|(_, outcome)| matches!(outcome, Outcome::Passed(_)));
+    let latencies = if is_safe { probe.latencies().await } else { Vec::new() };
+    let wrote = !matches!(checks.first(), Some((_, Outcome::Failed(_))));
+    let left_behind = match wrote && remove(store, &probe.folder).await.is_err() {
+        true => Some(probe.folder.clone()),
+        false => None,
     };
-    match &winners[..] {
-        [(_, body)] if *body == found => {}
-        [_] => return Err(bad("the object is not the one whose create succeeded".into())),
-        [] => return Err(bad("an object is there but no create succeeded".into())),
-        _ => {
-            return Err(bad(format!("{} of {racers} racing creates succeeded", winners.len())));
-        }
-    }
-    // Equal bytes must not count as the same write.
-    let (_, body) = &winners[0];
-    let again = store.create(key, vec![body.clone()], Nonce(host.random_u128())).await;
-    if matches!(again, Created::Won) {
-        return Err(bad("a second create of the same bytes succeeded".into()));
-    }
-    let part = store.get_range(key, 8..24).await.map_err(failed)?;
-    if part.as_deref() != Some(&found[8..24]) {
-        return Err(bad("a ranged read gave other bytes".into()));
-    }
-    let folder = key.rsplit_once('/').map_or(key, |(folder, _)| folder);
-    let listed = store.list(folder).await.map_err(failed)?;
-    match listed.iter().any(|l| l.key == key && l.bytes == HEAD_BYTES as u64) {
-        true => Ok(()),
-        false => Err(bad("a listing does not show an object that was just created".into())),
-    }
+    let (bucket, server) = (store.describe().to_owned(), store.server());
+    let caveat = store.caveat();
+    Report { bucket, server, caveat, checks, latencies, left_behind }
 }
 
-/// Whether this create won; tried again while nobody can tell (a lost reply, a transient 409, which
-/// racing creates do cause).
-async fn settled(
-    store: &Store,
-    host: &Host,
-    key: &str,
-    body: &Bytes,
-    nonce: Nonce,
-) -> Result<bool, StoreError> {
-    const TRIES: usize = 10;
-    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match store.create(key, vec![body.clone()], nonce).await {
-            Created::Won => return Ok(true),
-            Created::Lost(_) => return Ok(false),
-            Created::Unknown(error) => {
-                let passes = error.is_retriable() || error.kind == super::Kind::Exists;
-                if !passes || tries == TRIES {
-                    return Err(error);
-                }
-                tracing::debug!(%error, "probe: one racer got no clear answer");
-            }
-        }
-        backoff.wait(host).await;
-    }
+fn server_of(store: &Store) -> String {
+    store.server().unwrap_or_else(|| store.describe().to_owned())
 }
 
-fn body(host: &Host, racer: u64) -> (Nonce, Bytes) {
-    let nonce = Nonce(host.random_u128());
-    let head = Head {
-        kind: Kind::Probe,
-        nonce,
-        writer: Writer(racer),
-        term: 0,
-        seq: 0,
-        body_len: 0,
-        extra: 0,
-    };
-    (nonce, Bytes::copy_from_slice(&head.encode()))
+async fn remove(store: &Store, folder: &str) -> Result<(), StoreError> {
+    let listed = store.list(folder).await?;
+    // As many at once as a store bears without slowing down.
+    for some in listed.chunks(64) {
+        let deletes = some.iter().map(|listed| store.delete(&listed.key));
+        join_all(deletes).await.into_iter().collect::<Result<(), _>>()?;
+    }
+    Ok(())
 }

@@ -95,7 +95,7 @@ impl Store {
             Ok(result) => result,
             Err(_) => {
                 let why = format!("not done within {:?}", progress.deadline);
-                Err(StoreError::new(Op::Upload, key, Kind::Timeout, why).into())
+                Err(self.error(Op::Upload, key, Kind::Timeout, why).into())
             }
         }
     }
@@ -133,7 +133,7 @@ impl Store {
             Ok(done) => done,
             Err(_) => {
                 let why = format!("no progress for {:?}", progress.stalled_after);
-                Err(StoreError::new(Op::Upload, key, Kind::Timeout, why))
+                Err(self.error(Op::Upload, key, Kind::Timeout, why))
             }
         }
     }

@@ -1,0 +1,50 @@
+//! Programs that tests need and that no package of ours brings: installed once, into the target
+//! folder, by whoever asks first.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// `TARGET/tools/NAME`, made by `install` if it is not there; what a failed installation left is
+/// removed. Says why it cannot be had.
+pub fn installed(
+    name: &str,
+    install: impl FnOnce(&Path) -> Result<(), String>,
+) -> Result<PathBuf, String> {
+    let test = std::env::current_exe().expect("a test has a path");
+    let target = test.ancestors().nth(3).expect("target/PROFILE/deps/TEST");
+    let tools = target.join("tools");
+    std::fs::create_dir_all(&tools).expect("the target folder is writable");
+    // One installation at a time, whoever asks.
+    let lock = std::fs::File::create(tools.join(format!("{name}.lock"))).expect("lock file");
+    lock.lock().expect("locked");
+    let wanted = tools.join(name);
+    let made = tools.join(format!("{name}.done"));
+    if !made.exists() {
+        let _ = std::fs::remove_dir_all(&wanted);
+        std::fs::create_dir_all(&wanted).expect("a folder for it");
+        install(&wanted)?;
+        std::fs::write(made, "").expect("noted");
+    }
+    Ok(wanted)
+}
+
+/// Runs a command to its end; says what it said when it fails.
+pub fn run(command: &mut Command) -> Result<String, String> {
+    let what = format!("{} {}", command.get_program().display(), shown(command));
+    let Output { status, stdout, stderr } =
+        command.output().map_err(|error| format!("{what}: {error}"))?;
+    match status.success() {
+        true => Ok(String::from_utf8_lossy(&stdout).into_owned()),
+        false => Err(format!("{what}: {status}: {}", String::from_utf8_lossy(&stderr).trim())),
+    }
+}
+
+fn shown(command: &Command) -> String {
+    let args = command.get_args().take(3).map(|arg| arg.to_string_lossy().into_owned());
+    args.collect::<Vec<_>>().join(" ")
+}
+
+/// Whether the long tests were asked for (`./test --long`).
+pub fn long() -> bool {
+    std::env::var_os("LEVEE_LONG").is_some_and(|value| !value.is_empty())
+}
