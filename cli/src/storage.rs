@@ -75,10 +75,13 @@ fn verdict(report: &Report) -> Result<(), CliError> {
         Verdict::Safe => Ok(()),
         Verdict::Unsafe => Err(CliError::new(format!("{who} is not safe for Levee"))
             .next_step("use a store that passes; levee dev needs none: it makes a folder")),
-        Verdict::Unreachable => Err(CliError::of(Code::StoreUnavailable, format!(
-            "{who} could not be checked: {}",
-            report.checks.iter().find_map(|(_, outcome)| problem(outcome)).unwrap_or_default()
-        ))),
+        Verdict::Unreachable => Err(CliError::of(
+            Code::StoreUnavailable,
+            format!(
+                "{who} could not be checked: {}",
+                report.checks.iter().find_map(|(_, outcome)| problem(outcome)).unwrap_or_default()
+            ),
+        )),
     }
 }
 
