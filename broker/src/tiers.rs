@@ -19,6 +19,7 @@ use levee_runtime::Host;
 use levee_tiering::metalog::MetaState;
 use levee_tiering::remote::{
     Footers, FootersError, RangeRef, ReadConfig, RemoteError, RemoteIndex, RemoteReader, Source,
+    Wanted,
 };
 use levee_tiering::store::Store;
 use levee_tiering::store::transfer::Progress;
@@ -144,7 +145,8 @@ impl Tiers {
 
     /// The footer of an object as the bucket has it now.
     pub async fn fresh_footer(&self, object: &ObjectRef) -> Result<Arc<Footer>, FootersError> {
-        self.footers.fresh(&object.key(), object.bytes, Some(object.footer_crc)).await
+        let (bytes, footer_crc) = (object.bytes, Some(object.footer_crc));
+        self.footers.fresh(&Wanted { key: object.key(), bytes, footer_crc }).await
     }
 
     /// Gives the disk caches the room that `free` bytes on their disk leave them.

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::budget::Budget;
 use crate::metalog::{LoadError, MetaLog, MetaState};
-use crate::remote::{Footers, FootersError};
+use crate::remote::{Footers, FootersError, Wanted};
 use crate::store::{Listed, Store, StoreError};
 
 #[derive(Debug, Error)]
@@ -172,17 +172,20 @@ async fn look(
     }
     let after = log.load().await?;
     let objects = after.objects.values();
-    let objects = objects
-        .map(|object| (Some(object.id()), (object.key(), object.bytes, Some(object.footer_crc))));
+    let objects = objects.map(|object| {
+        let (bytes, footer_crc) = (object.bytes, Some(object.footer_crc));
+        (Some(object.id()), Wanted { key: object.key(), bytes, footer_crc })
+    });
     let slots = slots(&before, &after, &listed).into_iter().map(|slot| (None, slot));
-    let all: Vec<(Option<ObjectId>, (String, u64, Option<u32>))> = objects.chain(slots).collect();
+    let all: Vec<(Option<ObjectId>, Wanted)> = objects.chain(slots).collect();
     let (mut held, mut unreadable) = (BTreeMap::new(), Vec::new());
     for some in all.chunks(AT_ONCE) {
         for _ in some {
             budget.take(FOOTER_BYTES).await;
         }
         let asked: Vec<_> = some.iter().map(|(_, asked)| asked.clone()).collect();
-        for ((object, (key, ..)), read) in some.iter().zip(footers.fresh_all(asked).await) {
+        for ((object, Wanted { key, .. }), read) in some.iter().zip(footers.fresh_all(asked).await)
+        {
             match read {
                 Ok(footer) => hold(&footer, key, &mut held),
                 // A store that does not answer says nothing about an object.
@@ -203,11 +206,7 @@ const FOOTER_BYTES: u64 = 64 << 10;
 const AT_ONCE: usize = 64;
 
 /// Slots that count: of lanes that both looks know as closed.
-fn slots(
-    before: &MetaState,
-    after: &MetaState,
-    listed: &BTreeMap<String, Listed>,
-) -> Vec<(String, u64, Option<u32>)> {
+fn slots(before: &MetaState, after: &MetaState, listed: &BTreeMap<String, Listed>) -> Vec<Wanted> {
     let mut counting = Vec::new();
     for lane in after.lanes.values().filter(|lane| lane.kind == LaneKind::Object) {
         let was_closed = before.lanes.get(&lane.id).is_some_and(|lane| lane.end.is_some());
@@ -216,7 +215,7 @@ fn slots(
             let key = keys::lane_slot(lane.id, slot);
             // One that is missing is found by the listing.
             if let Some(bytes) = listed.get(&key).map(|found| found.bytes) {
-                counting.push((key, bytes, None));
+                counting.push(Wanted { key, bytes, footer_crc: None });
             }
         }
     }

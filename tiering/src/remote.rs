@@ -11,6 +11,6 @@ pub mod read;
 
 pub use ahead::ReadAhead;
 pub use cache::{ChunkId, DiskCache};
-pub use footers::{Footers, FootersError};
+pub use footers::{Footers, FootersError, Wanted};
 pub use index::{RangeRef, RemoteIndex, Source};
 pub use read::{ReadConfig, RemoteError, RemoteRead, RemoteReader};

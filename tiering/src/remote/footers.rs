@@ -33,6 +33,15 @@ pub enum FootersError {
     Stopped(String),
 }
 
+/// An object whose footer is wanted from the bucket.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub key: String,
+    pub bytes: u64,
+    /// What its reference says of it; nothing for a slot.
+    pub footer_crc: Option<u32>,
+}
+
 type Outcome = Result<Arc<Footer>, FootersError>;
 
 /// See the module.
@@ -71,25 +80,24 @@ impl Footers {
         }
     }
 
-    /// As the bucket has it now, whatever is kept of it. `crc`: what its reference says of it.
-    pub async fn fresh(&self, key: &str, bytes: u64, crc: Option<u32>) -> Outcome {
-        let (footer, end) = self.from.fetch(key, bytes).await?;
+    /// As the bucket has it now, whatever is kept of it.
+    pub async fn fresh(&self, wanted: &Wanted) -> Outcome {
+        let Wanted { key, bytes, footer_crc } = wanted;
+        let (footer, end) = self.from.fetch(key, *bytes).await?;
         let found = crc32c(&end[..end.len() - TRAILER_BYTES]);
-        match crc.is_none_or(|crc| crc == found) {
+        match footer_crc.is_none_or(|crc| crc == found) {
             true => Ok(footer),
             false => {
                 let why = "its footer is another one than was referenced";
                 let error = FormatError::new("object", 0, why);
-                Err(FootersError::Format { key: key.to_owned(), error })
+                Err(FootersError::Format { key: key.clone(), error })
             }
         }
     }
 
     /// As `fresh`, for many objects, each with its own answer.
-    pub async fn fresh_all(&self, objects: Vec<(String, u64, Option<u32>)>) -> Vec<Outcome> {
-        let load = |(key, bytes, crc): (String, u64, Option<u32>)| async move {
-            self.fresh(&key, bytes, crc).await
-        };
+    pub async fn fresh_all(&self, objects: Vec<Wanted>) -> Vec<Outcome> {
+        let load = |wanted: Wanted| async move { self.fresh(&wanted).await };
         let loads = objects.into_iter().map(load);
         stream::iter(loads).buffered(SIDE_BY_SIDE).collect().await
     }
