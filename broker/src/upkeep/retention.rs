@@ -1,13 +1,15 @@
 //! Retention by time and size, and the deletion of records on request.
 //!
 //! Reads committed state only (I19): nothing is unreferenced before its LogStart is committed, and
-//! time is that of the records.
+//! time is that of the records. Whole ranges go by the index; inside of a range, which may span days
+//! once it is merged, blocks of 64 KiB go by its footer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use levee_proto::ids::{PartitionId, TopicId};
 use levee_proto::metalog::{Record, TopicPurge};
-use levee_tiering::remote::RangeRef;
+use levee_tiering::remote::{RangeRef, Source};
 
 use crate::cluster::message::Request;
 use crate::error::{Error, Result};
@@ -21,12 +23,33 @@ pub const UP_TO_HIGH_WATERMARK: u64 = i64::MAX as u64;
 /// Partitions whose log start one request moves.
 const STARTS_AT_ONCE: usize = 1000;
 
+/// Bytes above its bound from which on a log is cut inside of a range, or this part of the bound.
+const EXCESS_BYTES: u64 = 1 << 20;
+const EXCESS_PART: u64 = 16;
+/// A log is cut inside of a range once its oldest block is older than allowed by this part.
+const LATE_PART: i64 = 64;
+
+/// When the first range of a log has something to drop again: a look into a footer tells, and a
+/// footer may be a request.
+type Next = BTreeMap<PartitionId, (Source, i64)>;
+
 /// Runs until the session ends.
 pub async fn run(node: Arc<Node>) {
+    let mut next = Next::new();
     while !node.is_ended() {
         node.host.sleep(node.config.retention_check_interval).await;
-        let due = |p: &Arc<Partition>| Some((p.id, due(&node, p)?));
-        let starts: Vec<_> = node.all_partitions().iter().filter_map(due).collect();
+        let mut starts = Vec::new();
+        let partitions = node.all_partitions();
+        next.retain(|id, _| partitions.iter().any(|p| p.id == *id));
+        for partition in &partitions {
+            match due(&node, partition, &mut next).await {
+                Ok(Some(start)) => starts.push((partition.id, start)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(partition = %partition.id, %error, "retention is tried again");
+                }
+            }
+        }
         if let Err(error) = set_log_starts(&node, starts).await {
             tracing::warn!(%error, "retention is tried again");
         }
@@ -38,15 +61,28 @@ pub async fn run(node: Arc<Node>) {
 
 /// Where the log of a partition should start now, if that is above where it does. What is not in
 /// the bucket stays.
-fn due(node: &Node, partition: &Partition) -> Option<u64> {
+async fn due(node: &Node, partition: &Partition, next: &mut Next) -> Result<Option<u64>> {
     let config = partition.config();
-    let ladder = partition.readable().ok()?;
+    let Ok(ladder) = partition.readable() else { return Ok(None) };
     let tiled = node.tiers.index.tiling(partition.id, ladder.log_start(), ladder.tiered_end());
     let mut start = ladder.log_start();
     if let Some(keep) = config.retention_ms {
-        let before = node.host.wall_ms().saturating_sub(keep.as_millis() as i64);
+        let keep = keep.as_millis() as i64;
+        let before = node.host.wall_ms().saturating_sub(keep);
         let is_old = |range: &RangeRef| (0..before).contains(&range.max_timestamp);
         start = drop_while(node, partition, &tiled, start, is_old);
+        if let Some(range) = holding(&tiled, start) {
+            let known = next.get(&partition.id).filter(|(source, _)| *source == range.source);
+            let oldest = known.map_or(range.first_timestamp, |(_, oldest)| *oldest);
+            if oldest >= 0 && oldest < before.saturating_sub(keep / LATE_PART) {
+                let footer = node.tiers.footer(range).await?;
+                if let Some(found) = footer.ranges.get(range.number as usize) {
+                    let (border, oldest) = found.older(before);
+                    start = start.max(border);
+                    next.insert(partition.id, (range.source, oldest));
+                }
+            }
+        }
     }
     if let Some(keep) = config.retention_bytes {
         let live = tiled.iter().filter(|range| range.end > start);
@@ -57,8 +93,24 @@ fn due(node: &Node, partition: &Partition) -> Option<u64> {
             over
         };
         start = drop_while(node, partition, &tiled, start, is_over);
+        if let Some(range) = holding(&tiled, start)
+            && total.saturating_sub(keep) > EXCESS_BYTES.max(keep / EXCESS_PART)
+        {
+            let footer = node.tiers.footer(range).await?;
+            let rest = total - range.len;
+            if let Some(found) = footer.ranges.get(range.number as usize) {
+                start = start.max(found.border_with(start, keep.saturating_sub(rest)));
+            }
+        }
     }
-    (start > ladder.log_start()).then_some(start.min(ladder.tiered_end()))
+    let start = start.min(ladder.tiered_end());
+    Ok((start > ladder.log_start()).then_some(start))
+}
+
+/// The object range that a log starts in.
+fn holding(tiled: &[RangeRef], start: u64) -> Option<&RangeRef> {
+    let first = tiled.iter().find(|range| range.end > start)?;
+    (first.base <= start && matches!(first.source, Source::Object(_))).then_some(first)
 }
 
 /// Goes from `start` over whole ranges, oldest first, for as long as each is over. Nothing is

@@ -4,7 +4,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::index::{Index, SPARSE_ENTRY_BYTES};
+use super::index::{Index, SPARSE_ENTRY_BYTES, SparseEntry};
 use super::producers::ProducerSnapshot;
 use super::{FOOTER, Level};
 use crate::codec::{FormatError, Reader};
@@ -65,6 +65,27 @@ impl Range {
                 after.checked_sub(1).map_or(0, |at| blocks[at].pos)
             }
         }
+    }
+
+    /// Up to where all records are older than `before_ms`, block by block, and how old the block
+    /// after that may get. Records without timestamps are never old.
+    pub fn older(&self, before_ms: i64) -> (u64, i64) {
+        let Index::Sparse(blocks) = &self.index else { return (self.base, self.max_timestamp) };
+        // Each block says the largest timestamp of all up to it.
+        let old = blocks.partition_point(|b| (0..before_ms).contains(&b.max_timestamp));
+        match blocks.get(old) {
+            Some(block) if old > 0 => (block.base_offset, block.max_timestamp),
+            Some(block) => (self.base, block.max_timestamp),
+            None => (self.end, self.max_timestamp),
+        }
+    }
+
+    /// The last block border at or after `start` with at least `keep` bytes behind it.
+    pub fn border_with(&self, start: u64, keep: u64) -> u64 {
+        let Index::Sparse(blocks) = &self.index else { return start };
+        let behind = |pos: u32| self.len - u64::from(pos);
+        let fits = |b: &&SparseEntry| b.base_offset > start && behind(b.pos) >= keep;
+        blocks.iter().rev().find(fits).map_or(start, |block| block.base_offset)
     }
 
     /// First offset of the first block that may hold a record at or after `timestamp`.
@@ -293,5 +314,52 @@ fn decode_section(
         }
         Some(_) => Err(r.error(format!("second producer state of range {number}"))),
         None => Err(r.error(format!("producer state of range {number}, there is none"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks of ten offsets and a hundred bytes, a second apart.
+    fn range(blocks: u64) -> Range {
+        let entry = |n: u64| SparseEntry {
+            base_offset: 50 + n * 10,
+            max_timestamp: (1 + n as i64) * 1000,
+            pos: n as u32 * 100,
+            crc: 0,
+        };
+        Range {
+            partition: PartitionId { topic: TopicId(1), partition: 0 },
+            leader_epoch: 1,
+            kind: RangeKind::Data,
+            base: 50,
+            end: 50 + blocks * 10,
+            pos: 64,
+            len: blocks * 100,
+            crc: 0,
+            batches: 1,
+            records: 1,
+            max_timestamp: blocks as i64 * 1000,
+            index: Index::Sparse((0..blocks).map(entry).collect()),
+            producers: None,
+        }
+    }
+
+    #[test]
+    fn retention_goes_by_blocks() {
+        let range = range(5);
+        assert_eq!(range.older(1000), (50, 1000), "none is older");
+        assert_eq!(range.older(1001), (60, 2000));
+        assert_eq!(range.older(3500), (80, 4000));
+        assert_eq!(range.older(9999), (100, 5000), "all of them");
+        assert_eq!(range.border_with(50, 450), 50);
+        assert_eq!(range.border_with(50, 400), 60);
+        assert_eq!(range.border_with(50, 1), 90);
+        assert_eq!(range.border_with(95, 1), 95, "never back");
+        let Index::Sparse(mut blocks) = range.index.clone() else { panic!("sparse") };
+        blocks.iter_mut().for_each(|block| block.max_timestamp = -1);
+        let timeless = Range { index: Index::Sparse(blocks), ..range };
+        assert_eq!(timeless.older(9999), (50, -1));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use levee_proto::ids::{LaneId, PartitionId, SessionId, TopicId, Writer};
 use levee_proto::keys;
 use levee_proto::metalog::{ObjectId, ObjectRef};
-use levee_proto::object::{Footer, Level, ProducerSnapshot, RangeKind};
+use levee_proto::object::{Footer, Index, Level, ProducerSnapshot, RangeKind};
 use parking_lot::RwLock;
 
 /// Whose bytes.
@@ -34,6 +34,8 @@ pub struct RangeRef {
     /// Exclusive.
     pub end: u64,
     pub len: u64,
+    /// Largest timestamp of its first block.
+    pub first_timestamp: i64,
     pub max_timestamp: i64,
     pub leader_epoch: u32,
 }
@@ -128,6 +130,10 @@ impl RemoteIndex {
                 base: range.base,
                 end: range.end,
                 len: range.len,
+                first_timestamp: match &range.index {
+                    Index::Full(batches) => batches.first().map_or(-1, |b| b.max_timestamp),
+                    Index::Sparse(blocks) => blocks.first().map_or(-1, |b| b.max_timestamp),
+                },
                 max_timestamp: range.max_timestamp,
                 leader_epoch: range.leader_epoch,
             };
@@ -302,7 +308,7 @@ const LAST: Source = Source::Object(ObjectId { writer: Writer(u64::MAX), seq: u6
 #[cfg(test)]
 mod tests {
     use levee_proto::ids::Nonce;
-    use levee_proto::object::{Index, Range};
+    use levee_proto::object::Range;
 
     use super::*;
 
