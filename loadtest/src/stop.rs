@@ -1,0 +1,68 @@
+//! Why a run ends early: Ctrl-C, or a target that is gone.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::results::Ended;
+use crate::target::Target;
+
+/// Shared by everything that waits.
+#[derive(Clone)]
+pub struct Stop {
+    flag: Arc<watch::Sender<bool>>,
+    why: Arc<Mutex<Option<Ended>>>,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self { flag: Arc::new(watch::Sender::new(false)), why: Arc::default() }
+    }
+}
+
+impl Stop {
+    /// The first reason counts.
+    pub fn end(&self, why: Ended) {
+        self.why.lock().get_or_insert(why);
+        self.flag.send_replace(true);
+    }
+
+    pub fn flag(&self) -> watch::Receiver<bool> {
+        self.flag.subscribe()
+    }
+
+    pub fn is_set(&self) -> bool {
+        *self.flag.borrow()
+    }
+
+    pub fn ended(&self) -> Ended {
+        self.why.lock().clone().unwrap_or(Ended::Complete)
+    }
+
+    /// The first Ctrl-C ends the run with a report, the second one ends the process.
+    pub fn on_ctrl_c(&self) {
+        let stop = self.clone();
+        tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                eprintln!("\nstopping; the report says how far it came (Ctrl-C again: no report)");
+                stop.end(Ended::Interrupted);
+            }
+            if tokio::signal::ctrl_c().await.is_ok() {
+                std::process::exit(130);
+            }
+        });
+    }
+
+    /// A process that ends by itself ends the run.
+    pub fn when_gone(&self, target: &Target) {
+        let Some(process) = &target.process else { return };
+        let (mut ended, stop) = (process.ended(), self.clone());
+        tokio::spawn(async move {
+            if let Ok(how) = ended.wait_for(Option::is_some).await {
+                let how = how.as_deref().unwrap_or_default();
+                stop.end(Ended::TargetFailed(format!("the target's process ended: {how}")));
+            }
+        });
+    }
+}
