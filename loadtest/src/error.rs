@@ -36,6 +36,10 @@ impl Error {
         Self { exit: Exit::Failed, message: message.into() }
     }
 
+    pub fn wrong(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Wrong, message: message.into() }
+    }
+
     /// Puts the place in front of the message.
     pub fn at(self, place: impl fmt::Display) -> Self {
         Self { message: format!("{place}: {}", self.message), ..self }

@@ -9,6 +9,7 @@
 // A load generator runs in the real world, and a binary has no outside.
 #![allow(clippy::disallowed_methods, unreachable_pub)]
 
+mod bench;
 mod clock;
 mod compare;
 mod drive;
@@ -68,6 +69,8 @@ enum Command {
     Run(RunArgs),
     /// Run one workload on two targets in turn, or compare two results.json.
     Compare(CompareArgs),
+    /// Measure the numbers of the README on this machine, each beside its floor.
+    Bench(bench::Args),
     /// Say what a workload file comes to, without running it.
     Check {
         workload: PathBuf,
@@ -128,6 +131,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => run_one(args).await,
             Command::Compare(args) => compare_two(args).await,
+            Command::Bench(args) => bench::bench(args, options(false)).await,
             Command::Check { workload, set } => check(&workload, &set),
         }
     });

@@ -318,3 +318,6 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
         std::future::pending().await
     }
 }
+
+#[cfg(test)]
+mod tests;

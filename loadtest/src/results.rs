@@ -24,6 +24,8 @@ pub struct Results {
     /// Seconds since 1970.
     pub started_unix: u64,
     pub workload: Workload,
+    /// That were made for it.
+    pub topics: Vec<String>,
     pub machine: Machine,
     pub target: About,
     pub phases: Vec<PhaseResult>,

@@ -53,9 +53,10 @@ pub async fn measure(
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let machine = Machine::here();
     let target = Arc::new(target);
-    options.stop.when_gone(&target);
-    let (progress, stop) = (options.progress.clone(), options.stop.clone());
-    let session = Session::open(workload, target.clone(), progress, stop).await?;
+    let stop = options.stop.child();
+    stop.when_gone(&target);
+    let progress = options.progress.clone();
+    let session = Session::open(workload, target.clone(), progress, stop.clone()).await?;
     let mut about = target.about.clone();
     about.class = session.class().await;
     about.sync = sync_of(&about.class, workload).into();
@@ -64,7 +65,7 @@ pub async fn measure(
     let after = target.counters().await;
     let verification = session.judge().await;
     let (phases, points, search) = driven?;
-    let mut ended = options.stop.ended();
+    let mut ended = stop.ended();
     if let (Ended::Complete, Some(why)) = (&ended, session.trouble().first()) {
         ended = Ended::TargetFailed(why.clone());
     }
@@ -79,6 +80,7 @@ pub async fn measure(
         command: options.command.clone(),
         started_unix: started.as_secs(),
         workload: workload.clone(),
+        topics: session.topics(),
         machine,
         target: about,
         phases,
@@ -234,14 +236,25 @@ fn notes(
         let load = machine.load_before;
         notes.push(format!("the machine was shared: load average {load} before the run"));
     }
-    let of = |pick: fn(&Point) -> u64| {
-        let at = points.iter().map(move |point| (point.at, pick(point) as f64));
-        slope_per_hour(at).map(|slope| slope / f64::from(1 << 20))
-    };
-    if let (Some(memory), Some(disk)) = (of(|p| p.resident_bytes), of(|p| p.disk_bytes)) {
-        notes.push(format!("memory grew by {memory:.1} MiB/h, disk by {disk:.1} MiB/h"));
-    }
+    notes.extend(growth_note(points));
     notes
+}
+
+/// Whether memory and disk of the target grow; only of a run that is long enough to say.
+fn growth_note(points: &[Point]) -> Option<String> {
+    /// The first third fills caches, and is left away.
+    const LEFT_AWAY: f64 = 1.0 / 3.0;
+    const LEAST_SECONDS: f64 = 300.0;
+    let last = points.last().filter(|last| last.at >= LEAST_SECONDS)?.at;
+    let of = |pick: fn(&Point) -> u64| {
+        let late = points.iter().filter(move |point| point.at >= last * LEFT_AWAY);
+        let slope = slope_per_hour(late.map(move |point| (point.at, pick(point) as f64)));
+        slope.map(|slope| slope / f64::from(1 << 20))
+    };
+    let (memory, disk) = (of(|point| point.resident_bytes)?, of(|point| point.disk_bytes)?);
+    Some(format!(
+        "behind its first third: memory changed by {memory:+.1} MiB/h, disk by {disk:+.1} MiB/h"
+    ))
 }
 
 #[cfg(test)]

@@ -298,6 +298,10 @@ impl Session {
         Ok(())
     }
 
+    pub fn topics(&self) -> Vec<String> {
+        self.log.topics.iter().map(|topic| topic.to_string()).collect()
+    }
+
     /// The class that the topics really have.
     pub async fn class(&self) -> String {
         let class = self.target.driver.class_of(&self.log.topics[0]).await;

@@ -40,6 +40,18 @@ impl Stop {
         self.why.lock().clone().unwrap_or(Ended::Complete)
     }
 
+    /// One that ends with this one, and by itself: of one run among several.
+    pub fn child(&self) -> Self {
+        let child = Self::default();
+        let (mut flag, parent, told) = (self.flag(), self.clone(), child.clone());
+        tokio::spawn(async move {
+            if flag.wait_for(|stop| *stop).await.is_ok() {
+                told.end(parent.ended());
+            }
+        });
+        child
+    }
+
     /// The first Ctrl-C ends the run with a report, the second one ends the process.
     pub fn on_ctrl_c(&self) {
         let stop = self.clone();

@@ -30,19 +30,14 @@ pub struct Process {
     binary: PathBuf,
     /// How it ended, once it has.
     ended: watch::Receiver<Option<String>>,
-    /// Ends the process when it is dropped.
-    _kill: watch::Sender<bool>,
+    /// Kills the process, also when it is dropped.
+    kill: watch::Sender<bool>,
     /// Removed with the process.
     _folder: Option<TempDir>,
 }
 
 impl Process {
     pub async fn start(started: &Started) -> Result<Self> {
-        Self::start_at(started, None).await
-    }
-
-    /// `grpc`: the address of a process that was there before.
-    pub async fn start_at(started: &Started, grpc: Option<&str>) -> Result<Self> {
         let binary = started.path.clone().map_or_else(beside, Ok)?;
         let failed = |why: String| Error::failed(format!("{} {why}", binary.display()));
         let (data, folder) = match &started.data {
@@ -55,7 +50,7 @@ impl Process {
         };
         let mut command = Command::new(&binary);
         command.arg("dev").arg("--data").arg(&data);
-        command.args(["--grpc", grpc.unwrap_or("127.0.0.1:0"), "--http", "127.0.0.1:0"]);
+        command.args(["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
         if let Some(bucket) = &started.bucket {
             command.args(["--bucket", bucket]);
         }
@@ -85,7 +80,7 @@ impl Process {
         let (grpc, http, bucket) = (word("grpc=")?, word("http=")?, word("bucket=")?);
         let pid = child.id().unwrap_or_default();
         let (kill, ended) = watch_over(child, log);
-        Ok(Self { pid, grpc, http, bucket, data, binary, ended, _kill: kill, _folder: folder })
+        Ok(Self { pid, grpc, http, bucket, data, binary, ended, kill, _folder: folder })
     }
 
     pub async fn about(&self, started: &Started) -> About {
@@ -107,6 +102,12 @@ impl Process {
 
     pub fn ended(&self) -> watch::Receiver<Option<String>> {
         self.ended.clone()
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(mut self) -> Result<()> {
+        self.kill.send_replace(true);
+        self.gone().await
     }
 
     /// SIGTERM, and waits until it is gone.

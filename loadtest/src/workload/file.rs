@@ -46,6 +46,13 @@ fn parse(text: &str) -> Result<Workload> {
     toml::from_str(text).map_err(|error| Error::usage(error.to_string().trim_end()))
 }
 
+/// A workload of the folder `workloads`, which is part of this program.
+pub fn built_in(text: &str) -> Result<Workload> {
+    let workload = parse(text)?;
+    workload.check()?;
+    Ok(workload)
+}
+
 /// The workload with some fields replaced.
 pub fn with_overrides(workload: Workload, overrides: &[String]) -> Result<Workload> {
     if overrides.is_empty() {
