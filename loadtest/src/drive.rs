@@ -20,6 +20,8 @@ use crate::workload::{Phase, Workload};
 
 /// Points of the time series at most, about.
 const POINTS: u32 = 600;
+/// Seconds that make a point.
+const SHORTEST: f64 = 0.2;
 /// Time to open links before the first send is due.
 const LEAD: Duration = Duration::from_millis(50);
 /// A folder of many files is not walked more often.
@@ -214,8 +216,12 @@ impl<'a> Watch<'a> {
 
     async fn sample(&mut self, number: usize) {
         let look = self.look().await;
-        let seconds = (look.at - self.last.at).max(1) as f64 / 1e9;
+        let seconds = (look.at - self.last.at) as f64 / 1e9;
         let sum = self.session.recorder.take(&mut self.totals);
+        // The rest behind the last phase counts, and is too short for rates.
+        if seconds < SHORTEST {
+            return;
+        }
         let backlog = self.backlog(number);
         self.backlog_most[number] = self.backlog_most[number].max(backlog);
         let resident = look.target.resident_bytes;

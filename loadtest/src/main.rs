@@ -131,11 +131,13 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => run_one(args).await,
             Command::Compare(args) => compare_two(args).await,
-            Command::Bench(args) => bench::bench(args, options(false)).await,
+            Command::Bench(args) => bench::bench(args, options(false)?).await,
             Command::Check { workload, set } => check(&workload, &set),
         }
     });
     runtime.shutdown_background();
+    // Of a run that ended by an error: nobody else stops it.
+    target::process::kill_all();
     end(done)
 }
 
@@ -153,7 +155,7 @@ async fn run_one(args: RunArgs) -> Result<Exit> {
     let workload = workload::file::load(&args.workload, &args.set)?;
     let spec: Spec = args.target.parse()?;
     let folder = report::make_folder(&args.out, &workload.name)?;
-    let options = options(args.keep);
+    let options = options(args.keep)?;
     let results = match run::run(&workload, &spec, &options).await {
         Ok(results) => results,
         Err(error) => {
@@ -162,7 +164,7 @@ async fn run_one(args: RunArgs) -> Result<Exit> {
             return Err(error);
         }
     };
-    options.progress.say("");
+    options.progress.clear();
     let text = if args.json { report::json(&results)? } else { report::text(&results) };
     let printed = report::print(&text);
     report::write_files(&folder, &results)?;
@@ -188,9 +190,9 @@ async fn compare_two(args: CompareArgs) -> Result<Exit> {
     };
     let workload = workload::file::load(workload, &args.set)?;
     let (a, b): (Spec, Spec) = (args.a.parse()?, args.b.parse()?);
-    let options = options(false);
+    let options = options(false)?;
     let compared = compare::in_turn(&workload, [&a, &b], args.rounds, &options).await?;
-    options.progress.say("");
+    options.progress.clear();
     let mut worst = Exit::Done;
     for results in &compared.results {
         let exit = outcome(results);
@@ -248,11 +250,11 @@ fn check(path: &std::path::Path, set: &[String]) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn options(keep: bool) -> Options {
+fn options(keep: bool) -> Result<Options> {
     let stop = Stop::default();
-    stop.on_ctrl_c();
-    let progress = Arc::new(Progress::new(false));
-    Options { progress, stop, keep, command: command_line() }
+    stop.on_signals()?;
+    let progress = Arc::new(Progress::new());
+    Ok(Options { progress, stop, keep, command: command_line() })
 }
 
 /// As it was typed, without what may be secret in a bucket's URL.

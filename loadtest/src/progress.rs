@@ -11,21 +11,17 @@ const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 pub struct Progress {
     terminal: bool,
-    quiet: bool,
     last: Mutex<Option<Instant>>,
 }
 
 impl Progress {
-    pub fn new(quiet: bool) -> Self {
+    pub fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Self { terminal, quiet, last: Mutex::new(None) }
+        Self { terminal, last: Mutex::new(None) }
     }
 
     /// How it stands: may be skipped.
     pub fn now(&self, line: &str) {
-        if self.quiet {
-            return;
-        }
         let mut err = std::io::stderr().lock();
         if self.terminal {
             let _ = write!(err, "\r\x1b[2K{line}");
@@ -39,11 +35,17 @@ impl Progress {
         }
     }
 
+    /// Takes the line of a terminal away, before the report.
+    pub fn clear(&self) {
+        if self.terminal {
+            let mut err = std::io::stderr().lock();
+            let _ = write!(err, "\r\x1b[2K");
+            let _ = err.flush();
+        }
+    }
+
     /// A line that stays.
     pub fn say(&self, line: &str) {
-        if self.quiet {
-            return;
-        }
         let clear = if self.terminal { "\r\x1b[2K" } else { "" };
         let _ = writeln!(std::io::stderr().lock(), "{clear}{line}");
     }

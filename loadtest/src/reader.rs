@@ -17,6 +17,7 @@ use crate::log::{Log, Tracks};
 use crate::recorder::{Counts, Recorder};
 use crate::stamp::Stamp;
 use crate::verify::Findings;
+use crate::workload::CatchUp;
 
 /// How long what is missing is waited for without any progress.
 const QUIET_LIMIT: Duration = Duration::from_secs(30);
@@ -181,10 +182,21 @@ impl Readers {
 
 /// Reads a backlog while `on`, once or again and again, until `on` is dropped; gives what the
 /// first pass came to.
-pub async fn catch_up(
+pub fn catch_up(
+    readers: Readers,
+    options: &CatchUp,
+    on: watch::Receiver<bool>,
+) -> impl Future<Output = Result<Findings>> + use<> {
+    let (connections, repeat) = (options.connections, options.repeat);
+    let limiter = options.limit.map(|limit| Arc::new(Limiter::new(limit.0, readers.clock)));
+    read_while(readers, connections, repeat, limiter, on)
+}
+
+async fn read_while(
     readers: Readers,
     connections: u32,
     repeat: bool,
+    limiter: Option<Arc<Limiter>>,
     mut on: watch::Receiver<bool>,
 ) -> Result<Findings> {
     let count = readers.log.partitions();
@@ -192,14 +204,15 @@ pub async fn catch_up(
     let findings = Arc::new(Mutex::new(Findings::default()));
     let mut tasks = tokio::task::JoinSet::new();
     for lane in 0..side {
-        let (readers, mut on, findings) = (readers.clone(), on.clone(), findings.clone());
+        let (readers, on, findings) = (readers.clone(), on.clone(), findings.clone());
+        let mut gate = Gate { on, limiter: limiter.clone() };
         tasks.spawn(async move {
             for pass in 0.. {
                 for number in (lane..count).step_by(side as usize) {
-                    if on.wait_for(|on| *on).await.is_err() {
+                    let connection = number % connections.max(1);
+                    let Some(read) = readers.counted(number, connection, &mut gate).await? else {
                         return Ok(());
-                    }
-                    let read = readers.counted(number, number % connections.max(1)).await?;
+                    };
                     // Later passes would count the same records again.
                     if pass == 0 && readers.stamped {
                         findings.lock().add(&readers.log.judge(number, &read));
@@ -232,9 +245,60 @@ pub async fn catch_up(
     Ok(findings)
 }
 
+/// When catch-up readers may read.
+struct Gate {
+    on: watch::Receiver<bool>,
+    limiter: Option<Arc<Limiter>>,
+}
+
+impl Gate {
+    /// False at the end of the run.
+    async fn open(&mut self) -> bool {
+        self.on.wait_for(|on| *on).await.is_ok()
+    }
+
+    async fn took(&self, bytes: u64) {
+        if let Some(limiter) = &self.limiter {
+            limiter.took(bytes).await;
+        }
+    }
+}
+
+/// Bytes a second, of many tasks together.
+struct Limiter {
+    per_second: u64,
+    clock: Clock,
+    /// When the next bytes are due.
+    next: Mutex<u64>,
+}
+
+impl Limiter {
+    fn new(per_second: u64, clock: Clock) -> Self {
+        Self { per_second: per_second.max(1), clock, next: Mutex::new(0) }
+    }
+
+    async fn took(&self, bytes: u64) {
+        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(self.per_second);
+        let due = {
+            let mut next = self.next.lock();
+            *next = (*next).max(self.clock.now()) + cost as u64;
+            *next
+        };
+        self.clock.until(due).await;
+    }
+}
+
 impl Readers {
-    /// As `all`, counted as catch-up while it goes.
-    async fn counted(&self, number: u32, connection: u32) -> Result<Tracks> {
+    /// As `all`, counted as catch-up while it goes; nothing where the run ended before.
+    async fn counted(
+        &self,
+        number: u32,
+        connection: u32,
+        gate: &mut Gate,
+    ) -> Result<Option<Tracks>> {
+        if !gate.open().await {
+            return Ok(None);
+        }
         let (topic, partition) = self.log.place(number);
         let end = self.driver.end(topic, partition).await?;
         let mut tracks = Tracks::default();
@@ -244,7 +308,34 @@ impl Readers {
             self.take(&bytes, None, &mut tracks)?;
             let catch_up_bytes = bytes.len() as u64;
             self.recorder.moved(number, &Counts { catch_up_bytes, ..Counts::default() });
+            gate.took(catch_up_bytes).await;
+            if !gate.open().await {
+                return Ok(None);
+            }
         }
-        Ok(tracks)
+        Ok(Some(tracks))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_limit_holds_for_all_tasks_together() {
+        let clock = Clock::start();
+        let limiter = Arc::new(Limiter::new(1_000_000, clock));
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let limiter = limiter.clone();
+            tasks.spawn(async move {
+                for _ in 0..5 {
+                    limiter.took(10_000).await;
+                }
+            });
+        }
+        tasks.join_all().await;
+        // 200 kB at 1 MB/s.
+        assert!(clock.now() >= 199_000_000, "{} ns", clock.now());
     }
 }

@@ -153,9 +153,7 @@ impl Session {
             self.target.driver.make_cold(&topic).await?;
         }
         let on = watch::Sender::new(false);
-        let options = &self.workload.catch_up;
-        let reading =
-            catch_up(self.readers(&log), options.connections, options.repeat, on.subscribe());
+        let reading = catch_up(self.readers(&log), &self.workload.catch_up, on.subscribe());
         let trouble = self.trouble.clone();
         let task = tokio::spawn(async move {
             let done = reading.await;

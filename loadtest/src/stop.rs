@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::error::{Error, Exit, Result};
 use crate::results::Ended;
-use crate::target::Target;
+use crate::target::{Target, process};
 
 /// Shared by everything that waits.
 #[derive(Clone)]
@@ -52,18 +54,28 @@ impl Stop {
         child
     }
 
-    /// The first Ctrl-C ends the run with a report, the second one ends the process.
-    pub fn on_ctrl_c(&self) {
+    /// The first Ctrl-C or SIGTERM ends the run with a report, the second one ends the process.
+    pub fn on_signals(&self) -> Result<()> {
+        let failed = |error: std::io::Error| Error::failed(format!("signals: {error}"));
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let stop = self.clone();
         tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
+            for count in 1.. {
+                tokio::select! {
+                    biased;
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if count > 1 {
+                    process::kill_all();
+                    std::process::exit(Exit::Interrupted as i32);
+                }
                 eprintln!("\nstopping; the report says how far it came (Ctrl-C again: no report)");
                 stop.end(Ended::Interrupted);
             }
-            if tokio::signal::ctrl_c().await.is_ok() {
-                std::process::exit(130);
-            }
         });
+        Ok(())
     }
 
     /// A process that ends by itself ends the run.

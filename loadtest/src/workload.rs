@@ -132,6 +132,9 @@ pub struct CatchUp {
     pub bytes: Size,
     pub cold: bool,
     pub repeat: bool,
+    /// Bytes a second of all readers together; none: as fast as it goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Size>,
     pub connections: u32,
 }
 
@@ -234,7 +237,7 @@ impl Default for Tail {
 
 impl Default for CatchUp {
     fn default() -> Self {
-        Self { bytes: Size(0), cold: true, repeat: true, connections: 1 }
+        Self { bytes: Size(0), cold: true, repeat: true, limit: None, connections: 1 }
     }
 }
 
@@ -289,6 +292,9 @@ impl Workload {
         within("tail.subscriptions", self.tail.subscriptions.into(), 0, 64)?;
         within("tail.connections", self.tail.connections.into(), 1, 1_000)?;
         within("catch_up.connections", self.catch_up.connections.into(), 1, 1_000)?;
+        if let Some(limit) = self.catch_up.limit {
+            within("catch_up.limit", limit.0, 1 << 10, 1 << 40)?;
+        }
         if self.verify == Verify::Tail && self.tail.subscriptions == 0 {
             return wrong("verify", "\"tail\" needs tail.subscriptions of at least 1");
         }

@@ -39,7 +39,7 @@ pub async fn run(bench: &Bench) -> Result<()> {
     }
     print_table(
         "Acks of class `object`, one send at a time that fills a slot, beside a bare conditional \
-         PUT of the same bytes: p50 / p99 ms",
+         PUT of the same bytes (`object_store`; a folder is synced): p50 / p99 ms",
         &["bytes", "floor, PUT", "levee", "levee / floor at p50"],
         rows,
     )

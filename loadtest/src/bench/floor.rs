@@ -1,7 +1,7 @@
 //! The floors: what the disk and the bucket do for a loop that does nothing else.
 
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,8 @@ fn sync_loop(
 pub struct Bucket {
     store: Arc<dyn ObjectStore>,
     prefix: Key,
+    /// Where the bucket is one.
+    folder: Option<PathBuf>,
 }
 
 impl Bucket {
@@ -88,13 +90,13 @@ impl Bucket {
             let store = store.map_err(|error| failed(error.to_string()))?;
             // Synced, as the broker opens it.
             let store = Arc::new(store.with_fsync(true));
-            return Ok(Self { store, prefix: Key::default() });
+            return Ok(Self { store, prefix: Key::default(), folder: Some(folder) });
         }
         let options: Vec<(String, String)> =
             parsed.query_pairs().map(|(key, value)| (key.into(), value.into())).collect();
         let opened = object_store::parse_url_opts(&parsed, options);
         let (store, prefix) = opened.map_err(|error| failed(error.to_string()))?;
-        Ok(Self { store: store.into(), prefix })
+        Ok(Self { store: store.into(), prefix, folder: None })
     }
 
     fn key(&self, name: &str) -> Key {
@@ -134,6 +136,18 @@ impl Bucket {
             .map_err(|error| Error::failed(format!("listing the bucket: {error}")))?;
         let large = all.into_iter().filter(|meta| meta.size >= least);
         Ok(large.map(|meta| (meta.location, meta.size)).collect())
+    }
+
+    /// The page cache lets go of the objects of a folder, so that they come from the disk.
+    pub fn chill(&self, objects: &[(Key, u64)]) {
+        let Some(folder) = &self.folder else { return };
+        for (key, _) in objects {
+            if let Ok(file) = std::fs::File::open(folder.join(key.as_ref())) {
+                // What is not written back stays, and what cannot be let go is only warmer.
+                let _ = file.sync_all();
+                let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+            }
+        }
     }
 
     /// Reads the objects in ranges, some side by side; gives bytes and time.

@@ -1,6 +1,5 @@
 //! Very many partitions on one broker: memory, produce latency, seals and PUTs, restart.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::{Bench, measured, print_table};
@@ -20,18 +19,16 @@ pub async fn run(bench: &Bench) -> Result<()> {
     bench.say(&format!("partitions: {} of them", bench.partitions));
     let target = Target::open(&spec, &workload).await?;
     let empty = target.usage().await.resident_bytes;
-    let before = target.counters().await;
     let (results, target) = bench.measure_on(&workload, target).await?;
     let phase = measured(&results)?;
     let seconds: f64 = results.phases.iter().map(|phase| phase.seconds).sum();
     let resident = target.usage().await.resident_bytes;
-    let counters = target.counters().await;
-    let sum = |of: &BTreeMap<String, f64>, name: &str, with: &str| -> f64 {
-        let named = of.iter().filter(|(key, _)| key.starts_with(name) && key.contains(with));
-        named.map(|(_, value)| value).sum()
+    // Before the records were read back.
+    let rate = |name: &str, with: &str| {
+        let counters = results.counters.iter();
+        let named = counters.filter(|(key, _)| key.starts_with(name) && key.contains(with));
+        named.map(|(_, value)| value).sum::<f64>() / seconds
     };
-    let rate =
-        |name: &str, with: &str| (sum(&counters, name, with) - sum(&before, name, with)) / seconds;
     let objects = rate("levee_upload_objects_total", "");
     let puts = rate("levee_store_requests_total", "op=\"put\"")
         + rate("levee_store_requests_total", "op=\"create\"");

@@ -82,7 +82,10 @@ async fn one_class(
     target.close().await?;
 
     let took = restart(bench, &full, class).await?;
-    notes.push(vec![format!("`{class}`: SIGKILL to first ack"), format!("{took:.0} ms")]);
+    notes.push(vec![
+        format!("`{class}`: SIGKILL under full speed to first ack, recovery included"),
+        format!("{took:.0} ms"),
+    ]);
     let again = Target::open(&crate::target::Spec::Started(started.clone()), &full).await?;
     bench.clear(again, &started).await
 }

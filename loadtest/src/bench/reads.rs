@@ -95,9 +95,11 @@ pub async fn run(bench: &Bench) -> Result<()> {
     let (mut floors, mut colds) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         bench.say(&format!("reads: round {} of {ROUNDS}", round + 1));
+        bucket.chill(&objects);
         floors.push(bare(&bucket, &objects).await?);
         let partitions = workload.topics.partitions;
         let start = |_| Position::Start;
+        bucket.chill(&objects);
         colds.push(read(levee.client(0), &topic, partitions, &target, start).await?);
     }
     bench.clear(target, &started).await?;
@@ -109,7 +111,7 @@ pub async fn run(bench: &Bench) -> Result<()> {
     print_table(
         &format!(
             "Cold reads of {gib:.1} GiB in {} objects, {SIDE_BY_SIDE} side by side, median of \
-             {ROUNDS} passes",
+             {ROUNDS} passes (a folder's objects come from the disk, not from the page cache)",
             objects.len()
         ),
         &["", "MB/s", "CPU s/GB of the process that reads the bucket"],

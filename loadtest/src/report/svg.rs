@@ -96,10 +96,10 @@ fn place(scale: Scale, value: f64) -> f64 {
     }
 }
 
-/// The next 1, 2 or 5 times a power of ten, or a half between.
+/// The next number whose fifth parts are easy to read.
 fn nice(value: f64) -> f64 {
     let power = 10f64.powf(value.log10().floor());
-    let steps = [1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0];
+    let steps = [1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0];
     let fits = steps.iter().map(|step| step * power).find(|step| *step >= value * 0.999_999);
     fits.unwrap_or(10.0 * power)
 }

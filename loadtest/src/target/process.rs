@@ -1,11 +1,13 @@
 //! A broker as a process of its own: started, watched, killed, stopped.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -115,9 +117,8 @@ impl Process {
         if self.ended.borrow().is_some() {
             return Ok(());
         }
-        let pid = rustix::process::Pid::from_raw(self.pid as i32);
-        if let Some(pid) = pid {
-            let sent = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        if let Some(pid) = Pid::from_raw(self.pid as i32) {
+            let sent = kill_process(pid, Signal::TERM);
             sent.map_err(|error| Error::failed(format!("stopping the broker: {error}")))?;
         }
         self.gone().await
@@ -128,6 +129,18 @@ impl Process {
         match gone.is_ok() {
             true => Ok(()),
             false => Err(Error::failed(format!("the broker did not stop within {STOP_LIMIT:?}"))),
+        }
+    }
+}
+
+/// Processes that this program started and that did not end yet.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// SIGKILL to all that are left: this program is about to end without waiting for anybody.
+pub fn kill_all() {
+    for pid in std::mem::take(&mut *RUNNING.lock()) {
+        if let Some(pid) = Pid::from_raw(pid as i32) {
+            let _ = kill_process(pid, Signal::KILL);
         }
     }
 }
@@ -158,6 +171,8 @@ fn watch_over(
 ) -> (watch::Sender<bool>, watch::Receiver<Option<String>>) {
     let (told, ended) = watch::channel(None);
     let (kill, mut killed) = watch::channel(false);
+    let pid = child.id().unwrap_or_default();
+    RUNNING.lock().insert(pid);
     tokio::spawn(async move {
         // Told to, or nobody holds the process any more.
         let unwanted = async { drop(killed.wait_for(|kill| *kill).await) };
@@ -173,6 +188,7 @@ fn watch_over(
                 child.wait().await
             }
         };
+        RUNNING.lock().remove(&pid);
         let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         let last = log.lock().last().cloned().unwrap_or_default();
         told.send_replace(Some(match last.as_str() {

@@ -141,6 +141,7 @@ mod tests {
         let readme = std::fs::read_to_string(folder.join("README.md")).unwrap();
         let mut workload = Workload { search: Some(Default::default()), ..Workload::default() };
         workload.record.payload_file = Some("x".into());
+        workload.catch_up.limit = Some(workload.record.bytes);
         let all = Table::try_from(&workload).unwrap();
         for (name, value) in &all {
             let inner = value.as_table().filter(|_| name != "settings");
