@@ -190,6 +190,14 @@ pub async fn in_turn(
     options: &Options,
 ) -> Result<Compared> {
     let mut compared = Compared { rounds: Vec::new(), results: Vec::new(), skipped: None };
+    for spec in sides {
+        if let Spec::Peer { peer, path } = spec {
+            compared.skipped = peer::missing(*peer, path.as_deref(), workload);
+        }
+        if compared.skipped.is_some() {
+            return Ok(compared);
+        }
+    }
     for round in 0..rounds {
         let mut found: [Vec<Figure>; 2] = Default::default();
         // A B, B A, A B: what grows with time falls on both.

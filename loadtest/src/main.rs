@@ -203,10 +203,12 @@ async fn compare_two(args: CompareArgs) -> Result<Exit> {
     }
     if let Some(why) = &compared.skipped {
         report::print(&format!("skipped: {why}"))?;
+        return Ok(worst);
     }
     if let Some(results) = compared.results.first() {
         report::print(&report::conditions(results))?;
     }
+    report::print(&format!("A: {}\nB: {}", shown(&args.a), shown(&args.b)))?;
     let ratios = compare::ratios(&compared.rounds);
     let exit = print_ratios(&ratios, args.threshold)?;
     Ok(if worst == Exit::Done { exit } else { worst })
@@ -259,12 +261,27 @@ fn options(keep: bool) -> Result<Options> {
 
 /// As it was typed, without what may be secret in a bucket's URL.
 fn command_line() -> String {
-    let shown = |arg: String| match arg.split_once("bucket=") {
-        Some((before, url)) => {
-            let url = url.split(',').next().unwrap_or_default();
-            format!("{before}bucket={}", url.split('?').next().unwrap_or_default())
-        }
-        None => arg,
-    };
-    std::env::args().map(shown).collect::<Vec<_>>().join(" ")
+    std::env::args().map(|arg| shown(&arg)).collect::<Vec<_>>().join(" ")
+}
+
+/// A word of the command line without the query of a bucket's URL.
+fn shown(word: &str) -> String {
+    word.split(',')
+        .map(|part| {
+            let is_url = part.contains("://");
+            if is_url { part.split('?').next().unwrap_or_default() } else { part }
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn secrets_of_a_bucket_are_not_shown() {
+        let word = "levee,bucket=s3://b/p?secret_access_key=x&region=r,set.tail.bytes=1MiB";
+        assert_eq!(super::shown(word), "levee,bucket=s3://b/p,set.tail.bytes=1MiB");
+        assert_eq!(super::shown("s3://b?key=x"), "s3://b");
+        assert_eq!(super::shown("workload.toml"), "workload.toml");
+    }
 }

@@ -80,7 +80,7 @@ pub fn text(results: &Results) -> String {
 
 fn table(results: &Results) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::ASCII_MARKDOWN);
     table.set_header([
         "phase",
         "records/s",
@@ -92,13 +92,10 @@ fn table(results: &Results) -> Table {
         "service p99",
         "CPU s/GB",
     ]);
-    for phase in &results.phases {
-        let warm_up = if phase.warm_up { " (warm-up)" } else { "" };
-        let name = match phase.name.as_str() {
-            "warm-up" => phase.name.clone(),
-            name => format!("{name}{warm_up}"),
-        };
-        table.add_row(row(name, phase));
+    // The warm-ups of a search say nothing.
+    let shown = results.phases.iter().filter(|phase| !phase.warm_up || results.search.is_none());
+    for phase in shown {
+        table.add_row(row(phase));
         if let Some(latency) = &phase.end_to_end {
             table.add_row(end_to_end(phase, latency));
         }
@@ -110,10 +107,10 @@ fn table(results: &Results) -> Table {
     table
 }
 
-fn row(name: String, phase: &PhaseResult) -> [String; 9] {
+fn row(phase: &PhaseResult) -> [String; 9] {
     let latency = &phase.latency;
     [
-        name,
+        phase.name.clone(),
         format!("{:.0}", phase.records_per_second),
         format!("{:.1}", phase.mb_per_second),
         ms(latency.p50),
@@ -171,8 +168,11 @@ pub fn verified(results: &Results) -> String {
 /// Where the figures come from: without this they mean nothing.
 pub fn conditions(results: &Results) -> String {
     let (machine, target) = (&results.machine, &results.target);
+    let settings: Vec<_> =
+        target.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let settings = if settings.is_empty() { "its defaults".into() } else { settings.join(", ") };
     format!(
-        "on {} ({} cores, {:.0} GiB), {}, commit {}\ntarget {} {} at {}, bucket {}\nclass {}: {}\n\
+        "on {} ({} cores, {:.0} GiB), {}, commit {}\ntarget {} {} at {}, bucket {}, with {settings}\nclass {}: {}\n\
          repeat with: {}",
         machine.cpu,
         machine.cores,

@@ -45,6 +45,15 @@ pub struct Started {
     pub topic: BTreeMap<String, String>,
 }
 
+impl Started {
+    /// Of broker and topics, by the names that they have on the command line.
+    fn settings(&self) -> BTreeMap<String, String> {
+        let named = |kind: &str, name: &str, value: &str| (format!("{kind}.{name}"), value.into());
+        let set = self.set.iter().map(|(name, value)| named("set", name, value));
+        set.chain(self.topic.iter().map(|(name, value)| named("topic", name, value))).collect()
+    }
+}
+
 /// The target as reports name it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct About {

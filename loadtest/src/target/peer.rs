@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 use crate::workload::Workload;
 use crate::workload::values::Rate;
 
+/// More than one stream of it takes: as fast as it goes.
+const S2_FULL_MIB: u64 = 4096;
 /// How long a server may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// What a tool may take longer than the load that it was asked for.
@@ -55,34 +57,37 @@ impl Peer {
     /// Programs that must be there, and how they come there.
     fn programs(self) -> (&'static [&'static str], &'static str) {
         match self {
-            Self::S2 => (&["s2"], "cargo install s2-cli"),
-            Self::Iggy => (&["iggy-server", "iggy-bench"], "cargo install iggy-server iggy-bench"),
+            Self::S2 => (&["s2"], "`cargo install s2-cli`"),
+            Self::Iggy => (&["iggy-server", "iggy-bench"], "build them from Apache Iggy's sources"),
         }
     }
 }
 
-/// One round. `folder`: where the peer's programs are, besides the usual places.
-pub async fn measure(peer: Peer, folder: Option<&Path>, workload: &Workload) -> Result<Outcome> {
+/// Why a peer cannot take part. `folder`: where its programs are, besides the usual places.
+pub fn missing(peer: Peer, folder: Option<&Path>, workload: &Workload) -> Option<String> {
     let (programs, install) = peer.programs();
-    let mut found = Vec::new();
-    for name in programs {
-        match find(name, folder) {
-            Some(path) => found.push(path),
-            None => {
-                let why = format!("{name} is not installed (`{install}`)");
-                return Ok(Outcome::Skipped(why));
-            }
-        }
+    if let Some(name) = programs.iter().find(|name| find(name, folder).is_none()) {
+        return Some(format!("{}: {name} is not installed: {install}", peer.name()));
     }
-    if workload.search.is_some() || !workload.phases.is_empty() || workload.catch_up.bytes.0 > 0 {
-        let why = "its tool knows no phases, search or backlog".into();
-        return Ok(Outcome::Skipped(why));
-    }
+    let is_plain = workload.search.is_none()
+        && workload.phases.is_empty()
+        && workload.catch_up.bytes.0 == 0
+        && workload.tail.subscriptions == 0;
+    (!is_plain).then(|| format!("{}: its tool knows no phases, search, readers", peer.name()))
+}
+
+/// One round, of a peer that is not missing.
+pub async fn measure(peer: Peer, folder: Option<&Path>, workload: &Workload) -> Result<Outcome> {
+    let program = |name: &str| {
+        find(name, folder).ok_or_else(|| Error::failed(format!("{name} is not there any more")))
+    };
     let data = tempfile::tempdir()
         .map_err(|error| Error::failed(format!("no folder for {}: {error}", peer.name())))?;
     match peer {
-        Peer::S2 => s2(&found[0], &data, workload).await,
-        Peer::Iggy => iggy(&found[0], &found[1], &data, workload).await,
+        Peer::S2 => s2(&program("s2")?, &data, workload).await,
+        Peer::Iggy => {
+            iggy(&program("iggy-server")?, &program("iggy-bench")?, &data, workload).await
+        }
     }
 }
 
@@ -107,13 +112,14 @@ async fn s2(binary: &Path, data: &TempDir, workload: &Workload) -> Result<Outcom
     let record = workload.record.bytes.0;
     bench.args(["bench", basin, "--record-size", &record.to_string()]);
     bench.args(["--duration", &format!("{seconds}s"), "--catchup-delay", "0s"]);
-    if let Rate::PerSecond(rate) = workload.produce.rate {
-        let mib = (rate * record).div_ceil(1 << 20).max(1);
-        bench.args(["--target-mibps", &mib.to_string()]);
-    }
+    let mib = match workload.produce.rate {
+        Rate::PerSecond(rate) => (rate * record).div_ceil(1 << 20).max(1),
+        Rate::Full => S2_FULL_MIB,
+    };
+    bench.args(["--target-mibps", &mib.to_string()]);
     for command in [&mut make, &mut bench] {
         command.env("S2_ACCOUNT_ENDPOINT", &endpoint).env("S2_BASIN_ENDPOINT", &endpoint);
-        command.env("S2_ACCESS_TOKEN", "none");
+        command.env("S2_ACCESS_TOKEN", "none").env("NO_COLOR", "1");
     }
     let limit = workload.duration.0 * 2 + TOOL_GRACE;
     if let Err(why) = output(make, START_LIMIT).await {
@@ -173,8 +179,8 @@ fn figure(name: &str, value: f64, more_is_better: bool) -> Figure {
     Figure { name: format!("measure: {name}"), value, more_is_better }
 }
 
-/// Words of `s2 bench`: `Write: 12.34 MiB/s, 12636 records/s ...` and tables of `p50`, `p99` in
-/// milliseconds or with a unit behind each number.
+/// Words of `s2 bench`: `Write: 64.31 MiB/s, 65853 records/s (..)`, then `Ack Latency Statistics`
+/// over rows such as `p50    :    1.23ms`, with those of the end-to-end latency beside or below.
 fn s2_figures(text: &str, record: u64) -> Option<Vec<Figure>> {
     let line = |name: &str| {
         text.lines().rev().find(|line| line.trim_start().to_lowercase().starts_with(name))
@@ -182,7 +188,7 @@ fn s2_figures(text: &str, record: u64) -> Option<Vec<Figure>> {
     let mib = number_before(line("write")?, "MiB/s")?;
     let mut figures =
         vec![figure("records/s", mib * f64::from(1 << 20) / record.max(1) as f64, true)];
-    let acks = text.split("Ack Latency").nth(1).unwrap_or_default();
+    let acks = text.rsplit("Ack Latency").next().unwrap_or_default();
     for quantile in ["p50", "p99"] {
         let found = acks.lines().find(|line| line.trim_start().starts_with(quantile));
         if let Some(ms) = found.and_then(milliseconds) {
@@ -192,16 +198,15 @@ fn s2_figures(text: &str, record: u64) -> Option<Vec<Figure>> {
     Some(figures)
 }
 
-/// Words of `iggy-bench`: `Results: Total throughput: 237.1 MB/s, 231,543 messages/s, ..., p50
-/// Latency: 0.37 ms, ..., p99 Latency: 8.01 ms, ...`.
+/// Words of `iggy-bench`: `Producers Results: Total throughput: 237.10 MB/s, 231543 messages/s,
+/// .., p50 latency: 0.37 ms, .., p99 latency: 8.01 ms, ..`.
 fn iggy_figures(text: &str) -> Option<Vec<Figure>> {
     let line = text.lines().rev().find(|line| line.contains("messages/s"))?;
     let mut figures = vec![figure("records/s", number_before(line, "messages/s")?, true)];
-    for (word, name) in [("p50 Latency", "p50 ms"), ("p99 Latency", "p99 ms")] {
-        let behind = line.to_lowercase();
-        let behind = behind.split(&word.to_lowercase()).nth(1).map(str::to_owned);
-        if let Some(ms) = behind.as_deref().and_then(milliseconds) {
-            figures.push(figure(name, ms, false));
+    for quantile in ["p50", "p99"] {
+        let behind = line.split(&format!("{quantile} latency")).nth(1);
+        if let Some(ms) = behind.and_then(milliseconds) {
+            figures.push(figure(&format!("{quantile} ms"), ms, false));
         }
     }
     Some(figures)
@@ -273,16 +278,43 @@ fn free_port() -> Result<u16> {
 mod tests {
     use super::*;
 
+    fn values(figures: Option<Vec<Figure>>) -> Vec<f64> {
+        figures.unwrap().iter().map(|figure| figure.value).collect()
+    }
+
     #[test]
-    fn numbers_are_found_before_their_units() {
-        assert_eq!(number_before("Write: 64.31 MiB/s, 65,853 records/s", "MiB/s"), Some(64.31));
-        assert_eq!(
-            number_before("Write: 64.31 MiB/s, 65,853 records/s", "records/s"),
-            Some(65_853.0)
-        );
-        assert_eq!(milliseconds("p50 | 64 ms"), Some(64.0));
-        assert_eq!(milliseconds("p99: 1.5 s"), Some(1500.0));
+    fn the_words_of_each_tool_are_understood() {
+        let s2 = "Write: 64.00 MiB/s, 65,536 records/s (671088640 bytes in 10.00s)\n\
+            Read: 60.00 MiB/s, 61440 records/s\n\n\
+            Ack Latency Statistics (n=9)      End-to-End Latency Statistics (n=9)\n\
+            p50    :    850.0us               p50    :     99.00ms\n\
+            p99    :    200.25ms              p99    :     1.00s\n";
+        assert_eq!(values(s2_figures(s2, 1024)), [65_536.0, 0.85, 200.25]);
+        let iggy = "INFO Producers Results: Total throughput: 237.10 MB/s, 231543 messages/s, \
+            average throughput per Producer: 59.27 MB/s, p50 latency: 0.37 ms, p90 latency: 1.00 \
+            ms, p99 latency: 8.01 ms, p999 latency: 9.00 ms\n";
+        assert_eq!(values(iggy_figures(iggy)), [231_543.0, 0.37, 8.01]);
+        assert!(s2_figures("nothing", 1).is_none() && iggy_figures("").is_none());
+    }
+
+    #[test]
+    fn times_are_read_whatever_their_unit() {
+        assert_eq!(milliseconds(": 1.5 s"), Some(1500.0));
         assert_eq!(milliseconds("p99: 250 µs"), Some(0.25));
         assert_eq!(milliseconds("nothing"), None);
+    }
+
+    #[test]
+    fn a_peer_that_cannot_take_part_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["iggy-server", "iggy-bench"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let missing = |of: &Workload| missing(Peer::Iggy, Some(folder.path()), of);
+        assert_eq!(missing(&Workload::default()), None);
+        let search = Workload { search: Some(Default::default()), ..Workload::default() };
+        assert!(missing(&search).unwrap().contains("knows no phases"));
+        let name = "a-program-that-nobody-has";
+        assert!(find(name, Some(folder.path())).is_none());
     }
 }

@@ -93,7 +93,7 @@ impl Process {
             version: version.unwrap_or_default(),
             address: self.grpc.clone(),
             bucket: self.bucket.clone(),
-            settings: started.set.clone(),
+            settings: started.settings(),
             ..About::default()
         }
     }
