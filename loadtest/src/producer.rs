@@ -4,6 +4,7 @@
 //! A send that is due waits for room in flight, never the other way round: it keeps its due time.
 
 use std::collections::BTreeMap;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ use crate::workload::{ClientKind, Keys};
 const AWAY_LIMIT: Duration = Duration::from_secs(60);
 /// How long acks are waited for after the last send.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+/// The same in a run that was stopped: somebody waits for the report.
+const STOPPED_LIMIT: Duration = Duration::from_secs(5);
 /// Nanoseconds in which sends that were due in a phase may still go after it.
 const SPILL: u64 = 1_000_000_000;
 const RETRY: Duration = Duration::from_millis(100);
@@ -125,11 +128,12 @@ impl Producer {
             let mut schedule = window
                 .pace
                 .map(|pace| Schedule::new(pace, self.number, window.start, window.end, seed));
+            let mut over = pin!(until(self.shared.clock, window.end + SPILL));
             let mut due = self.next_due(&mut schedule, window);
             while let Some(at) = due {
                 let known = if schedule.is_some() { at } else { IDLE };
                 self.shared.recorder.next_due(self.number, known);
-                match self.one_step(at, window.end + SPILL).await? {
+                match self.one_step(at, over.as_mut()).await? {
                     Step::Due => self.send(at, window.phase),
                     // At full speed a send is due when there is room for it.
                     Step::Acked if schedule.is_none() => {}
@@ -169,7 +173,11 @@ impl Producer {
         }
     }
 
-    async fn one_step(&mut self, due: u64, over: u64) -> Result<Step> {
+    async fn one_step(
+        &mut self,
+        due: u64,
+        over: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Step> {
         let has_room = self.under_way.is_empty()
             || (self.under_way_bytes < self.shared.in_flight_bytes
                 && self.under_way.len() < self.shared.in_flight_sends);
@@ -178,7 +186,7 @@ impl Producer {
             biased;
             () = stopped(&mut self.shared.stop) => return Ok(Step::Stopped),
             ack = self.link.acks.next() => ack,
-            () = clock.until(over) => return Ok(Step::Over),
+            () = over => return Ok(Step::Over),
             () = clock.until(due), if has_room => return Ok(Step::Due),
         };
         self.answered(ack).await?;
@@ -294,7 +302,8 @@ impl Producer {
     }
 
     async fn drain(&mut self) -> Result<()> {
-        let until = tokio::time::Instant::now() + DRAIN_LIMIT;
+        let limit = if *self.shared.stop.borrow() { STOPPED_LIMIT } else { DRAIN_LIMIT };
+        let until = tokio::time::Instant::now() + limit;
         while !self.under_way.is_empty() {
             let next = tokio::time::timeout_at(until, self.link.acks.next()).await;
             let Ok(ack) = next else { return Ok(()) };
@@ -310,6 +319,10 @@ enum Step {
     /// The phase ended long enough ago.
     Over,
     Stopped,
+}
+
+async fn until(clock: Clock, at: u64) {
+    clock.until(at).await;
 }
 
 /// Waits until the run ends; for ever where nobody can end it.

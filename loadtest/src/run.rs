@@ -69,6 +69,10 @@ pub async fn measure(
     if let (Ended::Complete, Some(why)) = (&ended, session.trouble().first()) {
         ended = Ended::TargetFailed(why.clone());
     }
+    if ended == Ended::Complete && phases.iter().all(|phase| phase.sends == 0) {
+        let why = session.recorder.refusal().unwrap_or_else(|| "nothing was due".into());
+        ended = Ended::TargetFailed(format!("no send was acknowledged: {why}"));
+    }
     let mut notes = notes(workload, &phases, &points, &machine);
     notes.extend(session.recorder.refusal().map(|why| format!("first failed send: {why}")));
     if target.process.is_none() && !options.keep && ended == Ended::Complete {
@@ -121,7 +125,15 @@ async fn search_rate(session: &Session, config: &workload::Search) -> Result<Dri
             phase(format!("warm-up {rate}/s"), rate, warm_up, true),
             phase(format!("{rate}/s"), rate, config.step.0 * times, false),
         ];
-        let (seen, more) = drive(session, &step, phases.len()).await?;
+        let (seen, more) = match drive(session, &step, phases.len()).await {
+            Ok(driven) => driven,
+            // What was found until then is worth a report.
+            Err(error) if !phases.is_empty() => {
+                session.stop.end(Ended::TargetFailed(error.to_string()));
+                break;
+            }
+            Err(error) => return Err(error),
+        };
         let Some(last) = seen.iter().find(|phase| !phase.warm_up) else { break };
         let verdict = judge(last, config.p99);
         let (good, why) = match &verdict {
@@ -228,6 +240,10 @@ fn notes(
                 notes.push(format!("{name}: full speed: latencies are those of a full queue"));
             }
         }
+    }
+    for phase in phases.iter().filter(|phase| phase.failed_sends + phase.unsent > 0) {
+        let (name, failed, unsent) = (&phase.name, phase.failed_sends, phase.unsent);
+        notes.push(format!("{name}: {failed} sends failed, {unsent} were due and never sent"));
     }
     if workload.verify == Verify::Off {
         notes.push("records were not verified".into());
