@@ -92,7 +92,8 @@ async fn open_producers(session: &Session) -> Result<Vec<Producer>> {
     let mut opened = Vec::new();
     for number in 0..produce.producers {
         let partitions = share(number, produce.producers, shared.log.partitions());
-        opened.push(Producer::open(shared.clone(), number, number, partitions).await?);
+        let connection = session.workload.producer_connection(number);
+        opened.push(Producer::open(shared.clone(), number, connection, partitions).await?);
     }
     Ok(opened)
 }

@@ -32,6 +32,9 @@ pub struct Readers {
     pub recorder: Arc<Recorder>,
     pub clock: Clock,
     pub stamped: bool,
+    /// Of those that catch up or read back.
+    pub first_connection: u32,
+    pub connections: u32,
 }
 
 impl Readers {
@@ -68,16 +71,15 @@ impl Readers {
         }
     }
 
-    /// Reads a partition to its end; gives its chains and bytes.
-    pub async fn all(&self, number: u32, connection: u32) -> Result<(Tracks, u64)> {
+    /// Reads a partition to its end.
+    async fn all(&self, number: u32) -> Result<Tracks> {
         let (topic, partition) = self.log.place(number);
         let end = self.driver.end(topic, partition).await?;
         let mut tracks = Tracks::default();
         if end == 0 {
-            return Ok((tracks, 0));
+            return Ok(tracks);
         }
-        let mut source = self.open(number, connection).await?;
-        let mut total = 0;
+        let mut source = self.open_apart(number).await?;
         let mut progress = tokio::time::Instant::now();
         while source.offset() < end {
             let bytes = source.next().await?;
@@ -88,11 +90,15 @@ impl Readers {
             }
             if !bytes.is_empty() {
                 progress = tokio::time::Instant::now();
-                total += bytes.len() as u64;
                 self.take(&bytes, None, &mut tracks)?;
             }
         }
-        Ok((tracks, total))
+        Ok(tracks)
+    }
+
+    /// On one of the connections of catch-up readers.
+    async fn open_apart(&self, number: u32) -> Result<Box<dyn Source>> {
+        self.open(number, self.first_connection + number % self.connections.max(1)).await
     }
 
     async fn open(&self, number: u32, connection: u32) -> Result<Box<dyn Source>> {
@@ -166,13 +172,13 @@ impl Readers {
             while next < count && tasks.len() < SIDE_BY_SIDE as usize {
                 let readers = self.clone();
                 let number = next;
-                tasks.spawn(async move { (number, readers.all(number, number).await) });
+                tasks.spawn(async move { (number, readers.all(number).await) });
                 next += 1;
             }
             let Some(ended) = tasks.join_next().await else { break };
             let ended = ended.map_err(|error| Error::failed(format!("a reader ended: {error}")));
             let (number, read) = ended?;
-            findings.add(&self.log.judge(number, &read?.0));
+            findings.add(&self.log.judge(number, &read?));
             done += 1;
             tell(done);
         }
@@ -187,14 +193,12 @@ pub fn catch_up(
     options: &CatchUp,
     on: watch::Receiver<bool>,
 ) -> impl Future<Output = Result<Findings>> + use<> {
-    let (connections, repeat) = (options.connections, options.repeat);
     let limiter = options.limit.map(|limit| Arc::new(Limiter::new(limit.0, readers.clock)));
-    read_while(readers, connections, repeat, limiter, on)
+    read_while(readers, options.repeat, limiter, on)
 }
 
 async fn read_while(
     readers: Readers,
-    connections: u32,
     repeat: bool,
     limiter: Option<Arc<Limiter>>,
     mut on: watch::Receiver<bool>,
@@ -209,8 +213,7 @@ async fn read_while(
         tasks.spawn(async move {
             for pass in 0.. {
                 for number in (lane..count).step_by(side as usize) {
-                    let connection = number % connections.max(1);
-                    let Some(read) = readers.counted(number, connection, &mut gate).await? else {
+                    let Some(read) = readers.counted(number, &mut gate).await? else {
                         return Ok(());
                     };
                     // Later passes would count the same records again.
@@ -290,19 +293,14 @@ impl Limiter {
 
 impl Readers {
     /// As `all`, counted as catch-up while it goes; nothing where the run ended before.
-    async fn counted(
-        &self,
-        number: u32,
-        connection: u32,
-        gate: &mut Gate,
-    ) -> Result<Option<Tracks>> {
+    async fn counted(&self, number: u32, gate: &mut Gate) -> Result<Option<Tracks>> {
         if !gate.open().await {
             return Ok(None);
         }
         let (topic, partition) = self.log.place(number);
         let end = self.driver.end(topic, partition).await?;
         let mut tracks = Tracks::default();
-        let mut source = self.open(number, connection).await?;
+        let mut source = self.open_apart(number).await?;
         while source.offset() < end {
             let bytes = source.next().await?;
             self.take(&bytes, None, &mut tracks)?;

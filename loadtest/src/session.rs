@@ -122,6 +122,8 @@ impl Session {
             recorder: self.recorder.clone(),
             clock: self.clock,
             stamped: self.workload.is_stamped(),
+            first_connection: self.workload.first_catch_up_connection(),
+            connections: self.workload.catch_up.connections,
         }
     }
 
@@ -184,7 +186,7 @@ impl Session {
             for number in 0..self.log.partitions() {
                 let (readers, trouble) = (self.readers(&self.log), self.trouble.clone());
                 let sent_all = sent_all.subscribe();
-                let connection = number.wrapping_add(subscription);
+                let connection = self.workload.tail_connection(number + subscription);
                 tasks.spawn(async move {
                     let read = readers.tail(number, connection, sent_all).await;
                     if let Err(error) = &read {

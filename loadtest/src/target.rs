@@ -142,11 +142,7 @@ pub struct Target {
 impl Target {
     /// Starts or reaches it.
     pub async fn open(spec: &Spec, workload: &Workload) -> Result<Self> {
-        let connections = workload
-            .produce
-            .connections
-            .max(workload.tail.connections)
-            .max(workload.catch_up.connections);
+        let connections = workload.connections();
         let (process, grpc, http, about, topic) = match spec {
             Spec::Started(started) => {
                 let process = Process::start(started).await?;

@@ -319,6 +319,24 @@ impl Workload {
         Ok(())
     }
 
+    /// Producers, tail readers and catch-up readers each have connections of their own: what one
+    /// kind leaves unread must not hold up the answers to another.
+    pub fn connections(&self) -> u32 {
+        self.first_catch_up_connection() + self.catch_up.connections
+    }
+
+    pub fn producer_connection(&self, producer: u32) -> u32 {
+        producer % self.produce.connections
+    }
+
+    pub fn tail_connection(&self, reader: u32) -> u32 {
+        self.produce.connections + reader % self.tail.connections
+    }
+
+    pub fn first_catch_up_connection(&self) -> u32 {
+        self.produce.connections + self.tail.connections
+    }
+
     /// Records carry their place in a chain, or the time they were due.
     pub fn is_stamped(&self) -> bool {
         self.verify != Verify::Off || self.tail.subscriptions > 0
