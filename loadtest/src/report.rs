@@ -92,9 +92,7 @@ fn table(results: &Results) -> Table {
         "service p99",
         "CPU s/GB",
     ]);
-    // The warm-ups of a search say nothing.
-    let shown = results.phases.iter().filter(|phase| !phase.warm_up || results.search.is_none());
-    for phase in shown {
+    for phase in results.shown() {
         table.add_row(row(phase));
         if let Some(latency) = &phase.end_to_end {
             table.add_row(end_to_end(phase, latency));

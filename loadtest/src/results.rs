@@ -202,6 +202,11 @@ pub fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
 }
 
 impl Results {
+    /// The phases that a table shows: the warm-ups of a search say nothing.
+    pub fn shown(&self) -> impl Iterator<Item = &PhaseResult> {
+        self.phases.iter().filter(|phase| !phase.warm_up || self.search.is_none())
+    }
+
     /// The phases that count.
     pub fn measured(&self) -> impl Iterator<Item = &PhaseResult> {
         self.phases.iter().filter(|phase| !phase.warm_up)

@@ -103,7 +103,7 @@ fn table(results: &Results) -> String {
          <th>p50 ms</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th><th>service p99</th>\
          <th>CPU s/GB</th></tr>",
     );
-    for phase in &results.phases {
+    for phase in results.shown() {
         let latency = &phase.latency;
         let name = escape(&phase.name);
         let times = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
