@@ -1,36 +1,63 @@
-//! The load generator: measures a broker that it starts itself, and prints what it saw.
+//! The load generator: drives a workload through a target, says what came of every record, and
+//! measures the floors that figures stand beside. Measures and never gates, except where it is
+//! asked to compare.
 //!
-//! Owns: load, clocks, the report. Measures and never gates. Does not own: anything that a broker
-//! needs to run.
+//! The way of a run: `workload` (pure) -> `schedule` (pure) -> `producer`, `reader` over a `driver`
+//! -> `recorder` -> `drive` (phases, time series) -> `verify` (pure) -> `results` -> `report`.
+//! Does not own: anything that a broker needs to run.
 
-// A load generator runs in the real world.
+// A load generator runs in the real world, and a binary has no outside.
 #![allow(clippy::disallowed_methods, unreachable_pub)]
 
-mod broker;
-mod produce;
-mod read;
+mod bench;
+mod clock;
+mod compare;
+mod drive;
+mod driver;
+mod error;
+mod log;
+mod payload;
+mod producer;
+mod progress;
+mod reader;
+mod recorder;
 mod report;
+mod results;
+mod run;
+mod schedule;
+mod search;
+mod session;
+mod stamp;
+mod stop;
+mod target;
+mod verify;
+mod workload;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use levee_client::Client;
-use levee_client::grpc::{CreateTopicRequest, FlushRequest};
 
-use broker::Broker;
-use report::{Report, Row};
+use error::{Error, Exit, Result};
+use progress::Progress;
+use results::{Ended, Results};
+use run::Options;
+use stop::Stop;
+use target::Spec;
 
 /// Batches come and go by the hundred thousand: the system's allocator gives each back to the
 /// kernel, and pays for it with page faults.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the target failed or a report could not be \
+written; 2 a wrong command, workload or target; 3 records were lost, duplicated, reordered or \
+changed; 4 a comparison found a regression; 130 interrupted.";
 
-/// Load for Levee brokers.
+/// Load for logs: rates, latencies from the intended send, and what came of every record.
 #[derive(Parser)]
-#[command(name = "levee-loadtest", version)]
+#[command(name = "levee-loadtest", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -38,121 +65,223 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a broker on this machine and measure it: produce, reads, memory, restart.
-    Bench(Bench),
+    /// Run one workload on one target.
+    Run(RunArgs),
+    /// Run one workload on two targets in turn, or compare two results.json.
+    Compare(CompareArgs),
+    /// Measure the numbers of the README on this machine, each beside its floor.
+    Bench(bench::Args),
+    /// Say what a workload file comes to, without running it.
+    Check {
+        workload: PathBuf,
+        /// A field of the workload to replace; may be given many times.
+        #[arg(long = "set", short = 's', value_name = "FIELD=VALUE")]
+        set: Vec<String>,
+    },
 }
 
-#[derive(clap::Args, Clone)]
-struct Bench {
-    /// The broker's binary; the one beside this program without it.
-    #[arg(long, value_name = "FILE")]
-    levee: Option<PathBuf>,
-    /// Bucket URL; a folder in the work folder without it.
-    #[arg(long, value_name = "URL")]
-    bucket: Option<String>,
-    /// Seconds of each produce run.
-    #[arg(long, default_value_t = 10)]
-    seconds: u64,
-    #[arg(long, default_value_t = 16)]
-    partitions: u32,
-    /// Bytes of a record.
-    #[arg(long, default_value_t = 1024)]
-    record: usize,
-    /// Records of one batch at full speed.
-    #[arg(long, default_value_t = 256)]
-    batch: usize,
-    /// Records a second of the latency run, all partitions together.
-    #[arg(long, default_value_t = 20_000)]
-    rate: u64,
-    /// Classes to measure.
-    #[arg(long, value_delimiter = ',', default_value = "local,object")]
-    classes: Vec<String>,
-    /// Print JSON in place of tables.
+#[derive(clap::Args)]
+struct RunArgs {
+    /// Workload file: ours (.toml), or one of the OpenMessaging Benchmark (.yaml).
+    workload: PathBuf,
+    /// levee[:PATH][,bucket=URL][,set.NAME=VALUE][,topic.NAME=VALUE], or HOST:PORT[,http=HOST:PORT].
+    #[arg(long, default_value = "levee")]
+    target: String,
+    /// A field of the workload to replace; may be given many times.
+    #[arg(long = "set", short = 's', value_name = "FIELD=VALUE")]
+    set: Vec<String>,
+    /// Folder for results.json and report.html; one folder is made in it for each run.
+    #[arg(long, default_value = "load-results", value_name = "DIR")]
+    out: PathBuf,
+    /// Topics stay in a target that goes on.
+    #[arg(long)]
+    keep: bool,
+    /// Print results.json in place of tables.
     #[arg(long)]
     json: bool,
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Error> {
-    match Cli::parse().command {
-        Command::Bench(bench) => {
-            let report = run(&bench).await?;
-            report.print(bench.json);
-            Ok(())
+#[derive(clap::Args)]
+struct CompareArgs {
+    /// A target, or a results.json.
+    a: String,
+    /// Another one.
+    b: String,
+    /// Workload for two targets.
+    #[arg(long, value_name = "FILE")]
+    workload: Option<PathBuf>,
+    /// A field of the workload to replace; may be given many times.
+    #[arg(long = "set", short = 's', value_name = "FIELD=VALUE")]
+    set: Vec<String>,
+    /// Rounds; each measures both, in turn.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// B may be worse than A by so many percent; above it the exit code is 4.
+    #[arg(long, value_name = "PERCENT")]
+    threshold: Option<f64>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return end(Err(Error::failed(format!("no threads to run on: {error}")))),
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Run(args) => run_one(args).await,
+            Command::Compare(args) => compare_two(args).await,
+            Command::Bench(args) => bench::bench(args, options(false)?).await,
+            Command::Check { workload, set } => check(&workload, &set),
+        }
+    });
+    runtime.shutdown_background();
+    // Of a run that ended by an error: nobody else stops it.
+    target::process::kill_all();
+    end(done)
+}
+
+fn end(done: Result<Exit>) -> ExitCode {
+    match done {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit as u8)
         }
     }
 }
 
-async fn run(bench: &Bench) -> Result<Report, Error> {
-    let folder = std::env::temp_dir().join(format!("levee-bench-{}", std::process::id()));
-    let mut report = Report::default();
-    for class in &bench.classes {
-        let data = folder.join(class);
-        let done = one_class(bench, class, &data, &mut report).await;
-        drop(std::fs::remove_dir_all(&data));
-        done?;
+async fn run_one(args: RunArgs) -> Result<Exit> {
+    let workload = workload::file::load(&args.workload, &args.set)?;
+    let spec: Spec = args.target.parse()?;
+    let folder = report::make_folder(&args.out, &workload.name)?;
+    let options = options(args.keep)?;
+    let results = match run::run(&workload, &spec, &options).await {
+        Ok(results) => results,
+        Err(error) => {
+            // Nothing is in it.
+            let _ = std::fs::remove_dir(&folder);
+            return Err(error);
+        }
+    };
+    options.progress.clear();
+    let text = if args.json { report::json(&results)? } else { report::text(&results) };
+    let printed = report::print(&text);
+    report::write_files(&folder, &results)?;
+    options.progress.say(&format!("report: {}", folder.join("report.html").display()));
+    printed?;
+    Ok(outcome(&results))
+}
+
+/// What the exit code says of a run.
+fn outcome(results: &Results) -> Exit {
+    match &results.ended {
+        _ if results.verification.findings.is_wrong() => Exit::Wrong,
+        Ended::TargetFailed(_) => Exit::Failed,
+        Ended::Interrupted => Exit::Interrupted,
+        Ended::Complete if results.verification.unfinished.is_some() => Exit::Failed,
+        Ended::Complete => Exit::Done,
     }
-    drop(std::fs::remove_dir_all(&folder));
-    Ok(report)
 }
 
-async fn one_class(
-    bench: &Bench,
-    class: &str,
-    data: &std::path::Path,
-    report: &mut Report,
-) -> Result<(), Error> {
-    let bucket = bench.bucket.as_ref().map(|url| with_prefix(url, class));
-    let mut broker = Broker::start(bench.levee.as_deref(), data, bucket.as_deref(), None).await?;
-    let client = Client::connect(&broker.grpc).await?;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    report.note(format!("{class}: resident when idle"), format!("{} MiB", broker.resident_mib()));
-    for name in ["full", "steady"] {
-        create(&client, name, bench.partitions, class).await?;
+async fn compare_two(args: CompareArgs) -> Result<Exit> {
+    let Some(workload) = &args.workload else {
+        return compare_files(&args);
+    };
+    let workload = workload::file::load(workload, &args.set)?;
+    let (a, b): (Spec, Spec) = (args.a.parse()?, args.b.parse()?);
+    let options = options(false)?;
+    let compared = compare::in_turn(&workload, [&a, &b], args.rounds, &options).await?;
+    options.progress.clear();
+    let mut worst = Exit::Done;
+    for results in &compared.results {
+        let exit = outcome(results);
+        if exit != Exit::Done {
+            report::print(&report::text(results))?;
+            worst = exit;
+        }
     }
-    let load = produce::Load::new(bench);
-    let row = load.full_speed(&client, "full", &broker).await?;
-    report.row(Row { name: format!("{class}: produce, full speed"), ..row });
-    report.note(format!("{class}: resident loaded"), format!("{} MiB", broker.resident_mib()));
-    // What is left of the run before must not be charged to the next one.
-    let flush = FlushRequest { timeout_ms: 600_000, ..Default::default() };
-    client.admin().flush(flush).await?;
-    let row = load.steady(&client, "steady", &broker).await?;
-    report.row(Row { name: format!("{class}: produce, {}/s", bench.rate), ..row });
-
-    let newest = read::tail(&client, "full", bench.partitions, &broker).await?;
-    report.row(Row { name: format!("{class}: read, tail"), ..newest });
-    let all = read::all(&client, "full", bench.partitions, &broker).await?;
-    report.row(Row { name: format!("{class}: read, tail and hot"), ..all });
-    let flush = FlushRequest { drop_hot: true, timeout_ms: 600_000, ..Default::default() };
-    client.admin().flush(flush).await?;
-    let cold = read::all(&client, "full", bench.partitions, &broker).await?;
-    report.row(Row { name: format!("{class}: read, cold"), ..cold });
-
-    create(&client, "again", 1, class).await?;
-    let killed = Instant::now();
-    broker.kill().await?;
-    let grpc = broker.grpc.clone();
-    let again = Broker::start(bench.levee.as_deref(), data, bucket.as_deref(), Some(&grpc)).await?;
-    let client = Client::connect(&again.grpc).await?;
-    load.one(&client, "again").await?;
-    let took = format!("{:.0} ms", killed.elapsed().as_secs_f64() * 1000.0);
-    report.note(format!("{class}: kill -9 to first ack"), took);
-    again.terminate().await
+    if let Some(why) = &compared.skipped {
+        report::print(&format!("skipped: {why}"))?;
+        return Ok(worst);
+    }
+    if let Some(results) = compared.results.first() {
+        report::print(&report::conditions(results))?;
+    }
+    report::print(&format!("A: {}\nB: {}", shown(&args.a), shown(&args.b)))?;
+    let ratios = compare::ratios(&compared.rounds);
+    let exit = print_ratios(&ratios, args.threshold)?;
+    Ok(if worst == Exit::Done { exit } else { worst })
 }
 
-async fn create(client: &Client, name: &str, partitions: u32, class: &str) -> Result<(), Error> {
-    let config = [("durability.class".to_owned(), class.to_owned())].into();
-    let request = CreateTopicRequest { name: name.into(), partitions, config };
-    client.admin().create_topic(request).await?;
-    Ok(())
+fn compare_files(args: &CompareArgs) -> Result<Exit> {
+    let read = |name: &str| match name.ends_with(".json") {
+        true => compare::read(std::path::Path::new(name)),
+        false => Err(Error::usage(format!(
+            "{name} is no results.json; two targets are compared with --workload FILE"
+        ))),
+    };
+    let (a, b) = (read(&args.a)?, read(&args.b)?);
+    if a.workload != b.workload {
+        report::print("note: the two are of different workloads")?;
+    }
+    if a.machine.cpu != b.machine.cpu || a.machine.cores != b.machine.cores {
+        report::print("note: the two are of different machines")?;
+    }
+    let ratios = compare::ratios(&[(compare::figures(&a), compare::figures(&b))]);
+    print_ratios(&ratios, args.threshold)
 }
 
-/// Each class gets a root of its own in the bucket.
-fn with_prefix(url: &str, class: &str) -> String {
-    let unique = format!("bench-{}-{class}", std::process::id());
-    match url.split_once('?') {
-        Some((path, query)) => format!("{}/{unique}?{query}", path.trim_end_matches('/')),
-        None => format!("{}/{unique}", url.trim_end_matches('/')),
+fn print_ratios(ratios: &[compare::Ratio], threshold: Option<f64>) -> Result<Exit> {
+    if ratios.is_empty() {
+        return Err(Error::failed("there is nothing that both sides measured"));
+    }
+    report::print(&compare::table(ratios).to_string())?;
+    let Some(percent) = threshold else { return Ok(Exit::Done) };
+    let worse = compare::regressions(ratios, percent);
+    for line in &worse {
+        report::print(&format!("regression: {line}"))?;
+    }
+    Ok(if worse.is_empty() { Exit::Done } else { Exit::Regression })
+}
+
+fn check(path: &std::path::Path, set: &[String]) -> Result<Exit> {
+    let workload = workload::file::load(path, set)?;
+    let text = toml::to_string_pretty(&workload);
+    report::print(&text.map_err(|error| Error::failed(error.to_string()))?)?;
+    Ok(Exit::Done)
+}
+
+fn options(keep: bool) -> Result<Options> {
+    let stop = Stop::default();
+    stop.on_signals()?;
+    let progress = Arc::new(Progress::new());
+    Ok(Options { progress, stop, keep, command: command_line() })
+}
+
+/// As it was typed, without what may be secret in a bucket's URL.
+fn command_line() -> String {
+    std::env::args().map(|arg| shown(&arg)).collect::<Vec<_>>().join(" ")
+}
+
+/// A word of the command line without the query of a bucket's URL.
+fn shown(word: &str) -> String {
+    word.split(',')
+        .map(|part| {
+            let is_url = part.contains("://");
+            if is_url { part.split('?').next().unwrap_or_default() } else { part }
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn secrets_of_a_bucket_are_not_shown() {
+        let word = "levee,bucket=s3://b/p?secret_access_key=x&region=r,set.tail.bytes=1MiB";
+        assert_eq!(super::shown(word), "levee,bucket=s3://b/p,set.tail.bytes=1MiB");
+        assert_eq!(super::shown("s3://b?key=x"), "s3://b");
+        assert_eq!(super::shown("workload.toml"), "workload.toml");
     }
 }

@@ -1,107 +1,188 @@
-//! What was measured, as a table or as JSON.
+//! Results for people: tables, and files in a folder. Pure from results, but for the writing.
 
-use std::time::Duration;
+pub mod html;
+mod svg;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use comfy_table::{Table, presets};
-use hdrhistogram::Histogram;
-use serde::Serialize;
 
-/// One run.
-#[derive(Debug, Default, Clone, Serialize)]
-pub struct Row {
-    pub name: String,
-    pub records_per_second: f64,
-    pub mb_per_second: f64,
-    /// Of the broker's process.
-    pub cpu_seconds_per_gb: f64,
-    pub p50_ms: Option<f64>,
-    pub p99_ms: Option<f64>,
-    pub p999_ms: Option<f64>,
+use crate::error::{Error, Result};
+use crate::results::{Ended, Latency, PhaseResult, Results};
+use crate::workload::Verify;
+
+/// Makes the run's folder: before the run, so that a bad place is known then. Never an old one.
+pub fn make_folder(out: &Path, name: &str) -> Result<PathBuf> {
+    let failed = |path: &Path, error: std::io::Error| {
+        let path = path.display();
+        Error::failed(format!("{path} cannot be made: {error}; choose another with --out"))
+    };
+    std::fs::create_dir_all(out).map_err(|error| failed(out, error))?;
+    let name: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    for number in 1.. {
+        let folder = out.join(format!("{name}-{number}"));
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed(&folder, error)),
+        }
+    }
+    Err(Error::failed(format!("{} has no name left", out.display())))
 }
 
-impl Row {
-    pub fn produced(
-        records: u64,
-        bytes: u64,
-        took: Duration,
-        cpu: f64,
-        latency: &Histogram<u64>,
-    ) -> Self {
-        let at = |quantile| Some(latency.value_at_quantile(quantile) as f64 / 1000.0);
-        Self {
-            records_per_second: records as f64 / took.as_secs_f64(),
-            p50_ms: at(0.5),
-            p99_ms: at(0.99),
-            p999_ms: at(0.999),
-            ..Self::read(bytes, took, cpu)
-        }
-    }
+/// `results.json` and `report.html`.
+pub fn write_files(folder: &Path, results: &Results) -> Result<()> {
+    write(&folder.join("results.json"), &(json(results)? + "\n"))?;
+    write(&folder.join("report.html"), &(html::page(results) + "\n"))
+}
 
-    pub fn read(bytes: u64, took: Duration, cpu: f64) -> Self {
-        let mb = bytes as f64 / 1e6;
-        Self {
-            mb_per_second: mb / took.as_secs_f64(),
-            cpu_seconds_per_gb: cpu / (mb / 1000.0).max(1e-9),
-            ..Self::default()
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text)
+        .map_err(|error| Error::failed(format!("{} cannot be written: {error}", path.display())))
+}
+
+pub fn json(results: &Results) -> Result<String> {
+    serde_json::to_string_pretty(results).map_err(|error| Error::failed(error.to_string()))
+}
+
+/// To standard output. A reader that went away, as `head` does, is no error.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::failed(format!("standard output: {error}")))
         }
+        _ => Ok(()),
     }
 }
 
-#[derive(Debug, Default, Serialize)]
-pub struct Report {
-    rows: Vec<Row>,
-    notes: Vec<(String, String)>,
+/// Everything that a terminal shows at the end.
+pub fn text(results: &Results) -> String {
+    let mut out = vec![table(results).to_string()];
+    out.push(verified(results));
+    if let Some(search) = &results.search {
+        let best = search.best.map_or("no rate held".into(), |best| {
+            format!("highest rate that held: {best} records/s")
+        });
+        out.push(format!("{best}; stopped because {}", search.why_it_stopped));
+    }
+    out.push(conditions(results));
+    out.extend(results.notes.iter().map(|note| format!("note: {note}")));
+    match &results.ended {
+        Ended::Complete => {}
+        Ended::Interrupted => out.push("interrupted: this is what there was until then".into()),
+        Ended::TargetFailed(why) => out.push(format!("the target failed: {why}")),
+    }
+    out.join("\n")
 }
 
-impl Report {
-    pub fn row(&mut self, row: Row) {
-        eprintln!(
-            "{}: {:.0} MB/s, {:.2} CPU s/GB",
-            row.name, row.mb_per_second, row.cpu_seconds_per_gb
-        );
-        self.rows.push(row);
+fn table(results: &Results) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header([
+        "phase",
+        "records/s",
+        "MB/s",
+        "p50 ms",
+        "p99",
+        "p99.9",
+        "max",
+        "service p99",
+        "CPU s/GB",
+    ]);
+    for phase in results.shown() {
+        table.add_row(row(phase));
+        if let Some(latency) = &phase.end_to_end {
+            table.add_row(end_to_end(phase, latency));
+        }
+        if phase.catch_up_mb_per_second > 0.0 {
+            let mb = format!("{:.1}", phase.catch_up_mb_per_second);
+            table.add_row(["  catch-up reads".into(), String::new(), mb]);
+        }
     }
+    table
+}
 
-    pub fn note(&mut self, name: String, value: String) {
-        eprintln!("{name}: {value}");
-        self.notes.push((name, value));
-    }
+fn row(phase: &PhaseResult) -> [String; 9] {
+    let latency = &phase.latency;
+    [
+        phase.name.clone(),
+        format!("{:.0}", phase.records_per_second),
+        format!("{:.1}", phase.mb_per_second),
+        ms(latency.p50),
+        ms(latency.p99),
+        ms(latency.p999),
+        ms(latency.max),
+        ms(phase.service.p99),
+        phase.cpu_seconds_per_gb.map_or_else(String::new, |cpu| format!("{cpu:.2}")),
+    ]
+}
 
-    pub fn print(&self, json: bool) {
-        if json {
-            println!("{}", serde_json::to_string_pretty(self).unwrap_or_default());
-            return;
-        }
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header([
-            "",
-            "records/s",
-            "MB/s",
-            "broker CPU s/GB",
-            "p50 ms",
-            "p99 ms",
-            "p99.9 ms",
-        ]);
-        for row in &self.rows {
-            let ms = |value: Option<f64>| value.map_or(String::new(), |ms| format!("{ms:.1}"));
-            let rate = match row.records_per_second {
-                0.0 => String::new(),
-                rate => format!("{rate:.0}"),
-            };
-            table.add_row([
-                row.name.clone(),
-                rate,
-                format!("{:.0}", row.mb_per_second),
-                format!("{:.2}", row.cpu_seconds_per_gb),
-                ms(row.p50_ms),
-                ms(row.p99_ms),
-                ms(row.p999_ms),
-            ]);
-        }
-        println!("{table}");
-        for (name, value) in &self.notes {
-            println!("{name}: {value}");
+fn end_to_end(phase: &PhaseResult, latency: &Latency) -> [String; 7] {
+    let mb = format!("{:.1}", phase.tail_mb_per_second);
+    let at = [latency.p50, latency.p99, latency.p999, latency.max].map(ms);
+    let [p50, p99, p999, max] = at;
+    ["  end to end".into(), String::new(), mb, p50, p99, p999, max]
+}
+
+/// Three digits that matter.
+pub fn ms(value: f64) -> String {
+    match value {
+        value if value < 10.0 => format!("{value:.2}"),
+        value if value < 100.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}
+
+pub fn verified(results: &Results) -> String {
+    let verification = &results.verification;
+    let found = &verification.findings;
+    if verification.mode == Verify::Off {
+        return "records: not verified (verify = \"off\")".into();
+    }
+    let counts = format!(
+        "records: {} acked, {} read, {} lost, {} duplicated, {} reordered, {} changed",
+        found.acked, found.read, found.lost, found.duplicated, found.reordered, found.changed
+    );
+    let mut also = String::new();
+    for (count, what) in [
+        (found.unacked, "not acknowledged"),
+        (found.unacked_read, "of them there all the same"),
+        (found.foreign, "not of this run"),
+        (found.not_judged, "not judged"),
+    ] {
+        if count > 0 {
+            also.push_str(&format!(", {count} {what}"));
         }
     }
+    match &verification.unfinished {
+        Some(why) => format!("{counts}{also}; verification was not finished: {why}"),
+        None => format!("{counts}{also} (by {})", verification.by),
+    }
+}
+
+/// Where the figures come from: without this they mean nothing.
+pub fn conditions(results: &Results) -> String {
+    let (machine, target) = (&results.machine, &results.target);
+    let settings: Vec<_> =
+        target.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let settings = if settings.is_empty() { "its defaults".into() } else { settings.join(", ") };
+    format!(
+        "on {} ({} cores, {:.0} GiB), {}, commit {}\ntarget {} {} at {}, bucket {}, with {settings}\nclass {}: {}\n\
+         repeat with: {}",
+        machine.cpu,
+        machine.cores,
+        machine.memory_bytes as f64 / f64::from(1 << 30),
+        machine.kernel,
+        machine.commit,
+        target.spec,
+        target.version,
+        target.address,
+        target.bucket,
+        target.class,
+        target.sync,
+        results.command
+    )
 }

@@ -34,5 +34,6 @@ pub use error::{Error, ErrorKind};
 pub use levee_proto::grpc;
 pub use levee_proto::record::codecs::Compression;
 pub use levee_proto::record::records::{DecodedRecord, RecordData};
+pub use partitioner::by_key as partition_of_key;
 pub use producer::{Acks, Producer, ProducerConfig, Ticket};
 pub use reader::{Batches, Position, ReadConfig, Reader};

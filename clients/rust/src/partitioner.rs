@@ -22,8 +22,8 @@ fn murmur2(bytes: &[u8]) -> u32 {
     hash ^ (hash >> 15)
 }
 
-/// The partition of a key.
-pub(crate) fn by_key(key: &[u8], partitions: u32) -> u32 {
+/// The partition of a key, of so many (at least one), as Kafka's own client chooses it.
+pub fn by_key(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions
 }
 

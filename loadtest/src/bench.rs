@@ -1,0 +1,228 @@
+//! The numbers of the README: suites of workloads, each beside its floor, as Markdown tables.
+//!
+//! Owns: the work folder, one broker for each measurement, the tables. Does not own: the floors
+//! (`floor`), and what each suite asks for (a file each).
+
+mod acks;
+mod backfill;
+mod floor;
+mod partitions;
+mod paths;
+mod reads;
+mod soak;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use comfy_table::{Table, presets};
+use tempfile::TempDir;
+
+use crate::error::{Error, Exit, Result};
+use crate::report;
+use crate::results::{Ended, Machine, Results};
+use crate::run::{Options, measure};
+use crate::target::{Spec, Started, Target};
+use crate::workload::Workload;
+use crate::workload::values::Span;
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Suite {
+    /// Acks beside bare fdatasync and PUT loops of the same bytes.
+    Acks,
+    /// Produce and reads of every tier: rates and CPU seconds per GB; memory; restart.
+    Paths,
+    /// Cold reads beside a bare ranged-GET loop over the same objects.
+    Reads,
+    /// 10,000 partitions on one broker.
+    Partitions,
+    /// Produce latency without and with a backfill of everything.
+    Backfill,
+    /// Mixed load for a long time: memory and disk. Not part of `all`.
+    Soak,
+    All,
+}
+
+const ALL: [Suite; 5] =
+    [Suite::Acks, Suite::Paths, Suite::Reads, Suite::Partitions, Suite::Backfill];
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "paths")]
+    suite: Vec<Suite>,
+    /// The broker's binary; the one beside this program without it.
+    #[arg(long, value_name = "FILE")]
+    levee: Option<PathBuf>,
+    /// Bucket URL; a folder in the work folder without it. A prefix of its own is added.
+    #[arg(long, value_name = "URL")]
+    bucket: Option<String>,
+    /// Length of each measurement.
+    #[arg(long, default_value = "10s", value_name = "TIME")]
+    duration: Span,
+    /// Where data folders are made, and removed again: the disk that is measured.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Partitions of the suite of that name.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    partitions: u32,
+    /// Folder for results.json and report.html of each run.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// What suites share.
+struct Bench {
+    levee: Option<PathBuf>,
+    bucket: Option<String>,
+    duration: Span,
+    partitions: u32,
+    out: Option<PathBuf>,
+    work: TempDir,
+    options: Options,
+}
+
+pub async fn bench(args: Args, options: Options) -> Result<Exit> {
+    let made = match &args.data {
+        Some(folder) => tempfile::Builder::new().prefix("levee-bench-").tempdir_in(folder),
+        None => tempfile::Builder::new().prefix("levee-bench-").tempdir(),
+    };
+    let work = made.map_err(|error| Error::usage(format!("no folder to work in: {error}")))?;
+    let bench = Bench {
+        levee: args.levee,
+        bucket: args.bucket,
+        duration: args.duration,
+        partitions: args.partitions,
+        out: args.out,
+        work,
+        options,
+    };
+    report::print(&bench.conditions())?;
+    let suites = match args.suite.contains(&Suite::All) {
+        true => ALL.to_vec(),
+        false => args.suite,
+    };
+    for suite in suites {
+        let done = match suite {
+            Suite::Acks => acks::run(&bench).await,
+            Suite::Paths => paths::run(&bench).await,
+            Suite::Reads => reads::run(&bench).await,
+            Suite::Partitions => partitions::run(&bench).await,
+            Suite::Backfill => backfill::run(&bench).await,
+            Suite::Soak => soak::run(&bench).await,
+            Suite::All => Ok(()),
+        };
+        match bench.options.stop.is_set() {
+            true => return Ok(Exit::Interrupted),
+            false => done?,
+        }
+    }
+    Ok(Exit::Done)
+}
+
+impl Bench {
+    fn conditions(&self) -> String {
+        let machine = Machine::here();
+        let bucket = self.bucket.as_deref().unwrap_or("a folder on the same disk");
+        format!(
+            "{} ({} cores), {}, commit {}, load average before {:.1}; bucket: {}; data on {}; {} \
+             each\n",
+            machine.cpu,
+            machine.cores,
+            machine.kernel,
+            machine.commit,
+            machine.load_before,
+            bucket.split('?').next().unwrap_or_default(),
+            self.work.path().display(),
+            self.duration
+        )
+    }
+
+    /// A broker with data and bucket of its own.
+    fn started(&self, name: &str, set: &[(&str, &str)], topic: &[(&str, &str)]) -> Started {
+        let bucket = match &self.bucket {
+            Some(url) => with_prefix(url, &format!("bench-{}-{name}", std::process::id())),
+            None => format!("file://{}", self.work.path().join(format!("bucket-{name}")).display()),
+        };
+        Started {
+            path: self.levee.clone(),
+            bucket: Some(bucket),
+            data: Some(self.work.path().join(format!("data-{name}"))),
+            set: pairs(set),
+            topic: pairs(topic),
+        }
+    }
+
+    /// Measures on a new broker, which goes on.
+    async fn measure(&self, workload: &Workload, started: &Started) -> Result<(Results, Target)> {
+        let target = Target::open(&Spec::Started(started.clone()), workload).await?;
+        self.measure_on(workload, target).await
+    }
+
+    async fn measure_on(&self, workload: &Workload, target: Target) -> Result<(Results, Target)> {
+        workload.check()?;
+        let (results, target) = measure(workload, target, &self.options).await?;
+        if let Some(out) = &self.out {
+            report::write_files(&report::make_folder(out, &workload.name)?, &results)?;
+        }
+        if results.verification.findings.is_wrong() {
+            report::print(&report::text(&results))?;
+            return Err(Error::wrong(report::verified(&results)));
+        }
+        if let Ended::TargetFailed(why) = &results.ended {
+            return Err(Error::failed(format!("the target failed: {why}")));
+        }
+        if let Some(why) = results.notes.iter().find(|note| note.starts_with("first failed")) {
+            self.options.progress.say(why);
+        }
+        let target = target.ok_or_else(|| Error::failed("the target is still in use"))?;
+        Ok((results, target))
+    }
+
+    /// Ends a broker and takes its folders away: the next measurement finds an empty disk.
+    async fn clear(&self, target: Target, started: &Started) -> Result<()> {
+        target.close().await?;
+        for folder in [started.data.as_deref(), started.bucket.as_deref().and_then(folder_of)] {
+            if let Some(folder) = folder.filter(|folder| folder.starts_with(self.work.path())) {
+                let _ = std::fs::remove_dir_all(folder);
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&self, line: &str) {
+        self.options.progress.say(line);
+    }
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// A root of its own in the bucket, so that runs do not meet.
+fn with_prefix(url: &str, name: &str) -> String {
+    match url.split_once('?') {
+        Some((path, query)) => format!("{}/{name}?{query}", path.trim_end_matches('/')),
+        None => format!("{}/{name}", url.trim_end_matches('/')),
+    }
+}
+
+fn folder_of(url: &str) -> Option<&Path> {
+    url.strip_prefix("file://").map(Path::new)
+}
+
+/// Prints a table in Markdown, with a title.
+fn print_table(title: &str, header: &[&str], rows: Vec<Vec<String>>) -> Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    report::print(&format!("\n{title}\n\n{table}\n"))
+}
+
+/// The one measured phase.
+fn measured(results: &Results) -> Result<&crate::results::PhaseResult> {
+    results.measured().next().ok_or_else(|| Error::failed("nothing was measured"))
+}

@@ -1,0 +1,106 @@
+//! The topics of a run and what was sent to each partition.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::payload::key;
+use crate::verify::{Findings, Ledger, Track};
+use crate::workload::{Keys, Workload};
+
+/// See the module. Partitions of all topics are numbered through.
+pub struct Log {
+    pub run: u64,
+    pub topics: Vec<Arc<str>>,
+    pub partitions_per_topic: u32,
+    /// By partition, then by writer.
+    ledgers: Vec<Mutex<BTreeMap<u32, Ledger>>>,
+    /// Keys that belong to each partition of a topic; none where records have no keys.
+    keys: Vec<Vec<u32>>,
+}
+
+/// The chains of one partition, as a reader follows them.
+#[derive(Default)]
+pub struct Tracks {
+    pub by_writer: BTreeMap<u32, Track>,
+    pub foreign: u64,
+}
+
+impl Log {
+    pub fn new(run: u64, topics: Vec<Arc<str>>, partitions: u32, workload: &Workload) -> Self {
+        let count = topics.len() * partitions as usize;
+        let mut keys = vec![Vec::new(); partitions as usize];
+        if workload.record.keys != Keys::None {
+            for number in 0..workload.record.key_count {
+                let partition = levee_client::partition_of_key(&key(number), partitions);
+                keys[partition as usize].push(number);
+            }
+        }
+        let ledgers = (0..count).map(|_| Mutex::default()).collect();
+        Self { run, topics, partitions_per_topic: partitions, ledgers, keys }
+    }
+
+    pub fn partitions(&self) -> u32 {
+        self.ledgers.len() as u32
+    }
+
+    /// Topic and its partition.
+    pub fn place(&self, number: u32) -> (&Arc<str>, u32) {
+        let topic = &self.topics[(number / self.partitions_per_topic) as usize];
+        (topic, number % self.partitions_per_topic)
+    }
+
+    pub fn keys(&self, number: u32) -> &[u32] {
+        &self.keys[(number % self.partitions_per_topic) as usize]
+    }
+
+    pub fn with_ledger<T>(
+        &self,
+        number: u32,
+        writer: u32,
+        with: impl FnOnce(&mut Ledger) -> T,
+    ) -> T {
+        with(self.ledgers[number as usize].lock().entry(writer).or_default())
+    }
+
+    pub fn not_acked(&self, number: u32, writer: u32, first: u64, records: u64) {
+        self.with_ledger(number, writer, |ledger| ledger.not_acked(first, records));
+    }
+
+    /// Whether a reader has all that was acknowledged.
+    pub fn is_complete(&self, number: u32, tracks: &Tracks) -> bool {
+        let ledgers = self.ledgers[number as usize].lock();
+        let fresh = Track::default();
+        ledgers.iter().all(|(writer, ledger)| {
+            tracks.by_writer.get(writer).unwrap_or(&fresh).is_complete(ledger)
+        })
+    }
+
+    /// What one partition came to.
+    pub fn judge(&self, number: u32, tracks: &Tracks) -> Findings {
+        let ledgers = self.ledgers[number as usize].lock();
+        let (fresh, nothing) = (Track::default(), Ledger::default());
+        let mut findings = Findings { foreign: tracks.foreign, ..Findings::default() };
+        for (writer, ledger) in ledgers.iter() {
+            findings.judge(ledger, tracks.by_writer.get(writer).unwrap_or(&fresh));
+        }
+        for (writer, track) in &tracks.by_writer {
+            if !ledgers.contains_key(writer) {
+                findings.judge(&nothing, track);
+            }
+        }
+        findings
+    }
+
+    /// What was sent, where nothing was read.
+    pub fn unread(&self) -> Findings {
+        let mut findings = Findings::default();
+        for ledgers in &self.ledgers {
+            for ledger in ledgers.lock().values() {
+                findings.judge(ledger, &Track::default());
+            }
+        }
+        Findings { lost: 0, ..findings }
+    }
+}

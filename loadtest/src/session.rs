@@ -1,0 +1,316 @@
+//! One run on one target: its topics, its readers, and the judgement at the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::clock::Clock;
+use crate::drive::fill;
+use crate::driver::levee::topic_name;
+use crate::error::{Error, Result};
+use crate::log::{Log, Tracks};
+use crate::payload::Payload;
+use crate::producer::Shared;
+use crate::progress::Progress;
+use crate::reader::{Readers, catch_up};
+use crate::recorder::Recorder;
+use crate::results::{Ended, Verification};
+use crate::stop::Stop;
+use crate::target::{Target, process::folder_of, usage};
+use crate::verify::Findings;
+use crate::workload::{Produce, Verify, Workload};
+
+/// How long tail readers may take to the end; each also ends by itself when nothing comes.
+const TAIL_LIMIT: Duration = Duration::from_secs(600);
+/// A backlog is written in large batches by some writers.
+const BACKLOG_BATCH: u64 = 256 << 10;
+const BACKLOG_PRODUCERS: u32 = 8;
+
+/// See the module.
+pub struct Session {
+    pub workload: Workload,
+    pub target: Arc<Target>,
+    pub clock: Clock,
+    pub recorder: Arc<Recorder>,
+    pub progress: Arc<Progress>,
+    pub stop: Stop,
+    log: Arc<Log>,
+    payload: Arc<Payload>,
+    tails: Mutex<Option<Tails>>,
+    backlog: Option<Backlog>,
+    /// Why readers failed.
+    trouble: Arc<Mutex<Vec<String>>>,
+}
+
+struct Tails {
+    sent_all: watch::Sender<bool>,
+    tasks: JoinSet<(u32, Result<Tracks>)>,
+}
+
+/// Records of before, to catch up with.
+struct Backlog {
+    log: Arc<Log>,
+    on: Mutex<Option<watch::Sender<bool>>>,
+    task: Mutex<Option<JoinHandle<Result<Findings>>>>,
+}
+
+impl Session {
+    /// Makes the topics, writes the backlog, starts the readers.
+    pub async fn open(
+        workload: &Workload,
+        target: Arc<Target>,
+        progress: Arc<Progress>,
+        stop: Stop,
+    ) -> Result<Self> {
+        let run: u64 = rand::random();
+        let name = format!("{}-{:08x}", workload.name, run >> 32);
+        let topics: Vec<_> = (0..workload.topics.count)
+            .map(|number| topic_name(&format!("{name}-{number}")))
+            .collect();
+        for topic in &topics {
+            create(&target, workload, topic).await?;
+        }
+        let phases = workload.phases().len().max(2);
+        let producers = workload.produce.producers.max(BACKLOG_PRODUCERS);
+        let mut session = Self {
+            log: Arc::new(Log::new(run, topics, workload.topics.partitions, workload)),
+            payload: Arc::new(Payload::new(workload)?),
+            recorder: Arc::new(Recorder::new(phases, producers)),
+            workload: workload.clone(),
+            clock: Clock::start(),
+            target,
+            progress,
+            stop,
+            tails: Mutex::default(),
+            backlog: None,
+            trouble: Arc::default(),
+        };
+        if workload.catch_up.bytes.0 > 0 {
+            let topic = topic_name(&format!("{name}-old"));
+            session.backlog = Some(session.write_backlog(run.wrapping_add(1), topic).await?);
+        }
+        session.start_tails();
+        Ok(session)
+    }
+
+    pub fn shared(&self) -> Shared {
+        let produce = &self.workload.produce;
+        let each = (produce.in_flight.0 / u64::from(produce.producers)).max(1);
+        Shared {
+            driver: self.target.driver.clone(),
+            log: self.log.clone(),
+            payload: self.payload.clone(),
+            recorder: self.recorder.clone(),
+            clock: self.clock,
+            stop: self.stop.flag(),
+            kind: produce.client,
+            stamped: self.workload.is_stamped(),
+            seed: self.workload.seed,
+            bytes_max: None,
+            in_flight_bytes: each,
+            in_flight_sends: produce.in_flight_sends as usize,
+        }
+    }
+
+    fn readers(&self, log: &Arc<Log>) -> Readers {
+        Readers {
+            driver: self.target.driver.clone(),
+            log: log.clone(),
+            recorder: self.recorder.clone(),
+            clock: self.clock,
+            stamped: self.workload.is_stamped(),
+            first_connection: self.workload.first_catch_up_connection(),
+            connections: self.workload.catch_up.connections,
+        }
+    }
+
+    async fn write_backlog(&self, run: u64, topic: Arc<str>) -> Result<Backlog> {
+        create(&self.target, &self.workload, &topic).await?;
+        let bytes = self.workload.catch_up.bytes;
+        self.progress.say(&format!("writing a backlog of {bytes}"));
+        let mut workload = self.workload.clone();
+        let largest = workload.sizes().iter().map(|share| share.bytes.0).max().unwrap_or(1);
+        let partitions = workload.topics.partitions;
+        workload.produce = Produce {
+            batch_records: (BACKLOG_BATCH / largest).max(1) as u32,
+            producers: BACKLOG_PRODUCERS.min(partitions),
+            ..workload.produce
+        };
+        let log = Arc::new(Log::new(run, vec![topic.clone()], partitions, &workload));
+        let producers = workload.produce.producers;
+        let shared = Shared {
+            log: log.clone(),
+            payload: Arc::new(Payload::new(&workload)?),
+            recorder: Arc::new(Recorder::new(1, producers)),
+            bytes_max: Some(bytes.0 / u64::from(producers)),
+            in_flight_bytes: (32 << 20) / u64::from(producers),
+            ..self.shared()
+        };
+        fill(shared, producers).await?;
+        if self.workload.catch_up.cold {
+            self.progress.say("moving the backlog to the bucket");
+            self.target.driver.make_cold(&topic).await?;
+        }
+        let on = watch::Sender::new(false);
+        let reading = catch_up(self.readers(&log), &self.workload.catch_up, on.subscribe());
+        let trouble = self.trouble.clone();
+        let task = tokio::spawn(async move {
+            let done = reading.await;
+            if let Err(error) = &done {
+                trouble.lock().push(format!("catch-up: {error}"));
+            }
+            done
+        });
+        Ok(Backlog { log, on: Mutex::new(Some(on)), task: Mutex::new(Some(task)) })
+    }
+
+    pub fn catch_up_on(&self, on: bool) {
+        if let Some(backlog) = &self.backlog
+            && let Some(sender) = &*backlog.on.lock()
+        {
+            sender.send_replace(on);
+        }
+    }
+
+    fn start_tails(&self) {
+        let subscriptions = self.workload.tail.subscriptions;
+        if subscriptions == 0 {
+            return;
+        }
+        let sent_all = watch::Sender::new(false);
+        let mut tasks = JoinSet::new();
+        for subscription in 0..subscriptions {
+            for number in 0..self.log.partitions() {
+                let (readers, trouble) = (self.readers(&self.log), self.trouble.clone());
+                let sent_all = sent_all.subscribe();
+                let connection = self.workload.tail_connection(number + subscription);
+                tasks.spawn(async move {
+                    let read = readers.tail(number, connection, sent_all).await;
+                    if let Err(error) = &read {
+                        trouble.lock().push(format!("tail: {error}"));
+                    }
+                    (number, read)
+                });
+            }
+        }
+        *self.tails.lock() = Some(Tails { sent_all, tasks });
+    }
+
+    /// What readers met so far.
+    pub fn trouble(&self) -> Vec<String> {
+        self.trouble.lock().clone()
+    }
+
+    /// On this machine, of the target: its folder and a bucket that is a folder.
+    pub fn disk_bytes(&self) -> u64 {
+        let Some(process) = &self.target.process else { return 0 };
+        let bucket = folder_of(&self.target.about.bucket);
+        let bucket = bucket.filter(|bucket| !bucket.starts_with(&process.data));
+        usage::disk_bytes(&process.data) + bucket.map_or(0, usage::disk_bytes)
+    }
+
+    /// Waits for the readers and compares what was read with what was acknowledged.
+    pub async fn judge(&self) -> Verification {
+        let mut by = Vec::new();
+        let mut findings = Findings::default();
+        let mut unfinished = match self.stop.ended() {
+            Ended::Complete => None,
+            Ended::Interrupted => Some("the run was interrupted".to_owned()),
+            Ended::TargetFailed(why) => Some(why),
+        };
+        let mode = self.workload.verify;
+        let tails = self.tails.lock().take();
+        if let Some(tails) = tails {
+            match self.join_tails(tails, unfinished.is_some()).await {
+                Ok(seen) if mode == Verify::Tail && unfinished.is_none() => {
+                    by.push("tail readers");
+                    findings.add(&seen);
+                }
+                Ok(_) => {}
+                Err(why) => unfinished = unfinished.or(Some(why.to_string())),
+            }
+        }
+        if mode == Verify::All && unfinished.is_none() {
+            let count = self.log.partitions();
+            let tell = |done| {
+                let line = format!("reading back: {done} of {count} partitions");
+                self.progress.now(&line);
+            };
+            match self.readers(&self.log).read_back(tell).await {
+                Ok(seen) => {
+                    by.push("read back");
+                    findings.add(&seen);
+                }
+                Err(error) => unfinished = Some(format!("reading back: {error}")),
+            }
+        }
+        if mode == Verify::Off || unfinished.is_some() {
+            findings.add(&self.log.unread());
+        }
+        self.judge_backlog(&mut by, &mut findings).await;
+        let trouble = self.trouble();
+        let unfinished = unfinished.or_else(|| trouble.first().cloned());
+        Verification { mode, findings, by: by.join(", "), unfinished }
+    }
+
+    async fn judge_backlog(&self, by: &mut Vec<&str>, findings: &mut Findings) {
+        let Some(backlog) = &self.backlog else { return };
+        // The readers end when nobody can tell them to go on.
+        backlog.on.lock().take();
+        let task = backlog.task.lock().take();
+        let Some(task) = task else { return };
+        if let Ok(Ok(seen)) = task.await
+            && self.workload.verify != Verify::Off
+        {
+            by.push("catch-up readers");
+            findings.add(&seen);
+        }
+    }
+
+    async fn join_tails(&self, mut tails: Tails, abandon: bool) -> Result<Findings> {
+        tails.sent_all.send_replace(true);
+        if abandon {
+            tails.tasks.abort_all();
+            return Ok(Findings::default());
+        }
+        let until = tokio::time::Instant::now() + TAIL_LIMIT;
+        let mut findings = Findings::default();
+        loop {
+            let ended = tokio::time::timeout_at(until, tails.tasks.join_next()).await;
+            let ended = ended.map_err(|_| Error::failed("tail readers do not come to the end"))?;
+            match ended {
+                None => return Ok(findings),
+                Some(Ok((number, read))) => findings.add(&self.log.judge(number, &read?)),
+                Some(Err(error)) => return Err(Error::failed(format!("a reader: {error}"))),
+            }
+        }
+    }
+
+    /// Deletes the topics: of a target that goes on without this run.
+    pub async fn tidy(&self) -> Result<()> {
+        let old = self.backlog.iter().flat_map(|backlog| &backlog.log.topics);
+        for topic in self.log.topics.iter().chain(old) {
+            self.target.driver.delete_topic(topic).await?;
+        }
+        Ok(())
+    }
+
+    pub fn topics(&self) -> Vec<String> {
+        self.log.topics.iter().map(|topic| topic.to_string()).collect()
+    }
+
+    /// The class that the topics really have.
+    pub async fn class(&self) -> String {
+        let class = self.target.driver.class_of(&self.log.topics[0]).await;
+        class.unwrap_or_else(|error| format!("unknown: {error}"))
+    }
+}
+
+async fn create(target: &Target, workload: &Workload, topic: &str) -> Result<()> {
+    let mut settings = workload.topics.settings.clone();
+    settings.extend(target.topic_settings.clone());
+    target.driver.create_topic(topic, workload.topics.partitions, &settings).await
+}

@@ -1,0 +1,392 @@
+//! What a run does, as a file says it. Pure: no clock, no socket.
+//!
+//! Owns: the fields, their defaults and bounds. `loadtest/workloads/README.md` lists them; a test
+//! keeps the two together. Does not own: when each send is due (`schedule`).
+
+pub mod file;
+mod omb;
+pub mod values;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::stamp::STAMP_BYTES;
+use values::{Rate, Size, Span};
+
+/// Partitions of all topics together: readers and chains are kept for each.
+const PARTITIONS_MAX: u64 = 1_000_000;
+/// One batch must fit the smallest `max.batch.bytes` that a broker may have by default.
+const BATCH_BYTES_MAX: u64 = 16 << 20;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workload {
+    pub name: String,
+    pub about: String,
+    pub topics: Topics,
+    pub record: Record,
+    pub produce: Produce,
+    pub tail: Tail,
+    pub catch_up: CatchUp,
+    pub verify: Verify,
+    pub warm_up: Span,
+    pub duration: Span,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<Phase>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<Search>,
+    pub seed: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Topics {
+    pub count: u32,
+    pub partitions: u32,
+    pub settings: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Record {
+    pub bytes: Size,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mix: Vec<Share>,
+    pub random: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload_file: Option<PathBuf>,
+    pub keys: Keys,
+    pub key_count: u32,
+    pub compression: Compression,
+}
+
+/// So many records of `weight` in all are of `bytes`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    pub bytes: Size,
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keys {
+    None,
+    RoundRobin,
+    Random,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Produce {
+    pub rate: Rate,
+    pub producers: u32,
+    pub connections: u32,
+    pub batch_records: u32,
+    pub arrivals: Arrivals,
+    pub in_flight: Size,
+    pub in_flight_sends: u32,
+    pub client: ClientKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arrivals {
+    Even,
+    Poisson,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientKind {
+    /// One append stream for each producer; nothing is retried.
+    Stream,
+    /// The client library's idempotent producer, with its retries.
+    Library,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tail {
+    pub subscriptions: u32,
+    pub connections: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CatchUp {
+    pub bytes: Size,
+    pub cold: bool,
+    pub repeat: bool,
+    /// Bytes a second of all readers together; none: as fast as it goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Size>,
+    pub connections: u32,
+}
+
+/// How records are checked against the chains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verify {
+    /// Nothing is stamped or checked.
+    Off,
+    /// By the tail readers, as they go.
+    Tail,
+    /// Everything is read back at the end.
+    All,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    pub name: String,
+    pub duration: Span,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    #[serde(default)]
+    pub catch_up: bool,
+    #[serde(default)]
+    pub warm_up: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Search {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99: Option<Span>,
+    pub from: u64,
+    pub to: u64,
+    pub step: Span,
+    pub precision: f64,
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self {
+            name: "workload".into(),
+            about: String::new(),
+            topics: Topics::default(),
+            record: Record::default(),
+            produce: Produce::default(),
+            tail: Tail::default(),
+            catch_up: CatchUp::default(),
+            verify: Verify::All,
+            warm_up: seconds(5),
+            duration: seconds(30),
+            phases: Vec::new(),
+            search: None,
+            seed: 1,
+        }
+    }
+}
+
+impl Default for Topics {
+    fn default() -> Self {
+        Self { count: 1, partitions: 16, settings: BTreeMap::new() }
+    }
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            bytes: Size(1024),
+            mix: Vec::new(),
+            random: 0.5,
+            payload_file: None,
+            keys: Keys::None,
+            key_count: 10_000,
+            compression: Compression::None,
+        }
+    }
+}
+
+impl Default for Produce {
+    fn default() -> Self {
+        Self {
+            rate: Rate::PerSecond(10_000),
+            producers: 4,
+            connections: 1,
+            batch_records: 10,
+            arrivals: Arrivals::Even,
+            in_flight: Size(32 << 20),
+            in_flight_sends: 1024,
+            client: ClientKind::Stream,
+        }
+    }
+}
+
+impl Default for Tail {
+    fn default() -> Self {
+        Self { subscriptions: 0, connections: 1 }
+    }
+}
+
+impl Default for CatchUp {
+    fn default() -> Self {
+        Self { bytes: Size(0), cold: true, repeat: true, limit: None, connections: 1 }
+    }
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self { p99: None, from: 1_000, to: 10_000_000, step: seconds(10), precision: 0.05 }
+    }
+}
+
+fn seconds(seconds: u64) -> Span {
+    Span(Duration::from_secs(seconds))
+}
+
+impl Workload {
+    /// Sizes of records with their weights.
+    pub fn sizes(&self) -> Vec<Share> {
+        match self.record.mix.is_empty() {
+            true => vec![Share { bytes: self.record.bytes, weight: 1 }],
+            false => self.record.mix.clone(),
+        }
+    }
+
+    /// As written, or warm-up and measurement.
+    pub fn phases(&self) -> Vec<Phase> {
+        if !self.phases.is_empty() {
+            return self.phases.clone();
+        }
+        let catch_up = self.catch_up.bytes.0 > 0;
+        let phase = |name: &str, duration, warm_up| Phase {
+            name: name.into(),
+            duration,
+            rate: None,
+            catch_up,
+            warm_up,
+        };
+        let mut phases = Vec::new();
+        if !self.warm_up.0.is_zero() {
+            phases.push(phase("warm-up", self.warm_up, true));
+        }
+        phases.push(phase("measure", self.duration, false));
+        phases
+    }
+
+    /// Names the first field that is out of bounds.
+    pub fn check(&self) -> Result<()> {
+        let partitions = u64::from(self.topics.count) * u64::from(self.topics.partitions);
+        within("topics.count", self.topics.count.into(), 1, 10_000)?;
+        within("topics.partitions", self.topics.partitions.into(), 1, 100_000)?;
+        within("topics.count * topics.partitions", partitions, 1, PARTITIONS_MAX)?;
+        self.check_record()?;
+        self.check_produce()?;
+        within("tail.subscriptions", self.tail.subscriptions.into(), 0, 64)?;
+        within("tail.connections", self.tail.connections.into(), 1, 1_000)?;
+        within("catch_up.connections", self.catch_up.connections.into(), 1, 1_000)?;
+        if let Some(limit) = self.catch_up.limit {
+            within("catch_up.limit", limit.0, 1 << 10, 1 << 40)?;
+        }
+        if self.verify == Verify::Tail && self.tail.subscriptions == 0 {
+            return wrong("verify", "\"tail\" needs tail.subscriptions of at least 1");
+        }
+        self.check_times()
+    }
+
+    fn check_record(&self) -> Result<()> {
+        let record = &self.record;
+        let least = if self.is_stamped() { STAMP_BYTES as u64 } else { 1 };
+        for share in self.sizes() {
+            let field = if record.mix.is_empty() { "record.bytes" } else { "record.mix.bytes" };
+            within(field, share.bytes.0, least, BATCH_BYTES_MAX)?;
+            within("record.mix.weight", share.weight.into(), 1, 1_000)?;
+            let batch = share.bytes.0 * u64::from(self.produce.batch_records);
+            within("record.bytes * produce.batch_records", batch, 1, BATCH_BYTES_MAX)?;
+        }
+        within("record.mix", record.mix.len() as u64, 0, 64)?;
+        within("record.key_count", record.key_count.into(), 1, 10_000_000)?;
+        if !(0.0..=1.0).contains(&record.random) {
+            return wrong("record.random", "is a share, from 0 to 1");
+        }
+        Ok(())
+    }
+
+    /// Producers, tail readers and catch-up readers each have connections of their own: what one
+    /// kind leaves unread must not hold up the answers to another.
+    pub fn connections(&self) -> u32 {
+        self.first_catch_up_connection() + self.catch_up.connections
+    }
+
+    pub fn producer_connection(&self, producer: u32) -> u32 {
+        producer % self.produce.connections
+    }
+
+    pub fn tail_connection(&self, reader: u32) -> u32 {
+        self.produce.connections + reader % self.tail.connections
+    }
+
+    pub fn first_catch_up_connection(&self) -> u32 {
+        self.produce.connections + self.tail.connections
+    }
+
+    /// Records carry their place in a chain, or the time they were due.
+    pub fn is_stamped(&self) -> bool {
+        self.verify != Verify::Off || self.tail.subscriptions > 0
+    }
+
+    fn check_produce(&self) -> Result<()> {
+        let produce = &self.produce;
+        within("produce.producers", produce.producers.into(), 1, 100_000)?;
+        within("produce.connections", produce.connections.into(), 1, 10_000)?;
+        within("produce.batch_records", produce.batch_records.into(), 1, 1_000_000)?;
+        within("produce.in_flight", produce.in_flight.0, 1 << 10, 16 << 30)?;
+        within("produce.in_flight_sends", produce.in_flight_sends.into(), 1, 100_000)
+    }
+
+    fn check_times(&self) -> Result<()> {
+        const YEAR: u64 = 365 * 24 * 3600 * 1000;
+        let span = |field, span: Span, least| within(field, span.0.as_millis() as u64, least, YEAR);
+        span("duration in ms", self.duration, 100)?;
+        span("warm_up in ms", self.warm_up, 0)?;
+        within("phases", self.phases.len() as u64, 0, 100)?;
+        for phase in &self.phases {
+            span("phases.duration in ms", phase.duration, 100)?;
+            if phase.catch_up && self.catch_up.bytes.0 == 0 {
+                return wrong("phases.catch_up", "needs catch_up.bytes above 0");
+            }
+        }
+        if !self.phases.is_empty() && self.phases.iter().all(|phase| phase.warm_up) {
+            return wrong("phases", "are all warm-up: nothing would be measured");
+        }
+        let Some(search) = &self.search else { return Ok(()) };
+        if !self.phases.is_empty() {
+            return wrong("search", "makes its own phases: leave `phases` away");
+        }
+        span("search.step in ms", search.step, 100)?;
+        within("search.from", search.from, 1, 1_000_000_000)?;
+        within("search.to", search.to, search.from, 1_000_000_000)?;
+        match (0.001..=0.5).contains(&search.precision) {
+            true => Ok(()),
+            false => wrong("search.precision", "is a share, from 0.001 to 0.5"),
+        }
+    }
+}
+
+fn within(field: &str, value: u64, least: u64, most: u64) -> Result<()> {
+    match (least..=most).contains(&value) {
+        true => Ok(()),
+        false => wrong(field, format!("is {value}; it must be {least} to {most}")),
+    }
+}
+
+fn wrong<T>(field: &str, why: impl std::fmt::Display) -> Result<T> {
+    Err(Error::usage(format!("workload field `{field}` {why}")))
+}

@@ -1,0 +1,207 @@
+//! The program as people run it, on a real broker on loopback.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_levee-loadtest");
+
+/// The `levee` binary of this checkout, built with the tests' own profile.
+fn levee() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(given) = std::env::var_os("LEVEE_BIN") {
+            return given.into();
+        }
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--locked", "--package", "levee"]);
+        build.args(["--manifest-path", manifest]);
+        assert!(build.status().unwrap().success(), "the levee binary builds");
+        Path::new(PROGRAM).with_file_name("levee")
+    })
+}
+
+fn workload(folder: &Path, text: &str) -> PathBuf {
+    let path = folder.join("small.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+const SMALL: &str = "warm_up = '500ms'\nduration = '2s'\nverify = 'tail'\n\
+    [topics]\npartitions = 4\n\
+    [record]\nmix = [{ bytes = 100, weight = 3 }, { bytes = 3000, weight = 1 }]\n\
+    keys = 'random'\ncompression = 'lz4'\n\
+    [produce]\nrate = 2000\n\
+    [tail]\nsubscriptions = 1\n\
+    [catch_up]\nbytes = '4MiB'\n";
+
+fn run(folder: &Path, workload: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.arg("run").arg(workload).arg("--out").arg(folder.join("out"));
+    command.args(["--target", &format!("levee:{}", levee().display())]).args(more);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn results(folder: &Path) -> Value {
+    let text = std::fs::read_to_string(folder.join("out/small-1/results.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn text(output: &Output) -> String {
+    let both = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8_lossy(&both).into_owned()
+}
+
+#[test]
+fn a_run_verifies_every_record_and_leaves_a_whole_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = workload(folder.path(), SMALL);
+    let output = run(folder.path(), &workload, &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let results = results(folder.path());
+    assert_eq!(results["ended"]["how"], "complete");
+    let verification = &results["verification"];
+    let count = |field: &str| verification[field].as_u64().unwrap();
+    // 2.5 s of 2000/s, and the backlog.
+    assert!(count("acked") > 5000, "{verification}");
+    assert_eq!(verification["by"], "tail readers, catch-up readers");
+    assert_eq!(count("acked"), count("read"));
+    assert_eq!(count("lost") + count("duplicated") + count("reordered") + count("changed"), 0);
+    let measured = &results["phases"][1];
+    assert!(measured["end_to_end"]["samples"].as_u64().unwrap() > 100);
+    assert!(measured["catch_up_mb_per_second"].as_f64().unwrap() > 0.0);
+    assert!(measured["cpu_seconds_per_gb"].as_f64().unwrap() > 0.0);
+    assert_eq!(results["target"]["class"], "local");
+    assert!(results["counters"].as_object().unwrap().len() > 5);
+    let page = std::fs::read_to_string(folder.path().join("out/small-1/report.html")).unwrap();
+    assert!(page.matches("<svg").count() >= 5);
+    for outside in ["src=", "href=", "url(", "@import", "<script"] {
+        assert!(!page.contains(outside), "{outside}: one file that needs no other");
+    }
+    compare_with_itself(folder.path(), results);
+}
+
+fn compare_with_itself(folder: &Path, mut results: Value) {
+    let a = folder.join("out/small-1/results.json");
+    let compare = |b: &Path| {
+        let mut command = Command::new(PROGRAM);
+        command.arg("compare").args([&a, &b.to_owned()]).args(["--threshold", "10"]);
+        command.output().unwrap()
+    };
+    let same = compare(&a);
+    assert_eq!(same.status.code(), Some(0), "{}", text(&same));
+    let p99 = results["phases"][1]["latency"]["p99"].as_f64().unwrap();
+    results["phases"][1]["latency"]["p99"] = (p99 * 1.5).into();
+    let worse = folder.join("worse.json");
+    std::fs::write(&worse, results.to_string()).unwrap();
+    let found = compare(&worse);
+    assert_eq!(found.status.code(), Some(4), "{}", text(&found));
+    assert!(text(&found).contains("regression: measure: p99 ms is worse by 50 %"));
+    std::fs::write(&worse, "{\"format\": 99}").unwrap();
+    let other = compare(&worse);
+    assert_eq!(other.status.code(), Some(2));
+    assert!(text(&other).contains("format 99"), "{}", text(&other));
+}
+
+/// Starts a run of a minute, and waits until load is on.
+fn long_run(folder: &Path) -> Child {
+    let workload = workload(folder, SMALL);
+    let mut child = run(folder, &workload, &["--set", "duration=60s"]).spawn().unwrap();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("records/s") {
+        line.clear();
+        assert!(err.read_line(&mut line).unwrap() > 0, "the run says how it goes");
+    }
+    // The pipe must not fill up.
+    std::thread::spawn(move || err.read_to_end(&mut Vec::new()));
+    child
+}
+
+fn kill(signal: &str, pid: u32) {
+    let sent = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+#[test]
+fn ctrl_c_gives_a_report_of_what_there_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = long_run(folder.path());
+    kill("-INT", child.id());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
+    let results = results(folder.path());
+    assert_eq!(results["ended"]["how"], "interrupted");
+    assert!(results["verification"]["unfinished"].as_str().unwrap().contains("interrupted"));
+    assert!(text(&output).contains("interrupted"));
+}
+
+#[test]
+fn a_target_that_dies_is_named_and_the_report_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = long_run(folder.path());
+    kill("-KILL", broker_of(child.id()));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let results = results(folder.path());
+    assert_eq!(results["ended"]["how"], "target_failed");
+    assert!(results["ended"]["why"].as_str().unwrap().contains("signal: 9"));
+    assert!(results["verification"]["acked"].as_u64().unwrap() > 0);
+}
+
+/// The child of any thread of a process.
+fn broker_of(pid: u32) -> u32 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let children = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")));
+    let children: String = children.flatten().collect();
+    children.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_is_wrong_is_said_in_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = workload(folder.path(), SMALL);
+    let fails = |args: &[&str], code: i32, says: &str| {
+        let output = Command::new(PROGRAM).args(args).output().unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(said.contains(says), "{args:?}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+    };
+    let file = workload.to_str().unwrap();
+    let out = folder.path().join("out");
+    let out = out.to_str().unwrap();
+    fails(&["run", "missing.toml"], 2, "missing.toml: cannot be read");
+    fails(&["run", file, "--set", "produce.rate=fast"], 2, "\"fast\" is no rate");
+    fails(&["run", file, "--set", "topics.partitions=0"], 2, "topics.partitions");
+    fails(&["run", file, "--out", out, "--target", "kafka"], 2, "HOST:PORT");
+    fails(&["run", file, "--out", out, "--target", "127.0.0.1:1"], 1, "cannot be reached");
+    fails(&["run", file, "--out", out, "--target", "levee:/missing"], 2, "cannot be started");
+    fails(&["run", file, "--out", file], 1, "choose another with --out");
+    fails(&["compare", file, file], 2, "is no results.json");
+    assert!(!folder.path().join("out/small-1").exists(), "nothing half done is left");
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = workload(folder.path(), SMALL);
+    let mut child = Command::new(PROGRAM)
+        .arg("check")
+        .arg(&workload)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(!text(&output).contains("panicked"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(0));
+}
