@@ -163,5 +163,5 @@ async fn open(args: &Args) -> Result<(Sources, ProgressBar, bool), CliError> {
         ..ReadConfig::default()
     };
     let follows = !plan.is_there();
-    Ok((Sources::open(&args.broker, client, plan, config).await?, bar, follows))
+    Ok((Sources::open(&client, plan, config).await?, bar, follows))
 }

@@ -305,3 +305,28 @@ async fn the_production_form_reads_its_file() {
     assert!(broker.log().contains("broker.id=7"), "{}", broker.log());
     assert_eq!(broker.terminate().await, Some(0), "{}", broker.log());
 }
+
+/// What readers leave lying must not hold up the acks of a producer of the same client.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_stand_still_hold_up_no_producer() {
+    let (_dir, _broker, client) = start(&[]).await;
+    create(&client, "t", 1, &[]).await;
+    let producer = client.producer(ProducerConfig::default()).await.unwrap();
+    let record =
+        |bytes: usize| RecordData { value: Some(vec![7; bytes].into()), ..RecordData::default() };
+    for _ in 0..16 {
+        producer.send("t", Some(0), record(1 << 20)).await.unwrap().await.unwrap();
+    }
+    let mut readers = Vec::new();
+    for _ in 0..16 {
+        let from = levee_client::Position::Start;
+        let mut reader = client.read("t", 0, from, Default::default()).await.unwrap();
+        reader.next_records().await.unwrap();
+        readers.push(reader);
+    }
+    // Their windows fill up, 128 MiB together.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let sent = producer.send("t", Some(0), record(100)).await.unwrap();
+    let acked = tokio::time::timeout(Duration::from_secs(5), sent).await;
+    acked.expect("an ack in time").unwrap();
+}

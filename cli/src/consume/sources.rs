@@ -9,10 +9,9 @@ use tokio::sync::mpsc;
 
 use super::plan::{Plan, Span};
 use crate::error::CliError;
-use crate::remote::BrokerArgs;
 
-/// Streams of one connection: a server lets a bounded number of them run side by side.
-const STREAMS: usize = 64;
+/// Answers of readers that wait to be written.
+const WAITING: usize = 64;
 /// Records of the merge that are written together.
 const MERGED: usize = 1024;
 
@@ -31,20 +30,14 @@ pub(super) enum Sources {
 }
 
 impl Sources {
-    /// More connections are made where there are many partitions.
     pub(super) async fn open(
-        broker: &BrokerArgs,
-        client: Client,
+        client: &Client,
         plan: Plan,
         config: ReadConfig,
     ) -> Result<Self, CliError> {
         let by_time = plan.is_there();
         let mut readers = Vec::with_capacity(plan.spans.len());
-        let mut client = client;
-        for (at, span) in plan.spans.into_iter().enumerate() {
-            if at > 0 && at % STREAMS == 0 {
-                client = broker.connect().await?;
-            }
+        for span in plan.spans {
             let from = Position::Offset(span.begin);
             let reader = client.read(&span.topic, span.partition, from, config.clone()).await?;
             readers.push((span, reader));
@@ -52,7 +45,7 @@ impl Sources {
         if by_time {
             return Ok(Self::ByTime(Merge::start(readers)));
         }
-        let (send, found) = mpsc::channel(readers.len().clamp(1, STREAMS));
+        let (send, found) = mpsc::channel(readers.len().clamp(1, WAITING));
         for (span, reader) in readers {
             tokio::spawn(forward(span, reader, send.clone()));
         }

@@ -1,5 +1,6 @@
-//! One connection to a broker, shared by everything made from it.
+//! The connection to a broker that producers and administration share; readers have their own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use levee_proto::grpc::admin_client::AdminClient;
@@ -8,6 +9,7 @@ use levee_proto::limits::BATCH_BYTES_MAX;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::{Error, Result};
+use crate::seat::{Seat, Seats};
 
 /// Bytes of one message: the largest batch and what is around it.
 const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX + (16 << 20);
@@ -21,7 +23,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Cheap to clone. Connects again by itself after the broker was away.
 #[derive(Clone)]
 pub struct Client {
+    endpoint: Endpoint,
     channel: Channel,
+    seats: Arc<Seats>,
 }
 
 impl Client {
@@ -36,8 +40,9 @@ impl Client {
             let error = Error::connection(format!("no broker at {address}: {why}"));
             Error { may_be_written: false, ..error }
         };
-        match tokio::time::timeout(limit, endpoint(address, limit)?.connect()).await {
-            Ok(Ok(channel)) => Ok(Self { channel }),
+        let endpoint = endpoint(address, limit)?;
+        match tokio::time::timeout(limit, endpoint.connect()).await {
+            Ok(Ok(channel)) => Ok(Self { endpoint, channel, seats: Arc::default() }),
             Ok(Err(error)) => Err(none(cause(&error))),
             Err(_) => Err(none(format!("no connection within {limit:?}"))),
         }
@@ -45,15 +50,24 @@ impl Client {
 
     /// The `Log` service, as it is on the wire.
     pub fn log(&self) -> LogClient<Channel> {
-        LogClient::new(self.channel.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        log_over(self.channel.clone())
+    }
+
+    /// A place for a reader that leaves at most so many bytes lying.
+    pub(crate) fn seat(&self, window_bytes: u64) -> Seat {
+        self.seats.take(&self.endpoint, window_bytes)
     }
 
     /// The `Admin` service, as it is on the wire; no deadlines. See [`Client::manage`].
     pub fn admin(&self) -> AdminClient<Channel> {
         AdminClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
+}
+
+pub(crate) fn log_over(channel: Channel) -> LogClient<Channel> {
+    LogClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 fn endpoint(address: &str, limit: Duration) -> Result<Endpoint> {

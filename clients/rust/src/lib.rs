@@ -23,6 +23,7 @@
 mod error;
 mod backoff;
 mod connection;
+mod seat;
 mod admin;
 mod partitioner;
 mod producer;

@@ -17,8 +17,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::backoff::Backoff;
-use crate::connection::Client;
+use crate::connection::{Client, log_over};
 use crate::error::{Error, ErrorKind, Result};
+use crate::seat::Seat;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +69,7 @@ pub struct Batches {
 
 /// See the module.
 pub struct Reader {
-    client: Client,
+    seat: Seat,
     topic: String,
     partition: u32,
     config: ReadConfig,
@@ -138,7 +139,7 @@ impl Reader {
             }
         };
         Ok(Self {
-            client,
+            seat: client.seat(config.window_bytes),
             topic: topic.to_owned(),
             partition,
             config,
@@ -235,7 +236,7 @@ impl Reader {
     async fn try_next(&mut self) -> Result<Batches> {
         let stream = match self.stream.take() {
             Some(stream) => stream,
-            None => connect(&self.client, &self.request(), &self.config).await?,
+            None => connect(&self.seat, &self.request(), &self.config).await?,
         };
         let stream = self.stream.insert(stream);
         let silence = self.config.silence;
@@ -269,7 +270,7 @@ impl Reader {
     }
 }
 
-async fn connect(client: &Client, start: &ReadRequest, config: &ReadConfig) -> Result<Stream> {
+async fn connect(seat: &Seat, start: &ReadRequest, config: &ReadConfig) -> Result<Stream> {
     let (requests, outgoing) = mpsc::channel(GRANTS);
     let first = ReadStreamRequest {
         start: Some(start.clone()),
@@ -278,7 +279,7 @@ async fn connect(client: &Client, start: &ReadRequest, config: &ReadConfig) -> R
     };
     let gone = |_| Error::connection("the read stream takes no request");
     requests.try_send(first).map_err(gone)?;
-    let mut log = client.log();
+    let mut log = log_over(seat.channel());
     let opening = log.read_stream(ReceiverStream::new(outgoing));
     let opened = tokio::time::timeout(OPEN_LIMIT, opening).await;
     let opened = opened.map_err(|_| Error::timed_out("opening a read stream", OPEN_LIMIT))?;
