@@ -109,7 +109,7 @@ async fn memory_conforms() {
 #[tokio::test(flavor = "multi_thread")]
 async fn services_of_opendal_conform() {
     let dir = tempfile::tempdir().unwrap();
-    let fs = format!("opendal+fs://{}/b", dir.path().display());
+    let fs = format!("opendal+fs://{}/b?unsynced=accepted", dir.path().display());
     conforms(&Store::open(&fs, host()).unwrap()).await;
     conforms(&Store::open("opendal+memory://x/some/prefix", host()).unwrap()).await;
     let s3 = FakeS3::start().await;
@@ -586,8 +586,12 @@ fn urls_open_or_say_what_is_wrong() {
         ("s3://b?access_key_id=y", "go together"),
         ("s3://b?sts_endpoint=http://h", "must be https"),
         ("opendal+ftp://x", "service \"ftp\" is not built in; write one of azblob, cos, fs"),
-        ("opendal+fs://?x=y", "option \"x\" is not known"),
-        ("opendal+fs:///d?atomic_write_dir=y", "option \"atomic_write_dir\" is not known"),
+        ("opendal+fs:///d", "add ?unsynced=accepted"),
+        ("opendal+fs://?unsynced=accepted&x=y", "option \"x\" is not known"),
+        (
+            "opendal+fs:///d?unsynced=accepted&atomic_write_dir=y",
+            "option \"atomic_write_dir\" is not known",
+        ),
         ("opendal+s3://b?acess_key_id=y", "did you mean \"access_key_id\""),
         ("opendal+webdav://host/dir", "opendal's webdav has no create-if-absent"),
     ] {

@@ -53,6 +53,13 @@ impl BucketUrl {
         &self.0
     }
 
+    /// The folder of this machine that it names.
+    pub fn as_folder(&self) -> Option<std::path::PathBuf> {
+        let url = self.0.strip_prefix("opendal+fs").map(|rest| format!("file{rest}"));
+        let url = url::Url::parse(url.as_deref().unwrap_or(&self.0)).ok()?;
+        (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten()
+    }
+
     /// A folder or memory: a round trip costs next to nothing.
     pub fn is_near(&self) -> bool {
         let scheme = self.0.split_once("://").map_or("", |(scheme, _)| scheme);

@@ -24,6 +24,7 @@ pub(super) fn broker(values: &Values) -> Result<(), ConfigError> {
     at_most("readahead.bytes", "readahead.total.bytes", 0, "one reader is a part of all")?;
     at_most("upload.progress.timeout", "upload.deadline", 0, "an upload ends at its deadline")?;
     disk_cache_holds_chunks(values)?;
+    bucket_is_apart(values)?;
     wal_file_is_aligned(values)?;
     addresses_differ(values)
 }
@@ -92,6 +93,24 @@ fn disk_cache_holds_chunks(values: &Values) -> Result<(), ConfigError> {
     let problem = format!("is less than {CHUNKS} times cache.chunk.bytes");
     let remedy = format!("choose 0 for none, or at least {}", show_number(held.setting, least));
     let error = ConfigError::new(held.setting.name, held.origin.clone(), problem, remedy);
+    Err(ConfigError { value, ..error })
+}
+
+/// A start empties folders of the data folder: a bucket must not be in one of them, or around them.
+fn bucket_is_apart(values: &Values) -> Result<(), ConfigError> {
+    let (bucket, data) = (values.held("bucket.url"), values.held("data.dir"));
+    let (Value::Url(url), Value::Text(data)) = (&bucket.value, &data.value) else { return Ok(()) };
+    let (Some(folder), Ok(data)) = (url.as_folder(), std::path::absolute(data)) else {
+        return Ok(());
+    };
+    let own = ["wal", "hot", "cache"].map(|name| data.join(name));
+    if !data.starts_with(&folder) && !own.iter().any(|own| folder.starts_with(own)) {
+        return Ok(());
+    }
+    let value = Some(bucket.setting.show(&bucket.value));
+    let problem = "is a folder that data.dir uses for itself";
+    let remedy = "choose a folder beside wal, hot and cache, like data.dir/bucket";
+    let error = ConfigError::new(bucket.setting.name, bucket.origin.clone(), problem, remedy);
     Err(ConfigError { value, ..error })
 }
 

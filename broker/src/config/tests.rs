@@ -257,3 +257,24 @@ fn every_setting_has_a_present_value_and_an_origin() {
         }
     }
 }
+
+#[test]
+fn a_bucket_is_no_folder_that_a_start_empties() {
+    let load = |bucket: &str| {
+        let set = [("bucket.url", bucket)];
+        BrokerConfig::dev(std::path::Path::new("/var/lib/levee"), &set)
+    };
+    for bad in [
+        "file:///var/lib/levee/cache",
+        "file:///var/lib/levee/hot/x",
+        "file:///var/lib/levee",
+        "file:///var",
+        "opendal+fs:///var/lib/levee/wal?unsynced=accepted",
+    ] {
+        let error = load(bad).unwrap_err().to_string();
+        assert!(error.contains("data.dir uses for itself"), "{error}");
+    }
+    for good in ["file:///var/lib/levee/bucket", "file:///data", "s3://b/cache", "memory://"] {
+        load(good).unwrap();
+    }
+}

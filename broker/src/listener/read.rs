@@ -30,6 +30,7 @@ const DECODE_BESIDE: usize = 64 << 10;
 static DECODERS: Semaphore = Semaphore::const_new(2);
 const WAIT_MAX: Duration = Duration::from_secs(300);
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT_MIN: Duration = Duration::from_millis(20);
 /// Answers of a stream that are made before the client takes them.
 const AHEAD: usize = 2;
 
@@ -74,8 +75,12 @@ async fn decoded(batches: Bytes, offset: u64) -> Result<(Vec<Record>, Option<u64
     if batches.len() < DECODE_BESIDE {
         return records(&batches, offset);
     }
-    let _turn = DECODERS.acquire().await;
-    let decoding = tokio::task::spawn_blocking(move || records(&batches, offset));
+    let turn = DECODERS.acquire().await;
+    // The turn goes with the work: a client that gives up does not end it.
+    let decoding = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        records(&batches, offset)
+    });
     decoding.await.unwrap_or_else(|error| Err(Error::internal(error.to_string())))
 }
 
@@ -164,7 +169,7 @@ pub(super) async fn stream(
     let partition = node.partition(&start.topic, start.partition)?;
     let heartbeat = match first.heartbeat_ms {
         0 => DEFAULT_HEARTBEAT,
-        ms => Duration::from_millis(ms.into()),
+        ms => Duration::from_millis(ms.into()).max(HEARTBEAT_MIN),
     };
     let (granted, credits) = watch::channel(first.credit_bytes);
     tokio::spawn(async move {
@@ -240,9 +245,15 @@ impl Reader {
     /// Bytes that may be sent; 0 where the client grants none for a heartbeat.
     async fn credit(&mut self) -> u64 {
         let sent = self.sent;
-        let more = self.credits.wait_for(|granted| *granted > sent);
-        // A client that went away, or one that is slow, has granted what it has.
-        let _ = tokio::time::timeout(self.heartbeat, more).await;
+        let heartbeat = self.heartbeat;
+        let more = async {
+            if self.credits.wait_for(|granted| *granted > sent).await.is_err() {
+                // It closed its half: nothing more will ever be granted.
+                tokio::time::sleep(heartbeat).await;
+            }
+        };
+        // A client that is slow has granted what it has.
+        let _ = tokio::time::timeout(heartbeat, more).await;
         self.credits.borrow().saturating_sub(sent)
     }
 }

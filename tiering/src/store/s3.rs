@@ -25,6 +25,8 @@ pub(super) fn open(url: &Url, prefix: String, host: &Host) -> Result<Opened, Sto
     for (option, key) in [
         ("region", Key::Region),
         ("endpoint", Key::Endpoint),
+        // A variable for S3 alone goes before the other one; the URL goes before both.
+        ("endpoint", Key::S3Endpoint),
         ("access_key_id", Key::AccessKeyId),
         ("secret_access_key", Key::SecretAccessKey),
         ("session_token", Key::Token),
@@ -165,7 +167,7 @@ fn identified(
         || (has(Key::WebIdentityTokenFile) && has(Key::RoleArn))
         || has(Key::ContainerCredentialsRelativeUri)
         || has(Key::ContainerCredentialsFullUri);
-    let from_environment = || match has(Key::AccessKeyId) {
+    let from_environment = || match options.has_any(&CREDENTIALS) || has(Key::AccessKeyId) {
         true => None,
         false => std::env::var("AWS_PROFILE").ok().filter(|name| !name.is_empty()),
     };

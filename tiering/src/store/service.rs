@@ -38,6 +38,9 @@ enum Place {
     Host,
 }
 
+/// What a URL must say where acks do not survive the machine.
+const UNSYNCED: (&str, &str) = ("unsynced", "accepted");
+
 /// Services that are built in.
 const SERVICES: [&str; 8] = ["azblob", "cos", "fs", "gcs", "memory", "oss", "s3", "webdav"];
 
@@ -54,6 +57,12 @@ pub(super) fn open(url: &Url, service: &str, prefix: String) -> Result<Opened, S
             return Err(invalid(url, why));
         }
     };
+    if service == "fs" && !url.query_pairs().any(|(name, value)| (&*name, &*value) == UNSYNCED) {
+        let why = "opendal's fs writes files in their place and syncs no folder: a machine that \
+                   stops can take acknowledged records. Write file:///FOLDER, or add \
+                   ?unsynced=accepted if that does not matter";
+        return Err(StoreError { kind: Kind::Unsupported, ..invalid(url, why) });
+    }
     // Without it every request fails; safe to call again.
     opendal::install_default();
     let operator = match service {
@@ -95,9 +104,13 @@ where
     // files, `fs` looks first and renames afterwards, and two creates can both succeed.
     let of_place = ["root", "bucket", "container", "atomic_write_dir"];
     names.retain(|name| !of_place.contains(&&name[..]));
+    if service == "fs" {
+        names.push(UNSYNCED.0.to_owned());
+    }
     let known: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut settings = from_environment(service, &known);
     settings.extend(options::pairs(url, &known)?);
+    settings.remove(UNSYNCED.0);
     match place {
         Place::None => {}
         Place::Folder => {

@@ -69,8 +69,12 @@ impl Store {
         let written = async {
             let mut pieces = std::pin::pin!(pieces);
             while let Some(piece) = pieces.next().await.transpose()? {
-                let write = async { file.write(&piece).await.map_err(answer) };
-                self.watched(key, write, progress).await?;
+                // A piece is no request: most of them only fill a buffer.
+                let write = async {
+                    let written = file.write(&piece).await.map_err(answer);
+                    written.map_err(|error| StoreError::of(Op::Upload, key, &error))
+                };
+                self.moving(key, write, progress).await?;
             }
             Ok(())
         };
@@ -129,7 +133,16 @@ impl Store {
         step: impl Future<Output = object_store::Result<T>>,
         progress: Progress,
     ) -> Result<T, StoreError> {
-        match self.host.timeout(progress.stalled_after, self.once(Op::Upload, key, step)).await {
+        self.moving(key, self.once(Op::Upload, key, step), progress).await
+    }
+
+    async fn moving<T>(
+        &self,
+        key: &str,
+        step: impl Future<Output = Result<T, StoreError>>,
+        progress: Progress,
+    ) -> Result<T, StoreError> {
+        match self.host.timeout(progress.stalled_after, step).await {
             Ok(done) => done,
             Err(_) => {
                 let why = format!("no progress for {:?}", progress.stalled_after);
