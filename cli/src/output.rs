@@ -64,7 +64,8 @@ pub fn note(text: impl Display) {
 }
 
 /// Asks before something is deleted. `yes`: agreed on the command line.
-pub fn confirm(what: &str, yes: bool) -> Result<(), CliError> {
+/// The question waits on a thread of its own, so that Ctrl-C ends it.
+pub async fn confirm(what: &str, yes: bool) -> Result<(), CliError> {
     if yes {
         return Ok(());
     }
@@ -72,11 +73,13 @@ pub fn confirm(what: &str, yes: bool) -> Result<(), CliError> {
         let why = format!("this would {what}, and there is no terminal to ask on");
         return Err(CliError::of(Code::NotConfirmed, why).next_step("give -y (--yes) to agree"));
     }
-    let mut err = std::io::stderr().lock();
-    write!(err, "levee: {what}? [y/N] ")?;
-    err.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
+    write!(std::io::stderr().lock(), "levee: {what}? [y/N] ")?;
+    std::io::stderr().lock().flush()?;
+    let asking = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer).map(|_| answer)
+    });
+    let answer = asking.await.map_err(std::io::Error::from)??;
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(CliError::of(Code::NotConfirmed, "nothing was done")),

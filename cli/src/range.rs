@@ -244,7 +244,9 @@ fn parse_time(text: &str, now: i64) -> Option<i64> {
         let number: i64 = text.parse().ok()?;
         return match text.len() {
             9 | 10 => Some(number * 1000),
-            _ => Some(number),
+            0..=14 => Some(number),
+            // Micro- or nanoseconds: taken for milliseconds they would find nothing, silently.
+            _ => None,
         };
     }
     parse_date(text)

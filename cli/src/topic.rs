@@ -300,7 +300,7 @@ async fn delete(admin: &Admin, delete: Delete) -> Result<(), CliError> {
         let list = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
         let what =
             format!("delete {} with all records: {list}", count(names.len() as u64, "topic"));
-        confirm(&what, delete.yes)?;
+        confirm(&what, delete.yes).await?;
     }
     for name in names {
         let deleted = told(admin, name, admin.delete_topic(name).await).await.map(|deleted| {

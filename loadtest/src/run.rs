@@ -37,9 +37,12 @@ pub struct Options {
 /// Starts or reaches the target, and measures it.
 pub async fn run(workload: &Workload, spec: &Spec, options: &Options) -> Result<Results> {
     let target = Target::open(spec, workload).await?;
-    let (results, target) = measure(workload, target, options).await?;
-    if let Some(target) = target {
-        target.close().await?;
+    let (mut results, target) = measure(workload, target, options).await?;
+    if let Some(target) = target
+        && let Err(error) = target.close().await
+    {
+        // What was measured is not lost over it.
+        results.notes.push(format!("the target did not stop as it should: {error}"));
     }
     Ok(results)
 }
@@ -75,8 +78,9 @@ pub async fn measure(
     }
     let mut notes = notes(workload, &phases, &points, &machine);
     notes.extend(session.recorder.refusal().map(|why| format!("first failed send: {why}")));
-    if target.process.is_none() && !options.keep && ended == Ended::Complete {
-        session.tidy().await?;
+    let tidies = target.process.is_none() && !options.keep && ended == Ended::Complete;
+    if tidies && let Err(error) = session.tidy().await {
+        notes.push(format!("topics of this run stay in the target: {error}"));
     }
     let results = Results {
         format: FORMAT,

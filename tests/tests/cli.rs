@@ -420,6 +420,7 @@ async fn topics_from_making_to_deleting() {
     };
     assert_eq!(names(&["topic", "list", "--output", "json"]).await, ["a", "b", "c"]);
     assert_eq!(names(&["topic", "list", "a|c", "--output", "json"]).await, ["a", "c"]);
+    assert_eq!(names(&["topic", "list", "|a|", "--output", "json"]).await, ["a"]);
     assert_eq!(names(&["topic", "describe", "c", "a", "--output", "json"]).await, ["c", "a"]);
     assert!(levee(&["topic", "list"]).await.ok().contains("serving"));
     assert!(levee(&["topic", "describe", "a", "-c"]).await.ok().contains("retention.ms"));
@@ -565,6 +566,7 @@ async fn bad_input_gets_one_sentence_and_its_exit_code() {
         (&["topic", "offsets", "events", "-o", "1:2"], 2, "not a range"),
         (&["topic", "offsets", "events", "-p", "5"], 4, "it has 2"),
         (&["topic", "list", "("], 2, "unclosed group"),
+        (&["consume", "events", "-o", "@1795176000000000000"], 2, "no time"),
         (&["topic", "accept-loss", "events", "-p", "0", "--statement", "ok"], 2, "statement"),
         (&["config", "explain", "nothing like it"], 2, "lists all of them"),
         (&["config", "explain", "tail.bites"], 2, "did you mean tail.bytes?"),

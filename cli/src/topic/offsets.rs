@@ -181,7 +181,7 @@ pub(super) async fn delete_records(admin: &Admin, args: DeleteRecords) -> Result
     }
     let many = count(cuts.len() as u64, "partition");
     let what = format!("delete {} of {name:?} in {many}", count(records, "record"));
-    confirm(&what, args.yes)?;
+    confirm(&what, args.yes).await?;
     for (partition, before) in cuts {
         let deleted = admin.delete_records(name, partition, before).await;
         each.add(match deleted {

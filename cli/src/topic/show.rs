@@ -15,7 +15,7 @@ use crate::remote;
 #[derive(Debug, clap::Args)]
 pub(super) struct List {
     /// Only topics whose whole name matches this regular expression.
-    #[arg(value_name = "REGEX")]
+    #[arg(value_name = "REGEX", value_parser = whole)]
     pattern: Option<Regex>,
     /// Deleted topics too, until their data goes.
     #[arg(short, long)]
@@ -42,10 +42,7 @@ pub(super) struct Describe {
 pub(super) async fn list(admin: &Admin, list: List) -> Result<(), CliError> {
     let mut topics = admin.list_topics().await?;
     let there = topics.len();
-    let is_whole = |name: &str| {
-        let matches = |pattern: &Regex| pattern.find_iter(name).any(|m| m.as_str() == name);
-        list.pattern.as_ref().is_none_or(matches)
-    };
+    let is_whole = |name: &str| list.pattern.as_ref().is_none_or(|pattern| pattern.is_match(name));
     topics.retain(|t| (list.all || t.deleted_ms.is_none()) && is_whole(&t.name));
     if list.output.output == Output::Json {
         return print_json(&topics.iter().map(json).collect());
@@ -210,6 +207,13 @@ fn partition_json(p: &PartitionDescription) -> Value {
         "lag_bytes": p.lag_bytes,
         "lag_ms": p.lag_ms,
     })
+}
+
+/// Matches whole names only.
+fn whole(pattern: &str) -> Result<Regex, String> {
+    // The pattern by itself first: its errors point at what was written.
+    Regex::new(pattern).map_err(|error| error.to_string())?;
+    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
