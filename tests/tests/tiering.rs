@@ -227,3 +227,27 @@ async fn a_disk_cache_outlives_its_process() {
     assert_eq!(std::fs::read_dir(dir.path().join("c")).unwrap().count(), 0);
     assert_eq!(open().await.get(&id(5)).await, None);
 }
+
+/// I17: a flipped bit anywhere in three batches, heads included, gives the same bytes or an error.
+#[tokio::test]
+async fn a_flipped_bit_in_a_batch_is_never_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let tier = Tier::new(&format!("file://{}", dir.path().display()));
+    let log = batches(40_000);
+    assert!(log.len() >= 3);
+    tier.upload(Level::L1, 1, vec![part(1, &log, None)]).await.unwrap();
+    let file = dir.path().join(&tier.store.list("d").await.unwrap()[0].key);
+    let good = std::fs::read(&file).unwrap();
+    let at = |batch: usize| 64 + log[..batch].iter().map(Bytes::len).sum::<usize>();
+    for batch in 0..3 {
+        for (byte, bit) in (0..24).flat_map(|byte| [(byte, 1), (byte, 64)]) {
+            let mut bad = good.clone();
+            bad[at(batch) + byte] ^= bit;
+            std::fs::write(&file, &bad).unwrap();
+            let read = tier.reader().read(partition(1), 0, 1 << 20, None).await;
+            if let Ok(Some(read)) = read {
+                assert!(log.concat().starts_with(&read.batches), "batch {batch} byte {byte}");
+            }
+        }
+    }
+}

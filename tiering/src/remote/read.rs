@@ -192,11 +192,11 @@ impl RemoteReader {
             };
             match seek(&stretch.bytes, offset, max_bytes).map_err(corrupt)? {
                 Seek::Batches(found) => {
+                    let batches = stretch.bytes.slice(found.clone());
+                    let next_offset = end_of(&batches, range, offset).map_err(corrupt)?;
                     let start = range.pos + at;
                     let pos = start + found.end as u64;
                     self.chunks.used(&place.key, start + found.start as u64..pos);
-                    let batches = stretch.bytes.slice(found);
-                    let next_offset = end_of(&batches).max(offset);
                     let read = RemoteRead { batches, next_offset, cached };
                     return Ok(Found { read, pos, has_waited });
                 }
@@ -264,14 +264,27 @@ impl RemoteReader {
     }
 }
 
-/// Offset after the last of whole checked batches.
-fn end_of(batches: &[u8]) -> u64 {
-    let (mut at, mut end) = (0, 0);
-    while let Ok(header) = BatchHeader::decode(batches.get(at..).unwrap_or_default()) {
-        end = header.end_offset();
+/// Offset after the last of whole checked batches. Offset and epoch of a batch are outside of its
+/// crc: here they are held against the range, which is dense, and against each other (I17).
+fn end_of(batches: &[u8], range: &Range, offset: u64) -> Result<u64, FormatError> {
+    let wrong = |at, why| Err(FormatError::new("record batch", at, why));
+    let (mut at, mut next) = (0, None);
+    while at < batches.len() {
+        let header = BatchHeader::decode(&batches[at..])?;
+        let (base, end) = (header.base_offset, header.end_offset());
+        let follows = match next {
+            Some(next) => base == next,
+            None => base >= range.base && base <= offset.max(range.base) && end > offset,
+        };
+        if !follows || end > range.end || header.leader_epoch != range.leader_epoch {
+            let epoch = header.leader_epoch;
+            let why = format!("offsets {base}..{end} of epoch {epoch} do not belong here");
+            return wrong(at, why);
+        }
+        next = Some(end);
         at += header.bytes as usize;
     }
-    end
+    Ok(next.unwrap_or(offset))
 }
 
 fn join(mut pieces: Vec<Bytes>, len: u64) -> Bytes {

@@ -267,7 +267,7 @@ s3 =
 role_arn = arn:aws:iam::1:role/r
 web_identity_token_file = /token
 [profile program]
-credential_process = /opt/hunter2
+credential_process = keys-of hunter2
 [profile login]
 sso_session = hunter2
 [profile chain]
