@@ -1,0 +1,10 @@
+//! The `levee` commands as people use them: the real binary against a real broker.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+mod command;
+mod consume;
+mod input;
+mod looks;
+mod produce;
+mod topics;
