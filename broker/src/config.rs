@@ -22,7 +22,7 @@ mod values;
 pub use bucket_url::BucketUrl;
 pub use choices::{CleanupPolicy, LagPolicy, LocalFlush};
 pub use error::ConfigError;
-pub use setting::{Fallback, Kind, Scope, Setting, show_bytes, show_ms};
+pub use setting::{Fallback, Kind, Scope, Setting, parse_bytes, show_bytes, show_ms};
 pub use sources::{Flag, Loaded, Mode, Sources};
 pub use suggest::nearest;
 pub use table::{BROKER_SETTINGS, BrokerConfig, TOPIC_SETTINGS, TopicConfig};

@@ -313,7 +313,7 @@ const BYTE_UNITS: [(&str, u64); 9] = [
 ];
 
 /// A whole number of bytes, or of one of the units.
-fn parse_bytes(text: &str) -> Result<u64, Problem> {
+pub fn parse_bytes(text: &str) -> Result<u64, Problem> {
     const REMEDY: &str = "write a whole number with B, KiB, MiB, GiB, TiB, KB, MB, GB or TB";
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

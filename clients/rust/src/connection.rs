@@ -1,15 +1,21 @@
 //! The connection to a broker that producers and administration share; readers have their own.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use levee_proto::grpc::admin_client::AdminClient;
 use levee_proto::grpc::log_client::LogClient;
 use levee_proto::limits::BATCH_BYTES_MAX;
+use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::{Error, Result};
 use crate::seat::{Seat, Seats};
+use crate::trouble::Trouble;
+
+/// Of a broker's gRPC listener, where an address names none.
+const DEFAULT_PORT: u16 = 9644;
 
 /// Bytes of one message: the largest batch and what is around it.
 const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX + (16 << 20);
@@ -26,26 +32,40 @@ pub struct Client {
     endpoint: Endpoint,
     channel: Channel,
     seats: Arc<Seats>,
+    trouble: Trouble,
 }
 
 impl Client {
-    /// `address`: `http://HOST:PORT`, or `HOST:PORT`. Fails where nothing listens.
+    /// `address`: `http://HOST:PORT`, `HOST:PORT` or `HOST`. Fails where nothing listens.
     pub async fn connect(address: &str) -> Result<Self> {
         Self::connect_within(address, CONNECT_LIMIT).await
     }
 
     /// As `connect`, and gives up after `limit`, name look-up included.
     pub async fn connect_within(address: &str, limit: Duration) -> Result<Self> {
+        let endpoint = endpoint(address, limit)?;
+        let url = url(address);
         let none = |why: String| {
-            let error = Error::connection(format!("no broker at {address}: {why}"));
+            let error = Error::connection(format!("no broker at {}: {why}", shown(&url)));
             Error { may_be_written: false, ..error }
         };
-        let endpoint = endpoint(address, limit)?;
         match tokio::time::timeout(limit, endpoint.connect()).await {
-            Ok(Ok(channel)) => Ok(Self { endpoint, channel, seats: Arc::default() }),
+            Ok(Ok(channel)) => {
+                let (seats, trouble) = (Arc::default(), Trouble::new(shown(&url)));
+                Ok(Self { endpoint, channel, seats, trouble })
+            }
             Ok(Err(error)) => Err(none(cause(&error))),
             Err(_) => Err(none(format!("no connection within {limit:?}"))),
         }
+    }
+
+    /// Why producers and readers try something again now; `None` while the broker answers.
+    pub fn watch_trouble(&self) -> watch::Receiver<Option<Error>> {
+        self.trouble.watch()
+    }
+
+    pub(crate) fn trouble(&self) -> &Trouble {
+        &self.trouble
     }
 
     /// The `Log` service, as it is on the wire.
@@ -70,13 +90,29 @@ pub(crate) fn log_over(channel: Channel) -> LogClient<Channel> {
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-fn endpoint(address: &str, limit: Duration) -> Result<Endpoint> {
-    let url = match address.contains("://") {
-        true => address.to_owned(),
-        false => format!("http://{address}"),
+/// Without a scheme a name may stand alone; with one, its own port holds.
+fn url(address: &str) -> Cow<'_, str> {
+    if address.contains("://") {
+        return Cow::Borrowed(address);
+    }
+    // Colons of an IPv6 address are in brackets.
+    let name_ends = address.rfind(']').unwrap_or(0);
+    let port = match address[name_ends..].contains(':') || address.is_empty() {
+        true => String::new(),
+        false => format!(":{DEFAULT_PORT}"),
     };
-    let endpoint = Endpoint::from_shared(url).map_err(|error| {
-        Error::invalid(format!("{address:?} is no address ({error}); write http://HOST:PORT"))
+    Cow::Owned(format!("http://{address}{port}"))
+}
+
+/// As people write it.
+fn shown(url: &str) -> &str {
+    url.strip_prefix("http://").unwrap_or(url)
+}
+
+fn endpoint(address: &str, limit: Duration) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(url(address).into_owned()).map_err(|error| {
+        let error = Error::invalid(format!("{address:?} is no address ({error})"));
+        Error { remedy: "write HOST:PORT or http://HOST:PORT".into(), ..error }
     })?;
     Ok(endpoint
         .connect_timeout(limit)
@@ -89,10 +125,34 @@ fn endpoint(address: &str, limit: Duration) -> Result<Endpoint> {
 }
 
 /// The innermost reason; the outer ones only say "transport error".
-fn cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_alone_has_the_port_of_brokers() {
+        for (address, whole) in [
+            ("localhost", "http://localhost:9644"),
+            ("10.0.0.1", "http://10.0.0.1:9644"),
+            ("[::1]", "http://[::1]:9644"),
+            ("[::1]:1", "http://[::1]:1"),
+            ("h:1", "http://h:1"),
+            ("http://h", "http://h"),
+        ] {
+            assert_eq!(url(address), whole);
+            assert!(endpoint(address, CONNECT_LIMIT).is_ok(), "{address}");
+        }
+        for address in ["", ":::", "h o s t", "::1"] {
+            let error = endpoint(address, CONNECT_LIMIT).unwrap_err();
+            assert!(error.message.starts_with(&format!("{address:?} is no address")), "{error}");
+        }
+    }
 }

@@ -8,6 +8,8 @@ use levee_proto::grpc::{ErrorCode, ErrorDetail};
 use prost::Message;
 use tonic::{Code, Status};
 
+use crate::connection::cause;
+
 /// Who says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -85,6 +87,14 @@ impl Error {
         Self { may_be_written: self.may_be_written || may_be_written, ..self }
     }
 
+    /// `max`: of the producer's settings.
+    pub(crate) fn batch_too_large(bytes: usize, max: usize) -> Self {
+        let message = format!("a batch of {bytes} bytes is above the limit of {max}");
+        let error = Self::new(ErrorKind::Invalid, ErrorCode::BatchTooLarge, message);
+        let remedy = "send smaller records, or raise max.message.bytes of the topic";
+        Self { remedy: remedy.into(), ..error }
+    }
+
     /// Puts the place in front of the message.
     pub(crate) fn at(self, place: &str) -> Self {
         Self { message: format!("{place}: {}", self.message), ..self }
@@ -117,7 +127,10 @@ impl From<Status> for Error {
             message if FOREIGN.iter().any(|sign| message.contains(sign)) => {
                 "what answers there does not speak gRPC".to_owned()
             }
-            message => message.to_owned(),
+            message => match std::error::Error::source(&status).map(cause) {
+                Some(cause) if !message.contains(&cause) => format!("{message}: {cause}"),
+                _ => message.to_owned(),
+            },
         };
         match status.code() {
             // Another service, or a page of a web server.

@@ -22,6 +22,7 @@
 
 mod error;
 mod backoff;
+mod trouble;
 mod connection;
 mod seat;
 mod admin;

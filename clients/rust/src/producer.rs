@@ -15,9 +15,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use levee_proto::grpc::InitProducerRequest;
 use levee_proto::limits::{BATCH_BYTES_MAX, PRODUCER_BATCHES};
-use levee_proto::record::batch::check;
+use levee_proto::record::batch::{HEADER_BYTES, check};
 use levee_proto::record::codecs::Compression;
-use levee_proto::record::records::RecordData;
+use levee_proto::record::records::{BatchBuilder, RecordData};
 use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -39,6 +39,10 @@ pub struct ProducerConfig {
     pub linger: Duration,
     /// Bytes of records at which a batch is full. Default 256 KiB.
     pub batch_bytes: usize,
+    /// Bytes of the largest batch that is sent, as it goes over the wire: `max.message.bytes` of
+    /// the topic, where that is known. A record above it is refused here, and nothing else with it.
+    /// Default 64 MiB, what a broker takes at most.
+    pub max_batch_bytes: usize,
     /// Bytes of records that may wait for their acks; then `send` waits. Default 32 MiB.
     pub max_unacked_bytes: usize,
     pub compression: Compression,
@@ -63,6 +67,7 @@ impl Default for ProducerConfig {
         Self {
             linger: Duration::from_millis(5),
             batch_bytes: 256 << 10,
+            max_batch_bytes: BATCH_BYTES_MAX,
             max_unacked_bytes: 32 << 20,
             compression: Compression::None,
             idempotent: true,
@@ -76,10 +81,18 @@ impl Default for ProducerConfig {
 }
 
 impl ProducerConfig {
+    /// Of several records no batch is made that is too large.
+    fn fitted(self) -> Self {
+        Self { batch_bytes: self.batch_bytes.min(self.max_batch_bytes), ..self }
+    }
+
     fn check(&self) -> Result<()> {
         let wrong = |what: &str| Err(Error::invalid(format!("producer setting {what}")));
         if !(1..=BATCH_BYTES_MAX / 2).contains(&self.batch_bytes) {
             return wrong("batch_bytes must be 1 to 32 MiB");
+        }
+        if !(1..=BATCH_BYTES_MAX).contains(&self.max_batch_bytes) {
+            return wrong("max_batch_bytes must be 1 to 64 MiB");
         }
         if !(1..=u32::MAX as usize).contains(&self.max_unacked_bytes) {
             return wrong("max_unacked_bytes must be 1 to 4 GiB");
@@ -133,7 +146,8 @@ impl Producer {
         };
         let room = Arc::new(Semaphore::new(config.max_unacked_bytes));
         let topics = RwLock::default();
-        let shared = Shared { client, config: Arc::new(config), room, id, topics };
+        let config = Arc::new(config.fitted());
+        let shared = Shared { client, config, room, id, topics };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -149,6 +163,7 @@ impl Producer {
         if bytes > BATCH_BYTES_MAX / 2 {
             return Err(Error::invalid(format!("a record of {bytes} bytes is above 32 MiB")));
         }
+        self.check_fits(&record)?;
         let room = self.room(bytes).await?;
         let topic = self.topic(topic);
         let partition = match partition {
@@ -193,6 +208,21 @@ impl Producer {
                 lanes.iter().for_each(|lane| lane.abort(&error));
                 Err(error)
             }
+        }
+    }
+
+    /// Compressed it may still fit, which its batch shows.
+    fn check_fits(&self, record: &RecordData) -> Result<()> {
+        let ProducerConfig { compression, max_batch_bytes, .. } = *self.shared.config;
+        let about = HEADER_BYTES + BatchBuilder::bytes_of(record);
+        if compression != Compression::None || about <= max_batch_bytes {
+            return Ok(());
+        }
+        let mut alone = BatchBuilder::new(compression);
+        alone.push(record);
+        match alone.plain_bytes() {
+            bytes if bytes > max_batch_bytes => Err(Error::batch_too_large(bytes, max_batch_bytes)),
+            _ => Ok(()),
         }
     }
 

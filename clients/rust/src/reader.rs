@@ -20,6 +20,7 @@ use crate::backoff::Backoff;
 use crate::connection::{Client, log_over};
 use crate::error::{Error, ErrorKind, Result};
 use crate::seat::Seat;
+use crate::trouble::Trouble;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,7 @@ pub struct Batches {
 /// See the module.
 pub struct Reader {
     seat: Seat,
+    trouble: Trouble,
     topic: String,
     partition: u32,
     config: ReadConfig,
@@ -140,6 +142,7 @@ impl Reader {
         };
         Ok(Self {
             seat: client.seat(config.window_bytes),
+            trouble: client.trouble().clone(),
             topic: topic.to_owned(),
             partition,
             config,
@@ -169,15 +172,21 @@ impl Reader {
         let mut corrupt = 0;
         loop {
             let error = match self.try_next().await {
-                Ok(batches) => return Ok(batches),
+                Ok(batches) => {
+                    self.trouble.is_over();
+                    return Ok(batches);
+                }
                 Err(error) => error,
             };
             self.stream = None;
             corrupt += u32::from(error.kind == ErrorKind::Corrupt);
             let out_of_time = started.elapsed() >= self.config.retry_for;
             if !error.retriable || out_of_time || corrupt >= CORRUPT_TRIES {
-                return Err(error.at(&format!("{} partition {}", self.topic, self.partition)));
+                let (topic, partition) = (&self.topic, self.partition);
+                let address = self.trouble.address();
+                return Err(error.at(&format!("{topic} partition {partition} at {address}")));
             }
+            self.trouble.is(&error);
             tracing::debug!(topic = self.topic, partition = self.partition, %error,
                 "read stream broke, reading on from {}", self.offset);
             backoff.wait().await;

@@ -172,6 +172,82 @@ async fn a_batch_that_fails_takes_what_was_sent_behind_it_and_nothing_more() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_refused_leaves_nothing_in_doubt() {
+    let model = Model::new(&[Append::Good, Append::Good, Append::RefuseStream], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let producer = client.producer(small()).await.unwrap();
+    let (mut acked, mut failed) = (0, 0);
+    for ticket in send(&producer, 0, 0..30).await {
+        match ticket.await {
+            Ok(_) => acked += 1,
+            Err(error) => {
+                assert_eq!(error.code, ErrorCode::BatchTooLarge, "{error}");
+                assert!(!error.may_be_written, "{error}");
+                failed += 1;
+            }
+        }
+    }
+    assert!(acked > 0 && failed > 0, "{acked} acked, {failed} failed");
+    assert_eq!(model.records(0).len(), acked, "and nothing else is there");
+    let after = send(&producer, 0, 0..1).await.remove(0);
+    assert_eq!(after.await.unwrap(), acked as u64, "the producer goes on");
+}
+
+#[tokio::test]
+async fn a_record_that_no_batch_can_hold_is_refused_alone() {
+    let model = Model::new(&[], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    for (compression, is_known_at_once) in [(Compression::None, true), (Compression::Lz4, false)] {
+        // No batch of several records may be too large either.
+        let config = ProducerConfig { compression, batch_bytes: 4000, ..small() };
+        let config = ProducerConfig { max_batch_bytes: 400, ..config };
+        let producer = client.producer(config).await.unwrap();
+        let mut tickets = send(&producer, 0, 0..10).await;
+        // Nothing that could be compressed.
+        let bytes = (0..1000u64).map(|n| ((n * n).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 37) as u8);
+        let large = RecordData { value: Some(bytes.collect()), ..record(0, 0) };
+        let error = match producer.send("t", Some(0), large).await {
+            Err(error) if is_known_at_once => error,
+            Ok(ticket) if !is_known_at_once => ticket.await.unwrap_err(),
+            other => panic!("{compression:?}: {:?}", other.err()),
+        };
+        assert_eq!((error.code, error.may_be_written), (ErrorCode::BatchTooLarge, false));
+        tickets.extend(send(&producer, 0, 10..20).await);
+        for ticket in tickets {
+            ticket.await.unwrap();
+        }
+    }
+    assert_eq!(model.records(0).len(), 40);
+    assert_eq!(model.producers_given(), 2, "no sequence was left out");
+}
+
+#[tokio::test]
+async fn who_waits_can_know_why() {
+    let model = Model::new(&[], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let mut trouble = client.watch_trouble();
+    let producer = client.producer(small()).await.unwrap();
+    let config = ProducerConfig { delivery_timeout: Duration::from_millis(500), ..small() };
+    let hurried = client.producer(config).await.unwrap();
+    let address = server.kill();
+    let tickets = send(&producer, 0, 0..10).await;
+    let seen = trouble.wait_for(Option::is_some);
+    drop(tokio::time::timeout(Duration::from_secs(20), seen).await.unwrap().unwrap());
+    let error = send(&hurried, 1, 0..1).await.remove(0).await.unwrap_err();
+    assert!(error.message.contains(&address) && error.message.contains("refused"), "{error}");
+    let server = restart(&model, &address).await;
+    for ticket in tickets {
+        ticket.await.unwrap();
+    }
+    let over = trouble.wait_for(Option::is_none);
+    drop(tokio::time::timeout(Duration::from_secs(20), over).await.unwrap().unwrap());
+    drop(server);
+}
+
+#[tokio::test]
 async fn without_sequences_what_may_be_written_is_not_sent_again() {
     let model = Model::new(&[Append::BreakAfter, Append::Stalled], &[]);
     let server = Server::start(&model);

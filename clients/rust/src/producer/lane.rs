@@ -54,22 +54,25 @@ enum Body {
 }
 
 impl Batch {
-    /// The bytes to send; compresses, so not under a lock.
-    pub(super) fn encode(self, stamp: Option<ProducerStamp>) -> Result<(Bytes, Waiter)> {
+    /// The bytes to send, at most `max` of them; compresses, so not under a lock.
+    pub(super) fn encode(
+        self,
+        stamp: Option<ProducerStamp>,
+        max: usize,
+    ) -> Result<(Bytes, Waiter)> {
         let bytes = match (self.body, stamp) {
             (Body::Open(builder), stamp) => Ok(builder.build(stamp)),
             (Body::Encoded(bytes), None) => Ok(bytes),
             (Body::Encoded(bytes), Some(stamp)) => stamp_producer(bytes, stamp),
         };
         let waiter = Waiter { told: self.told, _room: self.room };
-        match bytes {
-            Ok(bytes) => Ok((bytes, waiter)),
-            Err(error) => {
-                let error = Error::invalid(error.to_string());
-                waiter.tell(Err(error.clone()));
-                Err(error)
-            }
-        }
+        let error = match bytes {
+            Ok(bytes) if bytes.len() <= max => return Ok((bytes, waiter)),
+            Ok(bytes) => Error::batch_too_large(bytes.len(), max),
+            Err(error) => Error::invalid(error.to_string()),
+        };
+        waiter.tell(Err(error.clone()));
+        Err(error)
     }
 
     /// Before compression.
@@ -233,7 +236,7 @@ impl Lane {
     }
 
     /// Gives up what waited too long; it was never sent.
-    pub(super) fn expire(&self, now: Instant) {
+    pub(super) fn expire(&self, now: Instant, error: &Error) {
         let mut over = Vec::new();
         {
             let mut state = self.state.lock();
@@ -244,9 +247,7 @@ impl Lane {
                 over.extend(state.ready.pop_front());
             }
         }
-        for batch in over {
-            batch.fail(&Error::timed_out("delivering the record", self.config.delivery_timeout));
-        }
+        over.into_iter().for_each(|batch| batch.fail(error));
     }
 
     /// Nothing can be sent: fails all that is ready.

@@ -231,7 +231,8 @@ impl Worker {
             let (records, deadline) = (batch.records, batch.deadline);
             let stamp = self.identity.as_ref().map(Identity::stamp);
             // What cannot be encoded has told its tickets, and takes no sequence.
-            let Ok((bytes, waiter)) = batch.encode(stamp) else { continue };
+            let max = self.config.max_batch_bytes;
+            let Ok((bytes, waiter)) = batch.encode(stamp, max) else { continue };
             if let Some(identity) = &mut self.identity {
                 identity.advance(records);
             }
@@ -250,6 +251,7 @@ impl Worker {
         let Some(at) = self.sent.position(answer.id) else { return };
         let Some(detail) = answer.error else {
             self.backoff.reset();
+            self.client.trouble().is_over();
             self.sent.succeed(at, answer.base_offset);
             return;
         };
@@ -268,6 +270,7 @@ impl Worker {
         } else if (error.retriable && may_retry) || follows_retry {
             tracing::debug!(topic = %self.lane.topic, partition = self.lane.partition, %error,
                 "append is tried again");
+            self.client.trouble().is(&error);
             self.sent.retry_or_fail(at, &error);
         } else {
             self.fail(at, error);
@@ -284,20 +287,26 @@ impl Worker {
     }
 
     fn expire(&mut self, now: Instant) {
-        self.lane.expire(now);
-        while self.sent.next_deadline().is_some_and(|deadline| deadline <= now) {
-            let limit = self.config.delivery_timeout;
-            let error = Error::timed_out("delivering the record", limit).maybe_written(true);
-            self.fail(0, error);
+        let is_over = |deadline| deadline <= now;
+        if self.lane.next_deadline().is_some_and(is_over) {
+            self.lane.expire(now, &self.given_up());
         }
+        while self.sent.next_deadline().is_some_and(is_over) {
+            self.fail(0, self.given_up().maybe_written(true));
+        }
+    }
+
+    fn given_up(&self) -> Error {
+        let error = Error::timed_out("delivering the record", self.config.delivery_timeout);
+        self.client.trouble().explain(error)
     }
 
     /// The stream is gone: what had no answer is sent again over the next one, or fails.
     async fn broken(&mut self, error: Error) {
         if !error.retriable {
-            // Before anything was sent, or after: nothing of this partition can be delivered.
-            let sent = !self.sent.is_empty();
-            self.sent.fail_all(&error.clone().maybe_written(sent));
+            // Nothing of this partition can be delivered. Answers come in the order of requests:
+            // what has none was not written by this stream, unless the error says that it may be.
+            self.sent.fail_all(&error);
             self.lane.fail_ready(&error);
             self.identity = None;
         } else if self.config.idempotent {
@@ -308,6 +317,7 @@ impl Worker {
         }
         tracing::debug!(topic = %self.lane.topic, partition = self.lane.partition, %error,
             "append stream broke");
+        self.client.trouble().is(&error);
         self.expire(Instant::now());
         let delay = self.backoff.next_delay();
         let aborted = async {

@@ -17,6 +17,7 @@ use levee_client::grpc::*;
 use levee_proto::record::batch::{check, sequence_add};
 use levee_proto::record::records::{DecodedRecord, decode_records};
 use levee_proto::record::{BatchHeader, StoredBatch};
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -31,6 +32,8 @@ pub enum Append {
     WrittenTimedOut,
     /// Not written, and will not be.
     TooLarge,
+    /// The stream ends with the word that it is too large: it was not even looked at.
+    RefuseStream,
     /// The stream breaks before it is written.
     BreakBefore,
     /// The stream breaks after it is written, before the answer.
@@ -128,6 +131,12 @@ impl Model {
         match step {
             Append::Stalled => return Ok((refused(ErrorCode::Stalled, true, false), step)),
             Append::TooLarge => return Ok((refused(ErrorCode::BatchTooLarge, false, false), step)),
+            Append::RefuseStream => {
+                let code = ErrorCode::BatchTooLarge.into();
+                let detail = ErrorDetail { code, ..Default::default() }.encode_to_vec();
+                let code = tonic::Code::InvalidArgument;
+                return Err(Status::with_details(code, "scripted", detail.into()));
+            }
             Append::BreakBefore | Append::EndBefore => return Err(broken()),
             Append::Forget => state.partitions.values_mut().for_each(|p| p.producers.clear()),
             _ => {}
