@@ -22,7 +22,7 @@ pub struct Error {
     pub retriable: bool,
     /// The record may have been written: without idempotence a retry can duplicate it.
     pub may_be_written: bool,
-    /// What to do next, where there is something to do.
+    /// What to do next, where that is more than to correct what the message names.
     pub remedy: String,
     /// Offsets that can be read, first and end (exclusive).
     pub valid: Option<(u64, u64)>,
@@ -48,7 +48,7 @@ impl Error {
     }
 
     pub fn invalid_argument(what: impl Into<String>) -> Self {
-        Self::final_(ErrorCode::InvalidArgument, what, "correct the request")
+        Self::final_(ErrorCode::InvalidArgument, what, "")
     }
 
     pub fn corrupt_batch(why: impl fmt::Display) -> Self {
@@ -282,7 +282,7 @@ impl std::error::Error for Error {}
 
 impl From<ConfigError> for Error {
     fn from(error: ConfigError) -> Self {
-        Self::final_(ErrorCode::InvalidConfig, error.to_string(), &error.remedy)
+        Self::final_(ErrorCode::InvalidConfig, error.what(), &error.remedy)
     }
 }
 

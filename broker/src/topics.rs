@@ -53,6 +53,10 @@ impl Node {
             let why = format!("{CLASS} always has a value: set it to object or local");
             return Err(Error::invalid_argument(why));
         }
+        // A name that another release knew may be stored, and can go.
+        for key in remove.iter().filter(|key| !whole.contains_key(*key)) {
+            TopicConfig::check_name(key)?;
+        }
         if partitions != 0 {
             check_partitions(partitions)?;
             if partitions < known {

@@ -13,7 +13,7 @@ use super::problem::Problem;
 pub struct BucketUrl(String);
 
 impl BucketUrl {
-    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
+    pub fn parse(text: &str) -> Result<Self, Problem> {
         let is_scheme = |s: &str| {
             s.starts_with(|c: char| c.is_ascii_lowercase())
                 && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))

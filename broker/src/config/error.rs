@@ -63,18 +63,22 @@ fn shorten(text: &str) -> String {
     }
 }
 
+impl ConfigError {
+    /// What is wrong, without what to do.
+    pub fn what(&self) -> String {
+        let value = self.value.as_ref().map_or_else(String::new, |value| format!("={value:?}"));
+        let origin = match (&self.origin, self.setting.is_empty()) {
+            (Origin::Default, _) => String::new(),
+            (origin, true) => format!("{origin}:"),
+            (origin, false) => format!(" ({origin})"),
+        };
+        format!("{}{value}{origin} {}", self.setting, self.problem)
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.setting)?;
-        if let Some(value) = &self.value {
-            write!(f, "={value:?}")?;
-        }
-        match (&self.origin, self.setting.is_empty()) {
-            (Origin::Default, _) => {}
-            (origin, true) => write!(f, "{origin}:")?,
-            (origin, false) => write!(f, " ({origin})")?,
-        }
-        write!(f, " {}: {}", self.problem, self.remedy)
+        write!(f, "{}: {}", self.what(), self.remedy)
     }
 }
 

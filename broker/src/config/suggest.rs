@@ -8,7 +8,8 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     if name.len() > LONGEST {
         return None;
     }
-    let allowed = (name.len() / 3).max(2);
+    // Less than half of it: of a name of two letters nothing would be left.
+    let allowed = (name.len() / 3).max(2).min(name.len().saturating_sub(1) / 2);
     known
         .into_iter()
         .map(|candidate| (distance(name.as_bytes(), candidate.as_bytes()), candidate))

@@ -111,6 +111,14 @@ fn unknown_names_are_refused_with_the_nearest() {
         |name: &str| TopicConfig::resolve(&topic(&[(name, "1")]), &broker).unwrap_err().to_string();
     assert!(error("retension.ms").contains("did you mean retention.ms?"));
     assert!(error("tail.bytes").contains("setting of the broker"));
+    assert!(TopicConfig::check_name("retention.ms").is_ok());
+    assert!(TopicConfig::check_name("retension.ms").is_err());
+    // Of a short name so little would be left that it is another one.
+    let near = |name| super::nearest(name, ["b", "t1", "events"]);
+    assert_eq!(
+        ["", "a", "ab", "event", "evnts"].map(near),
+        [None, None, None, Some("events"), Some("events")]
+    );
 }
 
 #[test]

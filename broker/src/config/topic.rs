@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::checks;
 use super::choices::LocalFlush;
 use super::error::ConfigError;
-use super::setting::Scope;
+use super::setting::{Scope, Setting};
 use super::sources::put;
 use super::suggest::nearest;
 use super::table::{BROKER_SETTINGS, BrokerConfig, TOPIC_SETTINGS, TopicConfig};
@@ -40,6 +40,11 @@ impl TopicConfig {
         Ok(Self::typed(values))
     }
 
+    /// Whether there is such a setting.
+    pub fn check_name(name: &str) -> Result<(), ConfigError> {
+        find(name).map(drop)
+    }
+
     /// For settings that are committed already: one that this broker cannot hold (another
     /// release, other bounds) falls back to its default and is reported, so that the topic
     /// still serves.
@@ -71,7 +76,7 @@ impl TopicConfig {
 
     /// All settings in the order of the table.
     pub fn entries(&self) -> Vec<TopicEntry> {
-        let entry = |setting: &'static super::Setting| {
+        let entry = |setting: &'static Setting| {
             let held = self.values.held(setting.name);
             let value = setting.show(&held.value);
             let is_default = held.origin != Origin::Topic;
@@ -90,8 +95,12 @@ fn defaults(broker: &BrokerConfig) -> Values {
 }
 
 fn put_topic(values: &mut Values, name: &str, text: &str) -> Result<(), ConfigError> {
+    put(values, find(name)?, text, Origin::Topic)
+}
+
+fn find(name: &str) -> Result<&'static Setting, ConfigError> {
     if let Some(setting) = TOPIC_SETTINGS.iter().find(|setting| setting.name == name) {
-        return put(values, setting, text, Origin::Topic);
+        return Ok(setting);
     }
     if BROKER_SETTINGS.iter().any(|setting| setting.name == name) {
         let remedy = "set it on the broker (file, environment or --set)";

@@ -227,7 +227,12 @@ impl Admin for AdminService {
         let partition = self.node.partition(&request.topic, request.partition)?.id;
         let (known_end, _) = self.node.tiers.state(partition);
         let command = Command::AcceptLoss { partition, known_end };
-        let Answer::NextOffset(next_offset) = self.node.commit(command).await? else {
+        let committed = self.node.commit(command).await.map_err(|error| {
+            // The controller knows it by its id, people by its name.
+            let name = format!("{}/{}", request.topic, request.partition);
+            Error { message: error.message.replace(&partition.to_string(), &name), ..error }
+        });
+        let Answer::NextOffset(next_offset) = committed? else {
             return Err(Error::internal("giving up a tail gave something else").into());
         };
         Ok(Response::new(AcceptLossResponse { lost_from: known_end, next_offset }))
