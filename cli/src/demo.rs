@@ -1,11 +1,12 @@
 //! `levee demo`: the promises of the product, kept before your eyes with your own data.
 //!
-//! Owns: the order of the show. Does not own: data (`data`), the broker process (`child`), the
-//! judgement (`ledger`).
+//! Owns: the order of the show. Does not own: where it is played (`place`), data (`data`), the
+//! broker process (`child`), the judgement (`ledger`).
 
 mod child;
 mod data;
 mod ledger;
+mod place;
 mod show;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::error::CliError;
 use child::Child;
 use data::Records;
 use ledger::{Ledger, Verdict};
+use place::{OwnPrefix, WorkFolder};
 use show::{Show, megabytes};
 
 const TOPIC: &str = "demo";
@@ -31,16 +33,20 @@ pub struct Args {
     /// Megabytes of the first load; the second one is a third of it.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     mb: u64,
-    /// Work in this folder and leave it there.
+    /// Work in this empty folder, and leave there (and in the bucket) what was written.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
-    /// A bucket in place of the embedded folder.
+    /// A bucket in place of a folder. The demo writes below a prefix of its own there, and removes
+    /// it at the end.
     #[arg(long, value_name = "URL")]
     bucket: Option<String>,
 }
 
 pub async fn run(args: Args) -> Result<(), CliError> {
-    let folder = WorkFolder::make(args.keep.clone())?;
+    let folder = WorkFolder::make(args.keep.as_deref())?;
+    let data = folder.path.join("data");
+    let own = |bucket| OwnPrefix::below(bucket, &data);
+    let mut bucket = args.bucket.as_deref().map(own).transpose()?;
     let mut show = Show::new();
     let load = args.mb * 1_000_000;
     let records = data::find(&args.paths, load + load / 3)?;
@@ -50,7 +56,10 @@ pub async fn run(args: Args) -> Result<(), CliError> {
         megabytes(records.bytes()),
         folder.path.display()
     ));
-    let mut child = Child::start(&folder.path.join("data"), None, args.bucket.as_deref()).await?;
+    if let Some(bucket) = &bucket {
+        show.say(&format!("bucket: {}, a prefix of the demo's own", bucket.shown()));
+    }
+    let mut child = Child::start(&data, None, bucket.as_mut().map(OwnPrefix::begin)).await?;
     show.say(&format!("broker: {} (process {})", child.grpc, child.id()));
     let done = play(&mut show, &mut child, records, load).await;
     let verdict = match done {
@@ -62,11 +71,14 @@ pub async fn run(args: Args) -> Result<(), CliError> {
     };
     child.terminate().await?;
     show.table(&verdict);
-    match verdict.is_clean() {
-        true => Ok(()),
-        false => Err(CliError::new("records were lost, duplicated or changed")
-            .next_step("keep the data folder (--keep DIR) and report this")),
+    if !verdict.is_clean() {
+        return Err(CliError::new("records were lost, duplicated or changed")
+            .next_step("keep the data folder (--keep DIR) and report this"));
     }
+    if let Some(bucket) = bucket.filter(|_| args.keep.is_none()) {
+        bucket.remove().await;
+    }
+    Ok(())
 }
 
 /// All acts; what the last one found.
@@ -126,6 +138,8 @@ async fn crash(
     let act = show.begin("crash", load, "SIGKILL in the middle of a second load");
     let (half, rest) = (load * 2 / 5, load - load * 2 / 5);
     send(producer, records, ledger, half, |bytes| act.advance(bytes)).await?;
+    // Without an ack before it, the crash would prove nothing.
+    ledger.acked_above(before).await;
     child.kill().await?;
     let killed = Instant::now();
     let down = ledger.acked_count() - before;
@@ -202,29 +216,6 @@ async fn connect(address: &str) -> Result<Client, CliError> {
 
 fn failed(error: impl Into<levee_client::Error>) -> CliError {
     CliError::from(error.into())
-}
-
-/// Removed at the end, unless it was named.
-struct WorkFolder {
-    path: PathBuf,
-    keep: bool,
-}
-
-impl WorkFolder {
-    fn make(keep: Option<PathBuf>) -> Result<Self, CliError> {
-        let name = format!("levee-demo-{}", std::process::id());
-        let path = keep.clone().unwrap_or_else(|| std::env::temp_dir().join(name));
-        std::fs::create_dir_all(&path)?;
-        Ok(Self { path, keep: keep.is_some() })
-    }
-}
-
-impl Drop for WorkFolder {
-    fn drop(&mut self) {
-        if !self.keep {
-            drop(std::fs::remove_dir_all(&self.path));
-        }
-    }
 }
 
 /// How long a broker may take to say that it serves.

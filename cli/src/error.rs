@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use levee_broker::config::ConfigError;
 use levee_client::Error;
+use levee_tiering::store::StoreError;
 
 use crate::codes::{Code, Exit};
 use crate::output::note;
@@ -122,14 +123,22 @@ impl From<ConfigError> for CliError {
     }
 }
 
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        Self::of(Code::StoreUnavailable, error.to_string())
+    }
+}
+
 impl From<Error> for CliError {
     fn from(error: Error) -> Self {
         let code = Code::from(&error);
-        let remedy = match error.remedy.as_str() {
-            "" => code.explanation().remedy.to_owned(),
-            remedy => remedy.to_owned(),
-        };
-        Self::of(code, error.message).next_step(remedy)
+        let failed = Self::of(code, error.message);
+        match (error.remedy.as_str(), code) {
+            // What is wrong with an argument says what to write.
+            ("", Code::InvalidArgument | Code::Usage) => failed,
+            ("", code) => failed.next_step(code.explanation().remedy),
+            (remedy, _) => failed.next_step(remedy),
+        }
     }
 }
 

@@ -39,6 +39,12 @@ impl Child {
         if let Some(bucket) = bucket {
             command.args(["--bucket", bucket]);
         }
+        // What the environment says is meant for another broker: its bucket must not be joined.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"LEVEE_") && name != "LEVEE_LOG" {
+                command.env_remove(name);
+            }
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.kill_on_drop(true).spawn()?;
         let log: Arc<Mutex<Vec<String>>> = Arc::default();

@@ -114,12 +114,24 @@ impl Ledger {
 
     /// Waits until every record was acknowledged or refused.
     pub(super) async fn settled(&self) {
+        self.until(|| self.open.load(Ordering::Acquire) == 0).await;
+    }
+
+    /// Waits until more than `count` records are acknowledged, or none can be any more.
+    pub(super) async fn acked_above(&self, count: u64) {
+        let is_settled = || self.open.load(Ordering::Acquire) == 0;
+        self.until(|| self.acked_count() > count || is_settled()).await;
+    }
+
+    async fn until(&self, is_so: impl Fn() -> bool) {
         loop {
-            let closed = self.closed.notified();
-            if self.open.load(Ordering::Acquire) == 0 {
+            let mut closed = std::pin::pin!(self.closed.notified());
+            // From here on nothing is missed.
+            closed.as_mut().enable();
+            if is_so() {
                 return;
             }
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(50), closed).await;
+            closed.await;
         }
     }
 

@@ -1,12 +1,13 @@
 //! `levee tier audit`: metadata, listing and footers of a bucket held against each other. Reads the
 //! bucket itself and changes nothing, so it needs no broker and can run beside one.
 
+use levee_broker::config::BucketUrl;
 use levee_runtime::real::RealWorld;
 use levee_tiering::audit::{Audit, AuditError, Count, audit};
 use levee_tiering::budget::Budget;
 use levee_tiering::metalog::MetaLog;
 use levee_tiering::remote::Footers;
-use levee_tiering::store::{Store, StoreError};
+use levee_tiering::store::Store;
 use serde_json::json;
 
 use crate::codes::Code;
@@ -19,13 +20,18 @@ const FOOTER_MEMORY: u64 = 8 << 20;
 const REQUESTS_PER_SECOND: u64 = 500;
 
 pub(super) async fn run(url: &str, output: OutputArgs) -> Result<(), CliError> {
-    let host = RealWorld::host();
-    let store = Store::open(url, host.clone()).map_err(|error| store_failed(&error))?;
-    let bar = progress("reading", None, Unit::Records);
-    if !MetaLog::exists(&store).await.map_err(|error| store_failed(&error))? {
-        let why = format!("no cluster lives in {}", store.describe());
-        return Err(CliError::of(Code::NoCluster, why));
+    // Opening a folder makes it.
+    if let Some(folder) = BucketUrl::parse(url).ok().and_then(|url| url.as_folder())
+        && !folder.exists()
+    {
+        return Err(no_cluster(&format!("{}, which is not there", folder.display())));
     }
+    let host = RealWorld::host();
+    let store = Store::open(url, host.clone())?;
+    if !MetaLog::exists(&store).await? {
+        return Err(no_cluster(store.describe()));
+    }
+    let bar = progress("reading", None, Unit::Records);
     let cluster = MetaLog::identify(&store, &host).await;
     let cluster = cluster.map_err(|error| CliError::new(error.to_string()))?;
     let log = MetaLog::open(store.clone(), host.clone(), cluster.id);
@@ -34,7 +40,7 @@ pub(super) async fn run(url: &str, output: OutputArgs) -> Result<(), CliError> {
     let audit = audit(&log, &store, &footers, &budget).await;
     bar.finish_and_clear();
     let audit = audit.map_err(|error| match error {
-        AuditError::Store(error) => store_failed(&error),
+        AuditError::Store(error) => error.into(),
         AuditError::Load(error) => CliError::new(format!("the metadata cannot be read: {error}")),
     })?;
     match output.output {
@@ -47,8 +53,9 @@ pub(super) async fn run(url: &str, output: OutputArgs) -> Result<(), CliError> {
     }
 }
 
-fn store_failed(error: &StoreError) -> CliError {
-    CliError::of(Code::StoreUnavailable, error.to_string())
+fn no_cluster(place: &str) -> CliError {
+    let remedy = Code::NoCluster.explanation().remedy;
+    CliError::of(Code::NoCluster, format!("no cluster lives in {place}")).next_step(remedy)
 }
 
 const ROWS: [&str; 7] = [

@@ -4,6 +4,7 @@
 
 mod command;
 mod consume;
+mod demo;
 mod input;
 mod looks;
 mod produce;
