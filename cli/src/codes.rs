@@ -241,6 +241,8 @@ impl From<ErrorCode> for Code {
 impl From<&Error> for Code {
     fn from(error: &Error) -> Self {
         match error.kind {
+            // Something that a broker would refuse, too.
+            ErrorKind::Invalid if error.code != ErrorCode::InvalidArgument => error.code.into(),
             ErrorKind::Refused => error.code.into(),
             ErrorKind::Connection => Self::NoBroker,
             ErrorKind::TimedOut => Self::NoAnswer,

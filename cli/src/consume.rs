@@ -1,15 +1,16 @@
 //! `levee consume`: records to standard output.
 //!
-//! Owns: the flags, and when it ends. Does not own: what is read (`plan`), in which order
-//! (`sources`), and how it is written (`sink`).
+//! Owns: the flags, and when it ends. Does not own: what is read (`plan`, and `growth` for what is
+//! made meanwhile), in which order (`sources`), and how it is written (`sink`).
 
+mod growth;
 mod plan;
 mod sink;
 mod sources;
 
 use std::io::IsTerminal;
 
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::ProgressBar;
 use levee_client::ReadConfig;
 
 use crate::codes::Exit;
@@ -22,7 +23,8 @@ use crate::output::{Output, Unit, progress, reader_gone};
 use crate::partitions::{Partitions, partitions};
 use crate::range::{self, Range, range};
 use crate::remote::BrokerArgs;
-use plan::Plan;
+use growth::Growth;
+use plan::{Plan, Wanted};
 use sink::Sink;
 use sources::Sources;
 
@@ -64,7 +66,7 @@ pub struct Args {
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
-    look: Look,
+    look: LookArgs,
     #[command(flatten)]
     broker: BrokerArgs,
 }
@@ -72,7 +74,7 @@ pub struct Args {
 /// How records are written.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Output")]
-struct Look {
+struct LookArgs {
     /// Text by a format, or one line of JSON for each record.
     #[arg(long, value_enum, default_value = "text", value_name = "FORM")]
     output: Output,
@@ -101,7 +103,8 @@ fn help() -> String {
 Order
   Records of one partition keep their order. Where several partitions are read up to offsets that
   are there already, records come by their time (then topic and partition), the same every time.
-  Else they come as the broker sends them.
+  Else they come as the broker sends them. Where the log is followed, partitions that are added and
+  new topics of --regex are read from 10 seconds later on, from their start.
 ";
     format!("{}\n{order}\n{}\n{}", range::HELP, format::HELP, jsonl::HELP)
 }
@@ -150,18 +153,24 @@ pub async fn run(args: Args, interrupt: Interrupt) -> Result<(), CliError> {
 
 /// What is to be read, its progress, and whether new records are waited for.
 async fn open(args: &Args) -> Result<(Sources, ProgressBar, bool), CliError> {
+    let wanted = Wanted::of(args)?;
     let client = args.broker.connect().await?;
-    let plan = Plan::make(args, &args.broker.admin(&client)).await?;
-    let bar = progress("reading", plan.total(), Unit::Records);
+    let admin = args.broker.admin(&client);
+    let plan = Plan::make(args, &wanted, &admin).await?;
     // Records on the same terminal would tear it apart.
-    if std::io::stdout().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
+    let bar = match std::io::stdout().is_terminal() {
+        true => ProgressBar::hidden(),
+        false => progress("reading", plan.total(), Unit::Records),
+    };
     let config = ReadConfig {
         window_bytes: plan.window_bytes(),
         retry_for: args.broker.timeout.unwrap_or(ReadConfig::default().retry_for),
         ..ReadConfig::default()
     };
+    args.broker.tell_of_trouble(&client, config.retry_for);
     let follows = !plan.is_there();
-    Ok((Sources::open(&client, plan, config).await?, bar, follows))
+    let never_ends = args.offset.until.is_none() && !args.exit;
+    let growth =
+        never_ends.then(|| Growth::new(wanted, args.partitions.clone(), args.offset, &plan));
+    Ok((Sources::open(&client, admin, plan, growth, config).await?, bar, follows))
 }

@@ -18,7 +18,7 @@ Formats (-f, as in rpk and kcat). Default: '%v\\n'
   %k %v         key, value (%s too); %k{hex} %v{base64} write bytes as text
   %K %V %H      bytes of key and value (%S too; -1: null), number of headers
   %h            headers as NAME=VALUE,NAME=VALUE; %h{%k=%v;} writes each of them as the braces say
-  %d            time in milliseconds since 1970; %d{rfc3339} as a date
+  %d            time in milliseconds since 1970; %d{rfc3339} as a date, where one fits
   \\n \\t \\r \\0 \\xNN \\\\ and %% %{ %} stand for themselves
 ";
 

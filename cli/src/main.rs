@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use codes::Code;
+use codes::{Code, Exit};
 use error::CliError;
 use interrupt::Interrupt;
 
@@ -137,8 +137,9 @@ async fn run(command: Command) -> Result<(), CliError> {
 /// anybody from interrupting it.
 async fn interruptible(command: Command) -> Result<(), CliError> {
     let interrupt = Interrupt::listen()?;
-    // These report what was done before they end.
-    let reports = matches!(command, Command::Produce(_) | Command::Consume(_));
+    // One reports what was done before it ends, the other ends in silence.
+    let reports = matches!(command, Command::Produce(_));
+    let is_silent = matches!(command, Command::Consume(_));
     let given_up = interrupt.clone();
     let mut work = tokio::spawn(act(command, interrupt));
     tokio::select! {
@@ -147,11 +148,17 @@ async fn interruptible(command: Command) -> Result<(), CliError> {
             Err(CliError::of(Code::Internal, format!("a fault of this program: {error}")))
         }),
         () = given_up.ends(reports) => {
-            if reports && let Ok(Ok(done)) = tokio::time::timeout(LAST_ACTS, &mut work).await {
+            if (reports || is_silent)
+                && let Ok(Ok(done)) = tokio::time::timeout(LAST_ACTS, &mut work).await
+            {
                 return done;
             }
-            // What it holds is given back: a folder of the demo, a process.
             work.abort();
+            if is_silent {
+                // Its output is not taken: there is nothing to wait for.
+                return Err(CliError::Silent(Exit::Interrupted));
+            }
+            // What it holds is given back: a folder of the demo, a process.
             let _ = tokio::time::timeout(LAST_ACTS, work).await;
             let why = "interrupted; what was asked of the broker may still be done";
             Err(CliError::of(Code::Interrupted, why))

@@ -165,13 +165,15 @@ pub fn millis(count: u64) -> String {
     }
 }
 
-/// Milliseconds since 1970 as a date; `never` for what no calendar holds.
+/// Milliseconds since 1970 as a date; the number where no date fits: before 1970, and where years
+/// have more than four digits.
 pub fn time(ms: i64) -> String {
-    let since = Duration::from_millis(ms.max(0).unsigned_abs());
-    // humantime ends at the year 9999.
-    match since.as_secs() < 253_402_300_800 {
-        true => humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + since).to_string(),
-        false => "never".to_owned(),
+    const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
+    match u64::try_from(ms).map(Duration::from_millis) {
+        Ok(since) if since < YEAR_10000 => {
+            humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + since).to_string()
+        }
+        _ => ms.to_string(),
     }
 }
 
@@ -192,7 +194,9 @@ mod tests {
         assert_eq!([bytes(0), bytes(1023), bytes(1536)], ["0 B", "1023 B", "1.5 KiB"]);
         assert_eq!(bytes(u64::MAX), "16384.0 PiB");
         assert_eq!([millis(999), millis(1500), millis(61_000)], ["999 ms", "1.5 s", "1m 1s"]);
-        assert_eq!([time(0), time(i64::MAX)], ["1970-01-01T00:00:00.000Z", "never"]);
+        assert_eq!([time(0), time(-1)], ["1970-01-01T00:00:00.000Z", "-1"]);
+        assert_eq!(time(253_402_300_799_999), "9999-12-31T23:59:59.999Z");
+        assert_eq!([time(i64::MAX), time(i64::MIN)], [i64::MAX, i64::MIN].map(|ms| ms.to_string()));
         assert_eq!([count(1, "record"), count(0, "record")], ["1 record", "0 records"]);
     }
 }

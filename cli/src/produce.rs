@@ -12,6 +12,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use indicatif::ProgressBar;
+use levee_broker::config::parse_bytes;
+use levee_client::grpc::TopicDescription;
 use levee_client::{Client, Compression, Producer, ProducerConfig};
 
 use crate::codes::Code;
@@ -91,10 +94,10 @@ pub async fn run(args: Args, interrupt: Interrupt) -> Result<(), CliError> {
     if types {
         note("one record in each line; Ctrl-D ends");
     }
-    let bar = progress("sending", input.bytes(), Unit::Bytes);
-    if types {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-    }
+    let bar = match types {
+        true => ProgressBar::hidden(),
+        false => progress("sending", input.bytes(), Unit::Bytes),
+    };
     let started = Instant::now();
     let tally = Tally::start();
     let end = tokio::select! {
@@ -114,25 +117,34 @@ pub async fn run(args: Args, interrupt: Interrupt) -> Result<(), CliError> {
 async fn open(args: &Args) -> Result<Producer, CliError> {
     let client = args.broker.connect().await?;
     // An unknown topic is said before the first line is read.
-    check_topic(args, &client).await?;
+    let topic = find_topic(args, &client).await?;
+    let defaults = ProducerConfig::default();
     let config = ProducerConfig {
         compression: args.compression,
         keep_zero_timestamps: true,
-        delivery_timeout: args.broker.timeout.unwrap_or(ProducerConfig::default().delivery_timeout),
-        ..ProducerConfig::default()
+        delivery_timeout: args.broker.timeout.unwrap_or(defaults.delivery_timeout),
+        max_batch_bytes: largest_batch(&topic).unwrap_or(defaults.max_batch_bytes),
+        ..defaults
     };
+    args.broker.tell_of_trouble(&client, config.delivery_timeout);
     Ok(client.producer(config).await?)
 }
 
-async fn check_topic(args: &Args, client: &Client) -> Result<(), CliError> {
+async fn find_topic(args: &Args, client: &Client) -> Result<TopicDescription, CliError> {
     let topic = describe(&args.broker.admin(client), &args.topic).await?;
     let there = topic.partitions.len() as u32;
     match args.partition {
         Some(Which::One(partition)) if partition >= there => {
             Err(no_partition(&args.topic, partition, there))
         }
-        _ => Ok(()),
+        _ => Ok(topic),
     }
+}
+
+/// Nothing where the broker does not say it in a way that is understood here.
+fn largest_batch(topic: &TopicDescription) -> Option<usize> {
+    let entry = topic.config.iter().find(|entry| entry.name == "max.message.bytes")?;
+    usize::try_from(parse_bytes(&entry.value).ok()?).ok()
 }
 
 async fn send(
@@ -141,7 +153,7 @@ async fn send(
     shape: &Shape,
     input: &mut Input,
     tally: &Arc<Tally>,
-    bar: &indicatif::ProgressBar,
+    bar: &ProgressBar,
 ) -> Result<(), CliError> {
     let mut line = 0u64;
     while let Some(chunk) = input.next().await {
@@ -157,7 +169,7 @@ async fn send(
             let sent = producer.send(&args.topic, partition, record).await;
             let ticket =
                 sent.map_err(|error| CliError::from(error).at(format_args!("line {line}")))?;
-            tally.sent(ticket);
+            tally.sent(line, ticket);
         }
     }
     Ok(())
@@ -200,7 +212,7 @@ fn report(tally: &Tally, end: End, took: Duration) -> Result<(), CliError> {
         text.push_str(&format!(", {doubt} in doubt (sent; nobody knows whether they are written)"));
     }
     let interrupted = || CliError::of(Code::Interrupted, "interrupted");
-    let refused = tally.first_error().map(CliError::from);
+    let refused = tally.first_error();
     let stopped = match end {
         End::Whole if refused.is_none() && doubt == 0 => {
             note(format_args!("{text} in {:.1} s", took.as_secs_f64()));
@@ -210,7 +222,11 @@ fn report(tally: &Tally, end: End, took: Duration) -> Result<(), CliError> {
             note(format_args!("{text}; all of the input was sent"));
             return Err(refused.unwrap_or_else(interrupted));
         }
-        End::Stopped(error) => error,
+        End::Stopped(error) => {
+            // Two things went wrong: both are said.
+            refused.inspect(CliError::say);
+            error
+        }
         End::Interrupted => interrupted(),
         End::Refused => refused.unwrap_or_else(interrupted),
     };

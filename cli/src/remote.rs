@@ -1,21 +1,28 @@
-//! What commands that talk to a broker share: its address, deadlines, names that nobody knows.
+//! What commands that talk to a broker share: its address, deadlines, names that nobody knows,
+//! patterns of names.
 
 use std::time::Duration;
 
 use levee_broker::config::nearest;
 use levee_client::grpc::{ErrorCode, TopicDescription};
-use levee_client::{Admin, Client, Error};
+use levee_client::{Admin, Client, Error, ErrorKind};
+use regex::Regex;
 
 use crate::codes::Code;
 use crate::error::CliError;
+use crate::output::note;
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9644";
+/// Questions to the broker at a time, where there are many.
+pub const SIDE_BY_SIDE: usize = 32;
+/// How long a broker may be away before it is said.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// The same flags for all of them.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Broker")]
 pub struct BrokerArgs {
-    /// Address of the broker's gRPC listener.
+    /// Address of the broker's gRPC listener; its port may be left out.
     #[arg(
         short = 'b',
         long = "broker",
@@ -56,10 +63,35 @@ fn limit(text: &str) -> Result<Duration, String> {
 impl BrokerArgs {
     pub async fn connect(&self) -> Result<Client, CliError> {
         let connected = Client::connect_within(&self.address, self.connect_timeout).await;
-        connected.map_err(|error| {
-            let remedy = "start one with `levee dev`, or name its address: --broker HOST:PORT";
-            CliError::from(error).next_step(remedy)
+        connected.map_err(|error| match error.kind {
+            ErrorKind::Invalid => error.into(),
+            _ => {
+                let remedy = "start one with `levee dev`, or name its address: --broker HOST:PORT";
+                CliError::from(error).next_step(remedy)
+            }
         })
+    }
+
+    /// For commands that wait: says when the broker does not answer, and when it does again.
+    /// `limit`: how long that is borne.
+    pub fn tell_of_trouble(&self, client: &Client, limit: Duration) {
+        let mut trouble = client.watch_trouble();
+        let address = self.address.clone();
+        let limit = humantime::format_duration(limit);
+        tokio::spawn(async move {
+            while trouble.wait_for(Option::is_some).await.map(drop).is_ok() {
+                let over = trouble.wait_for(Option::is_none);
+                if tokio::time::timeout(QUIET, over).await.is_ok() {
+                    continue;
+                }
+                let why = trouble.borrow().as_ref().map(|error| error.message.clone());
+                let why = why.unwrap_or_default();
+                note(format_args!("{address}: {why}; it is tried again for up to {limit}"));
+                if trouble.wait_for(Option::is_none).await.is_ok() {
+                    note(format_args!("{address} answers again"));
+                }
+            }
+        });
     }
 
     /// Nobody named a broker.
@@ -108,6 +140,18 @@ pub fn no_partition(topic: &str, partition: u32, count: u32) -> CliError {
         .next_step(format!("write -p 0 to {last}, or leave it out"))
 }
 
+/// For command lines: a regular expression that matches whole names only.
+pub fn whole_name(pattern: &str) -> Result<Regex, String> {
+    let why = |error: regex::Error| {
+        // The last line, below a picture.
+        let text = error.to_string();
+        let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        format!("{pattern:?} is not a regular expression: {last}")
+    };
+    // By itself first: a bracket too many must not close ours.
+    Regex::new(pattern).and_then(|_| Regex::new(&format!("^(?:{pattern})$"))).map_err(why)
+}
+
 /// `KEY=VALUE` of a command line.
 pub fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -119,6 +163,16 @@ pub fn key_value(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_matches_whole_names_and_its_fault_is_told_in_one_line() {
+        let matches = |pattern: &str, name| whole_name(pattern).unwrap().is_match(name);
+        assert!(matches("rt|rt2", "rt2") && !matches("rt", "rt2") && matches("|a|", "a"));
+        for pattern in ["a(b", "a)|(b"] {
+            let why = whole_name(pattern).unwrap_err();
+            assert!(why.contains("group") && !why.contains('\n'), "{why}");
+        }
+    }
 
     #[test]
     fn times_and_pairs_of_a_command_line() {

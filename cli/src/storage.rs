@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::codes::Code;
 use crate::error::CliError;
-use crate::output::{Output, print, print_json, table};
+use crate::output::{Output, OutputArgs, print, print_json, table};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -26,8 +26,8 @@ enum Command {
     Probe {
         /// s3://BUCKET/PREFIX, gs://.., az://.., file:///DIR, memory:// or opendal+SERVICE://..
         url: String,
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
+        #[command(flatten)]
+        output: OutputArgs,
         /// How long all of it may take.
         #[arg(long, default_value = "2m", value_parser = humantime::parse_duration)]
         timeout: Duration,
@@ -36,15 +36,15 @@ enum Command {
     Options {
         #[arg(default_value = "s3", value_parser = ["s3", "gs", "az"])]
         scheme: String,
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
+        #[command(flatten)]
+        output: OutputArgs,
     },
 }
 
 pub async fn run(args: Args) -> Result<(), CliError> {
     match args.command {
-        Command::Probe { url, output, timeout } => probe(&url, output, timeout).await,
-        Command::Options { scheme, output } => options(&scheme, output),
+        Command::Probe { url, output, timeout } => probe(&url, output.output, timeout).await,
+        Command::Options { scheme, output } => options(&scheme, output.output),
     }
 }
 

@@ -170,22 +170,42 @@ impl Command {
                 let why = "no change is named";
                 Err(CliError::usage(why).next_step("give --set, --delete or --partitions"))
             }
+            Self::Alter(alter) => match alter.set.iter().find(|(k, _)| alter.delete.contains(k)) {
+                Some((key, _)) => {
+                    let why = format!("{key} is named by --set and by --delete");
+                    Err(CliError::usage(why).next_step("leave one of them out"))
+                }
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }
 }
 
 /// What was done to several topics: each failure is said when it happens, and the rest goes on.
-pub(crate) struct Each {
+pub(crate) struct Outcomes {
     wanted: usize,
     output: Output,
     done: Vec<Value>,
     failed: Vec<CliError>,
 }
 
-impl Each {
+impl Outcomes {
     pub(crate) fn new(wanted: usize, output: Output) -> Self {
         Self { wanted, output, done: Vec::new(), failed: Vec::new() }
+    }
+
+    /// Nothing was done yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.done.is_empty()
+    }
+
+    /// Says what failed so far, where the rest is not done for another reason.
+    pub(crate) fn stop(self, reason: CliError) -> CliError {
+        if let Some(last) = self.failed.last() {
+            last.say();
+        }
+        reason
     }
 
     pub(crate) fn add(
@@ -234,7 +254,7 @@ async fn told<T>(admin: &Admin, name: &str, outcome: Result<T, Error>) -> Result
 }
 
 async fn create(admin: &Admin, create: Create) -> Result<(), CliError> {
-    let mut each = Each::new(create.names.len(), create.output.output);
+    let mut outcomes = Outcomes::new(create.names.len(), create.output.output);
     for name in &create.names {
         let set = create.set.iter().cloned().collect();
         let outcome = match admin.create_topic(name, create.partitions.unwrap_or(0), set).await {
@@ -248,13 +268,13 @@ async fn create(admin: &Admin, create: Create) -> Result<(), CliError> {
             }
             Err(error) => Err(error.into()),
         };
-        each.add(outcome)?;
+        outcomes.add(outcome)?;
     }
-    each.end()
+    outcomes.end()
 }
 
 async fn alter(admin: &Admin, alter: Alter) -> Result<(), CliError> {
-    let mut each = Each::new(alter.names.len(), alter.output.output);
+    let mut outcomes = Outcomes::new(alter.names.len(), alter.output.output);
     for name in &alter.names {
         let set = alter.set.iter().cloned().collect();
         let partitions = alter.partitions.unwrap_or(0);
@@ -263,17 +283,17 @@ async fn alter(admin: &Admin, alter: Alter) -> Result<(), CliError> {
             let changed = show::changed(&topic, &alter.set, &alter.delete);
             (format!("altered {name}: {changed}"), show::json(&topic))
         });
-        each.add(outcome)?;
+        outcomes.add(outcome)?;
     }
-    each.end()
+    outcomes.end()
 }
 
 async fn add_partitions(admin: &Admin, add: AddPartitions) -> Result<(), CliError> {
-    let mut each = Each::new(add.names.len(), add.output.output);
+    let mut outcomes = Outcomes::new(add.names.len(), add.output.output);
     for name in &add.names {
-        each.add(add_to(admin, name, add.num).await)?;
+        outcomes.add(add_to(admin, name, add.num).await)?;
     }
-    each.end()
+    outcomes.end()
 }
 
 async fn add_to(admin: &Admin, name: &str, more: u32) -> Result<(String, Value), CliError> {
@@ -285,7 +305,7 @@ async fn add_to(admin: &Admin, name: &str, more: u32) -> Result<(String, Value),
 
 async fn delete(admin: &Admin, delete: Delete) -> Result<(), CliError> {
     let mut names = Vec::new();
-    let mut each = Each::new(delete.names.len(), delete.output.output);
+    let mut outcomes = Outcomes::new(delete.names.len(), delete.output.output);
     // Nobody is asked about what is not there.
     for name in &delete.names {
         match describe(admin, name).await {
@@ -293,14 +313,16 @@ async fn delete(admin: &Admin, delete: Delete) -> Result<(), CliError> {
             Err(CliError::Failed { code: Code::UnknownTopic, .. }) if delete.if_exists => {
                 note(format_args!("there is no topic {name:?}"));
             }
-            Err(error) => each.add(Err(error))?,
+            Err(error) => outcomes.add(Err(error))?,
         }
     }
     if !names.is_empty() {
         let list = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
         let what =
             format!("delete {} with all records: {list}", count(names.len() as u64, "topic"));
-        confirm(&what, delete.yes).await?;
+        if let Err(refused) = confirm(&what, delete.yes).await {
+            return Err(outcomes.stop(refused));
+        }
     }
     for name in names {
         let deleted = told(admin, name, admin.delete_topic(name).await).await.map(|deleted| {
@@ -308,7 +330,7 @@ async fn delete(admin: &Admin, delete: Delete) -> Result<(), CliError> {
             let text = format!("deleted {name} ({}); its data goes at {purge}", deleted.id);
             (text, json!({"name": name, "id": deleted.id, "purge_ms": deleted.purge_ms}))
         });
-        each.add(deleted)?;
+        outcomes.add(deleted)?;
     }
-    each.end()
+    outcomes.end()
 }

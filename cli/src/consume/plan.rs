@@ -1,5 +1,6 @@
 //! What is to be read: offsets of partitions, from what people wrote and what the broker knows.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -13,10 +14,8 @@ use crate::codes::Code;
 use crate::error::CliError;
 use crate::output::note;
 use crate::range::{Range, There};
-use crate::remote::{describe, no_partition};
+use crate::remote::{SIDE_BY_SIDE, describe, no_partition, whole_name};
 
-/// Questions to the broker at a time.
-const SIDE_BY_SIDE: usize = 32;
 /// Bytes that the broker may send ahead: of all partitions together, and bounds of one.
 const WINDOWS: u64 = 128 << 20;
 const WINDOW_MIN: u64 = 64 << 10;
@@ -41,16 +40,20 @@ pub(super) struct Span {
 }
 
 impl Plan {
-    pub(super) async fn make(args: &Args, admin: &Admin) -> Result<Self, CliError> {
+    pub(super) async fn make(
+        args: &Args,
+        wanted: &Wanted,
+        admin: &Admin,
+    ) -> Result<Self, CliError> {
         let mut asked = Vec::new();
-        for topic in topics(args, admin).await? {
+        for topic in wanted.topics(admin).await? {
             let count = topic.partitions.len() as u32;
             let name: Arc<str> = topic.name.as_str().into();
-            let wanted = args
+            let partitions = args
                 .partitions
                 .of(count)
                 .map_err(|missing| no_partition(&topic.name, missing, count))?;
-            asked.extend(wanted.into_iter().map(|partition| {
+            asked.extend(partitions.into_iter().map(|partition| {
                 let start = topic.partitions[partition as usize].log_start;
                 (name.clone(), partition, start)
             }));
@@ -85,38 +88,49 @@ impl Plan {
     }
 }
 
-async fn topics(args: &Args, admin: &Admin) -> Result<Vec<TopicDescription>, CliError> {
-    if !args.regex {
-        let mut found: Vec<TopicDescription> = Vec::new();
-        for name in &args.topics {
-            if !found.iter().any(|topic| topic.name == *name) {
-                found.push(describe(admin, name).await?);
-            }
-        }
-        return Ok(found);
-    }
-    let patterns = args.topics.iter().map(|text| {
-        let pattern = Regex::new(&format!("^(?:{text})$"));
-        pattern.map_err(|error| CliError::usage(format!("{text:?}: {}", one_line(&error))))
-    });
-    let patterns = patterns.collect::<Result<Vec<_>, _>>()?;
-    let mut topics = admin.list_topics().await?;
-    topics.retain(|topic| {
-        let is_live = topic.deleted_ms.is_none();
-        is_live && patterns.iter().any(|pattern| pattern.is_match(&topic.name))
-    });
-    match topics.is_empty() {
-        true => Err(CliError::of(Code::UnknownTopic, "no topic has such a name")
-            .next_step("`levee topic list` shows those there are")),
-        false => Ok(topics),
-    }
+/// Which topics are read.
+pub(super) enum Wanted {
+    Names(Vec<String>),
+    Patterns(Vec<Regex>),
 }
 
-/// What a pattern lacks, without its picture.
-fn one_line(error: &regex::Error) -> String {
-    let text = error.to_string();
-    let last = text.lines().last().unwrap_or_default();
-    format!("not a regular expression: {}", last.trim_start_matches("error: "))
+impl Wanted {
+    pub(super) fn of(args: &Args) -> Result<Self, CliError> {
+        if args.regex {
+            let patterns = args.topics.iter().map(|text| whole_name(text));
+            return Ok(Self::Patterns(
+                patterns.collect::<Result<_, _>>().map_err(CliError::usage)?,
+            ));
+        }
+        // Each once, in the order in which they were named.
+        let mut names = args.topics.clone();
+        let mut seen = BTreeSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        Ok(Self::Names(names))
+    }
+
+    pub(super) async fn topics(&self, admin: &Admin) -> Result<Vec<TopicDescription>, CliError> {
+        let patterns = match self {
+            Self::Patterns(patterns) => patterns,
+            Self::Names(names) => {
+                let mut found = Vec::new();
+                for name in names {
+                    found.push(describe(admin, name).await?);
+                }
+                return Ok(found);
+            }
+        };
+        let mut topics = admin.list_topics().await?;
+        topics.retain(|topic| {
+            let is_live = topic.deleted_ms.is_none();
+            is_live && patterns.iter().any(|pattern| pattern.is_match(&topic.name))
+        });
+        match topics.is_empty() {
+            true => Err(CliError::of(Code::UnknownTopic, "no topic has such a name")
+                .next_step("`levee topic list` shows those there are")),
+            false => Ok(topics),
+        }
+    }
 }
 
 async fn span(
@@ -169,13 +183,5 @@ mod tests {
         assert_eq!(plan(vec![span(5, Some(9)), span(0, None)]).total(), None);
         assert_eq!(plan(vec![]).window_bytes(), WINDOW_MAX);
         assert_eq!(plan(vec![span(0, None); 10_000]).window_bytes(), WINDOW_MIN);
-    }
-
-    #[test]
-    fn a_pattern_that_is_none_is_told_in_one_line() {
-        #[allow(clippy::invalid_regex, reason = "that is what is tested")]
-        let error = Regex::new("^(?:a(b)$").unwrap_err();
-        assert!(!one_line(&error).contains('\n'));
-        assert!(one_line(&error).contains("unclosed group"), "{}", one_line(&error));
     }
 }

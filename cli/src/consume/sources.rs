@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use levee_client::{Client, DecodedRecord, Position, ReadConfig, Reader};
+use levee_client::{Admin, Client, DecodedRecord, Position, ReadConfig, Reader};
 use tokio::sync::mpsc;
 
+use super::growth::Growth;
 use super::plan::{Plan, Span};
 use crate::error::CliError;
 
@@ -32,7 +33,9 @@ pub(super) enum Sources {
 impl Sources {
     pub(super) async fn open(
         client: &Client,
+        admin: Admin,
         plan: Plan,
+        growth: Option<Growth>,
         config: ReadConfig,
     ) -> Result<Self, CliError> {
         let by_time = plan.is_there();
@@ -48,6 +51,9 @@ impl Sources {
         let (send, found) = mpsc::channel(readers.len().clamp(1, WAITING));
         for (span, reader) in readers {
             tokio::spawn(forward(span, reader, send.clone()));
+        }
+        if let Some(growth) = growth {
+            tokio::spawn(growth.run(client.clone(), admin, config, send));
         }
         Ok(Self::AsTheyCome(found))
     }
@@ -76,7 +82,11 @@ async fn next_of(span: &Span, reader: &mut Reader) -> Came {
 }
 
 /// Until its end, until it fails, or until nobody wants more.
-async fn forward(span: Span, mut reader: Reader, to: mpsc::Sender<Result<Found, CliError>>) {
+pub(super) async fn forward(
+    span: Span,
+    mut reader: Reader,
+    to: mpsc::Sender<Result<Found, CliError>>,
+) {
     loop {
         let records = next_of(&span, &mut reader).await;
         let ends = records.as_ref().map_or(true, Vec::is_empty);

@@ -11,7 +11,7 @@ use levee_proto::keys;
 use levee_runtime::Host;
 use levee_runtime::real::RealWorld;
 use levee_tiering::store::probe::{ProbeError, Rounds, probe};
-use levee_tiering::store::{Created, Kind as StoreKind, Store, StoreError};
+use levee_tiering::store::{Created, Deadlines, Kind as StoreKind, Store, StoreError};
 
 use super::finding::Finding;
 use crate::codes::Code;
@@ -19,14 +19,14 @@ use crate::codes::Code;
 const CHECK: &str = "bucket";
 /// S3 tells whole seconds; at 15 minutes it refuses signatures.
 const CLOCK_WARN_MS: u64 = 5_000;
+/// How long a bucket that refuses the first question is asked again.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
 const REMEDY: &str =
     "check bucket.url, credentials, network and permissions (get, put, delete, list)";
 
 pub(super) async fn check(config: &BrokerConfig, writes: bool, limit: Duration) -> Vec<Finding> {
     let url = config.bucket_url.to_string();
-    if let Some(folder) = url.strip_prefix("file://")
-        && !std::path::Path::new(folder).exists()
-    {
+    if config.bucket_url.as_folder().is_some_and(|folder| !folder.exists()) {
         // Opening it would make it.
         let found = format!("{url} is not there");
         return vec![Finding::warn(CHECK, found, "it is made at the first start")];
@@ -36,7 +36,16 @@ pub(super) async fn check(config: &BrokerConfig, writes: bool, limit: Duration) 
         Ok(store) => store,
         Err(error) => return vec![failed(&error)],
     };
-    let looked = tokio::time::timeout(limit, look(&store, &host, writes)).await;
+    // The probe tries again for as long as it may, and cut off it gives no reason.
+    let (request, operation) = (limit / 2, FIRST_ANSWER.min(limit / 2));
+    let first = store.clone().with_deadlines(Deadlines { request, operation });
+    let looked = async {
+        match first.list(keys::PROBE).await {
+            Ok(_) => look(&store, &host, writes).await,
+            Err(error) => vec![failed(&error)],
+        }
+    };
+    let looked = tokio::time::timeout(limit, looked).await;
     looked.unwrap_or_else(|_| {
         let found = format!("{url} does not answer within {limit:?}");
         vec![Finding::fail(CHECK, found, REMEDY).because(Code::StoreUnavailable)]

@@ -1,9 +1,10 @@
 //! The broker: whether it answers, is ready, serves all partitions and keeps up.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use levee_broker::config::BrokerConfig;
+use levee_broker::config::{BrokerConfig, BucketUrl};
 use levee_client::Admin;
 use levee_client::grpc::{DescribeClusterResponse, TierStatusResponse};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -96,7 +97,9 @@ pub(super) async fn check(broker: &BrokerArgs, config: Option<&BrokerConfig>) ->
     match ask(&admin).await {
         Ok((cluster, asked_ms, status)) => {
             let interval = config.map_or(USUAL_INTERVAL, |config| config.tier_interval);
-            let mut findings = vec![release(&broker.address, &cluster), clock(&cluster, asked_ms)];
+            let mut findings = vec![release(&broker.address, &cluster)];
+            findings.extend(config.and_then(|config| other_bucket(config, &cluster)));
+            findings.push(clock(&cluster, asked_ms));
             findings.extend(partitions(&status));
             findings.push(lag(&status, interval));
             findings
@@ -134,6 +137,29 @@ fn release(address: &str, cluster: &DescribeClusterResponse) -> Finding {
             Finding::warn("broker", found, "use the same release on both sides")
         }
     }
+}
+
+/// What was said of the bucket of these settings says nothing of that broker, then.
+fn other_bucket(config: &BrokerConfig, cluster: &DescribeClusterResponse) -> Option<Finding> {
+    let (ours, theirs) = (&config.bucket_url, BucketUrl::parse(&cluster.bucket).ok()?);
+    let is_same = match (ours.as_folder(), theirs.as_folder()) {
+        (Some(ours), Some(theirs)) => {
+            let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
+            real(ours) == real(theirs)
+        }
+        _ => place(ours) == place(&theirs),
+    };
+    (!is_same).then(|| {
+        let found = format!("its bucket is {theirs}, and not that of these settings: {ours}");
+        let remedy = "start the broker again with these settings, or give those it runs with";
+        Finding::fail("broker", found, remedy)
+    })
+}
+
+/// A bucket's URL without options.
+fn place(url: &BucketUrl) -> String {
+    let url = url.to_string();
+    url.split('?').next().unwrap_or_default().trim_end_matches('/').to_owned()
 }
 
 fn clock(cluster: &DescribeClusterResponse, asked_ms: i64) -> Finding {
@@ -235,6 +261,25 @@ mod tests {
         assert_eq!(clock(&cluster(10_000), 9_500).state, State::Ok);
         assert_eq!(clock(&cluster(10_000), 12_500).state, State::Warn);
         assert_eq!(release("a", &cluster(1)).state, State::Warn, "an old broker tells no release");
+    }
+
+    #[test]
+    fn a_broker_with_another_bucket_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = |ours: &str, theirs: &str| {
+            let config = BrokerConfig::dev(dir.path(), &[("bucket.url", ours)]).unwrap();
+            let bucket = theirs.to_owned();
+            let cluster = DescribeClusterResponse { bucket, ..Default::default() };
+            other_bucket(&config, &cluster).map(|finding| finding.state)
+        };
+        assert_eq!(found("s3://b/p?endpoint=http://h", "s3://b/p/"), None);
+        assert_eq!(found("s3://b/p", "s3://b/q"), Some(State::Fail));
+        let linked = dir.path().join("linked");
+        std::fs::create_dir(dir.path().join("real")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("real"), &linked).unwrap();
+        let url = |name: &str| format!("file://{}/{name}", dir.path().display());
+        assert_eq!(found(&url("linked"), &url("real/")), None, "the same folder");
+        assert_eq!(found(&url("linked"), &url("another")), Some(State::Fail));
     }
 
     #[test]

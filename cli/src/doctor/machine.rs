@@ -50,10 +50,7 @@ pub(super) fn config(args: &SettingsArgs, mode: Mode) -> (Option<BrokerConfig>, 
                          runs give --config FILE, or --dev for `levee dev`";
             (None, vec![Finding::ok(CHECK, found)])
         }
-        Err(error) => {
-            let remedy = error.remedy.clone();
-            (None, vec![Finding::fail(CHECK, error.to_string(), remedy)])
-        }
+        Err(error) => (None, vec![Finding::fail(CHECK, error.what(), error.remedy)]),
     }
 }
 

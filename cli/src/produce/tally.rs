@@ -7,18 +7,28 @@ use levee_client::{Error, Ticket};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+use crate::error::CliError;
+
 /// See the module. Records that have no answer yet are in doubt.
 pub(super) struct Tally {
-    tickets: mpsc::UnboundedSender<Ticket>,
+    tickets: mpsc::UnboundedSender<(u64, Ticket)>,
     sent: AtomicU64,
     acked: AtomicU64,
     /// Surely not written.
     refused: AtomicU64,
     /// Answered with an error that leaves it open.
     open: AtomicU64,
-    first_error: Mutex<Option<Error>>,
+    failed: Mutex<Option<Failed>>,
     /// Goes up with every answer.
     answered: watch::Sender<u64>,
+}
+
+/// The lines that failed for the same reason as the first of them: a batch is taken or refused
+/// whole.
+struct Failed {
+    error: Error,
+    first_line: u64,
+    last_line: u64,
 }
 
 /// As of now.
@@ -33,37 +43,41 @@ pub(super) struct Counts {
 impl Tally {
     /// Tickets that wait are bounded by the producer, which bounds the bytes of their records.
     pub(super) fn start() -> Arc<Self> {
-        let (tickets, mut waiting) = mpsc::unbounded_channel::<Ticket>();
+        let (tickets, mut waiting) = mpsc::unbounded_channel::<(u64, Ticket)>();
         let tally = Arc::new(Self {
             tickets,
             sent: AtomicU64::new(0),
             acked: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             open: AtomicU64::new(0),
-            first_error: Mutex::new(None),
+            failed: Mutex::new(None),
             answered: watch::channel(0).0,
         });
         let counts = tally.clone();
         tokio::spawn(async move {
-            while let Some(ticket) = waiting.recv().await {
-                counts.told(ticket.await);
+            while let Some((line, ticket)) = waiting.recv().await {
+                counts.told(line, ticket.await);
             }
         });
         tally
     }
 
-    pub(super) fn sent(&self, ticket: Ticket) {
+    pub(super) fn sent(&self, line: u64, ticket: Ticket) {
         self.sent.fetch_add(1, Ordering::Relaxed);
         // Its receiver lives as long as this.
-        let _ = self.tickets.send(ticket);
+        let _ = self.tickets.send((line, ticket));
     }
 
-    fn told(&self, outcome: Result<u64, Error>) {
+    fn told(&self, line: u64, outcome: Result<u64, Error>) {
         match outcome {
             Ok(_) => self.acked.fetch_add(1, Ordering::Relaxed),
             Err(error) => {
                 let counter = if error.may_be_written { &self.open } else { &self.refused };
-                self.first_error.lock().get_or_insert(error);
+                match &mut *self.failed.lock() {
+                    Some(failed) if failed.error != error => {}
+                    Some(failed) => failed.last_line = line,
+                    none => *none = Some(Failed { error, first_line: line, last_line: line }),
+                }
                 counter.fetch_add(1, Ordering::Relaxed)
             }
         };
@@ -73,7 +87,7 @@ impl Tally {
     /// Ends when a record failed.
     pub(super) async fn failed(&self) {
         let mut answered = self.answered.subscribe();
-        let _ = answered.wait_for(|_| self.first_error.lock().is_some()).await;
+        let _ = answered.wait_for(|_| self.failed.lock().is_some()).await;
     }
 
     /// Ends when every record that was sent has its answer.
@@ -82,8 +96,15 @@ impl Tally {
         let _ = self.answered.subscribe().wait_for(|answered| *answered >= sent).await;
     }
 
-    pub(super) fn first_error(&self) -> Option<Error> {
-        self.first_error.lock().clone()
+    /// Why the first record failed, with its line, or those of the batch it was in.
+    pub(super) fn first_error(&self) -> Option<CliError> {
+        let failed = self.failed.lock();
+        let Failed { error, first_line, last_line } = failed.as_ref()?;
+        let lines = match first_line == last_line {
+            true => format!("line {first_line}"),
+            false => format!("lines {first_line} to {last_line}"),
+        };
+        Some(CliError::from(error.clone()).at(lines))
     }
 
     pub(super) fn counts(&self) -> Counts {

@@ -1,17 +1,18 @@
 //! Offsets of partitions: showing them, and deleting what is below one.
 
+use futures::{StreamExt, TryStreamExt, stream};
 use levee_client::Admin;
 use levee_client::grpc::TopicDescription;
 use levee_client::grpc::list_offsets_request::At;
 use serde_json::{Value, json};
 
-use super::Each;
+use super::Outcomes;
 use crate::codes::Code;
 use crate::error::CliError;
 use crate::output::{Output, OutputArgs, confirm, count, print, table, time};
 use crate::partitions::{Partitions, partitions};
 use crate::range::{Point, There, point};
-use crate::remote::{describe, no_partition};
+use crate::remote::{SIDE_BY_SIDE, describe, no_partition};
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = crate::range::HELP)]
@@ -52,7 +53,7 @@ pub(super) struct DeleteRecords {
 }
 
 /// What is known of one partition.
-struct Known {
+struct PartitionOffsets {
     partition: u32,
     there: There,
     tiered_end: u64,
@@ -66,40 +67,50 @@ async fn known(
     topic: &TopicDescription,
     partitions: &Partitions,
     at: Option<Point>,
-) -> Result<Vec<Known>, CliError> {
+) -> Result<Vec<PartitionOffsets>, CliError> {
     let count = topic.partitions.len() as u32;
     let missing = |missing| no_partition(&topic.name, missing, count);
     let wanted = partitions.of(count).map_err(missing)?;
-    let mut found = Vec::new();
-    for partition in wanted {
-        let known = &topic.partitions[partition as usize];
-        let asked = async |at: At| {
-            let place = format!("{} partition {partition}", topic.name);
-            let found = admin.list_offsets(&topic.name, partition, at).await;
-            found.map_err(|error| CliError::from(error).at(place))
-        };
-        let end = asked(At::End(true)).await?.offset.unwrap_or(known.high_watermark);
-        let there = There { start: known.log_start, end };
-        let at = match at {
-            None => None,
-            Some(point) => Some(match point.time() {
-                None => (point.resolve(there, None), None),
-                Some(ms) => {
-                    let found = asked(At::TimestampMs(ms)).await?;
-                    let time = found.offset.map(|_| found.timestamp_ms);
-                    (point.resolve(there, found.offset), time)
-                }
-            }),
-        };
-        let (tiered_end, local_start) = (known.tiered_end, known.local_start);
-        found.push(Known { partition, there, tiered_end, local_start, at });
-    }
-    Ok(found)
+    stream::iter(wanted)
+        .map(|partition| known_of(admin, topic, partition, at))
+        .buffered(SIDE_BY_SIDE)
+        .try_collect()
+        .await
+}
+
+async fn known_of(
+    admin: &Admin,
+    topic: &TopicDescription,
+    partition: u32,
+    at: Option<Point>,
+) -> Result<PartitionOffsets, CliError> {
+    let known = &topic.partitions[partition as usize];
+    let asked = async |at: At| {
+        let found = admin.list_offsets(&topic.name, partition, at).await;
+        found.map_err(|error| {
+            CliError::from(error).at(format_args!("{} partition {partition}", topic.name))
+        })
+    };
+    let end = asked(At::End(true)).await?.offset.unwrap_or(known.high_watermark);
+    let there = There { start: known.log_start, end };
+    let at = match at {
+        None => None,
+        Some(point) => Some(match point.time() {
+            None => (point.resolve(there, None), None),
+            Some(ms) => {
+                let found = asked(At::TimestampMs(ms)).await?;
+                let time = found.offset.map(|_| found.timestamp_ms);
+                (point.resolve(there, found.offset), time)
+            }
+        }),
+    };
+    let (tiered_end, local_start) = (known.tiered_end, known.local_start);
+    Ok(PartitionOffsets { partition, there, tiered_end, local_start, at })
 }
 
 pub(super) async fn show(admin: &Admin, args: Offsets) -> Result<(), CliError> {
     let (mut rows, mut json_rows) = (Vec::new(), Vec::new());
-    let mut each = Each::new(args.names.len(), args.output.output);
+    let mut outcomes = Outcomes::new(args.names.len(), args.output.output);
     for name in &args.names {
         let found = match describe(admin, name).await {
             Ok(topic) => known(admin, &topic, &args.partitions, args.at).await,
@@ -110,11 +121,11 @@ pub(super) async fn show(admin: &Admin, args: Offsets) -> Result<(), CliError> {
                 rows.extend(found.iter().map(|known| row(name, known)));
                 json_rows.extend(found.iter().map(|known| object(name, known)));
             }
-            Err(error) => each.add(Err(error))?,
+            Err(error) => outcomes.add(Err(error))?,
         }
     }
     if args.output.output == Output::Json {
-        each.done = json_rows;
+        outcomes.done = json_rows;
     } else if !rows.is_empty() {
         let mut head = vec!["PARTITION", "START", "END", "RECORDS", "HOT FROM", "IN BUCKET TO"];
         if args.at.is_some() {
@@ -122,10 +133,10 @@ pub(super) async fn show(admin: &Admin, args: Offsets) -> Result<(), CliError> {
         }
         print(table(&head, rows))?;
     }
-    each.end()
+    outcomes.end()
 }
 
-fn row(name: &str, known: &Known) -> Vec<String> {
+fn row(name: &str, known: &PartitionOffsets) -> Vec<String> {
     let There { start, end } = known.there;
     let records = end.saturating_sub(start);
     let numbers = [start, end, records, known.local_start, known.tiered_end];
@@ -137,7 +148,7 @@ fn row(name: &str, known: &Known) -> Vec<String> {
     row
 }
 
-fn object(name: &str, known: &Known) -> Value {
+fn object(name: &str, known: &PartitionOffsets) -> Value {
     let mut object = json!({
         "topic": name,
         "partition": known.partition,
@@ -174,17 +185,21 @@ pub(super) async fn delete_records(admin: &Admin, args: DeleteRecords) -> Result
             cuts.push((known.partition, before));
         }
     }
-    let mut each = Each::new(cuts.len(), args.output.output);
+    let mut outcomes = Outcomes::new(cuts.len(), args.output.output);
     if cuts.is_empty() {
         crate::output::note(format_args!("{name}: there are no records below that"));
-        return each.end();
+        return outcomes.end();
     }
     let many = count(cuts.len() as u64, "partition");
     let what = format!("delete {} of {name:?} in {many}", count(records, "record"));
     confirm(&what, args.yes).await?;
-    for (partition, before) in cuts {
-        let deleted = admin.delete_records(name, partition, before).await;
-        each.add(match deleted {
+    let mut deleted = stream::iter(cuts)
+        .map(async |(partition, before)| {
+            (partition, admin.delete_records(name, partition, before).await)
+        })
+        .buffered(SIDE_BY_SIDE);
+    while let Some((partition, deleted)) = deleted.next().await {
+        outcomes.add(match deleted {
             Ok(start) => Ok((
                 format!("{name}/{partition} begins at offset {start}"),
                 json!({"topic": name, "partition": partition, "start": start}),
@@ -192,5 +207,5 @@ pub(super) async fn delete_records(admin: &Admin, args: DeleteRecords) -> Result
             Err(error) => Err(CliError::from(error).at(format_args!("{name}/{partition}"))),
         })?;
     }
-    each.end()
+    outcomes.end()
 }

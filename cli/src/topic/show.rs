@@ -5,7 +5,7 @@ use levee_client::grpc::{PartitionDescription, TopicDescription};
 use regex::Regex;
 use serde_json::{Value, json};
 
-use super::Each;
+use super::Outcomes;
 use crate::error::CliError;
 use crate::output::{
     Output, OutputArgs, bytes, count, millis, note, print, print_json, table, time,
@@ -15,7 +15,7 @@ use crate::remote;
 #[derive(Debug, clap::Args)]
 pub(super) struct List {
     /// Only topics whose whole name matches this regular expression.
-    #[arg(value_name = "REGEX", value_parser = whole)]
+    #[arg(value_name = "REGEX", value_parser = remote::whole_name)]
     pattern: Option<Regex>,
     /// Deleted topics too, until their data goes.
     #[arg(short, long)]
@@ -85,12 +85,13 @@ fn overview(topics: &[TopicDescription]) -> comfy_table::Table {
 }
 
 pub(super) async fn describe(admin: &Admin, args: Describe) -> Result<(), CliError> {
-    let mut each = Each::new(args.names.len(), args.output.output);
+    let mut outcomes = Outcomes::new(args.names.len(), args.output.output);
     let all = !args.print_configs && !args.print_partitions;
-    for (at, name) in args.names.iter().enumerate() {
+    for name in &args.names {
+        let is_first = outcomes.is_empty();
         let topic = remote::describe(admin, name).await;
-        each.add(topic.map(|topic| {
-            let mut text = if at > 0 { "\n".to_owned() } else { String::new() };
+        outcomes.add(topic.map(|topic| {
+            let mut text = if is_first { String::new() } else { "\n".to_owned() };
             text.push_str(&format!("{}  {}", topic.name, topic.id));
             if let Some(deleted) = topic.deleted_ms {
                 text.push_str(&format!("\ndeleted at {}", time(deleted)));
@@ -104,7 +105,7 @@ pub(super) async fn describe(admin: &Admin, args: Describe) -> Result<(), CliErr
             (text, json(&topic))
         }))?;
     }
-    each.end()
+    outcomes.end()
 }
 
 fn settings(topic: &TopicDescription) -> comfy_table::Table {
@@ -135,6 +136,8 @@ pub fn partitions(topics: &[TopicDescription]) -> comfy_table::Table {
     let rows = topics.iter().flat_map(|topic| {
         topic.partitions.iter().map(move |p| {
             let state = match p.reason.as_str() {
+                // Nobody leads them any more, and nothing is wrong with that.
+                _ if topic.deleted_ms.is_some() => "deleted".to_owned(),
                 "" => p.state.clone(),
                 reason => format!("{}: {reason}", p.state),
             };
@@ -207,13 +210,6 @@ fn partition_json(p: &PartitionDescription) -> Value {
         "lag_bytes": p.lag_bytes,
         "lag_ms": p.lag_ms,
     })
-}
-
-/// Matches whole names only.
-fn whole(pattern: &str) -> Result<Regex, String> {
-    // The pattern by itself first: its errors point at what was written.
-    Regex::new(pattern).map_err(|error| error.to_string())?;
-    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use std::process::Stdio;
 
 use levee_tests::process::{Broker, binary};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
 
-use super::command::{NOON, ended, levee, minutes, run, run_with};
+use super::command::{LIMIT, NOON, ended, levee, minutes, run, run_with, signal, until_it_catches};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_are_those_of_rpk() {
@@ -100,4 +101,73 @@ async fn a_reader_that_goes_away_ends_it_at_once_and_silently() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let full = levee(&broker.grpc, &["consume", "t", "-e"]).stdout(full).spawn().unwrap();
     ended(full, vec![]).await.fails(1, "No space left on device");
+}
+
+async fn line_of(out: &mut BufReader<ChildStdout>) -> String {
+    let mut line = String::new();
+    tokio::time::timeout(LIMIT, out.read_line(&mut line)).await.expect("a line").unwrap();
+    line
+}
+
+/// `consume -f '%t/%p %v'` that has shown its first record.
+async fn following(broker: &str, args: &[&str]) -> (Child, BufReader<ChildStdout>) {
+    let args = [&["consume", "-f", "%t/%p %v\n"], args].concat();
+    let mut child = levee(broker, &args).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    assert!(line_of(&mut out).await.ends_with(" first\n"));
+    (child, out)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_and_topics_that_come_are_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::dev(dir.path(), &[]).await;
+    let b = &broker.grpc;
+    run(b, &["topic", "create", "t", "-p", "1"]).await.ok();
+    run_with(b, &["produce", "t"], b"first\n").await.ok();
+    let (_one, mut one) = following(b, &["t"]).await;
+    let (_all, mut all) = following(b, &["-r", "t|t[0-9]"]).await;
+    run(b, &["topic", "add-partitions", "t", "-n", "1"]).await.ok();
+    run_with(b, &["produce", "t", "-p", "1"], b"second\n").await.ok();
+    run(b, &["topic", "create", "t2", "-p", "1"]).await.ok();
+    run_with(b, &["produce", "t2"], b"third\n").await.ok();
+    assert_eq!(line_of(&mut one).await, "t/1 second\n");
+    let mut both = [line_of(&mut all).await, line_of(&mut all).await];
+    both.sort();
+    assert_eq!(both, ["t/1 second\n", "t2/0 third\n"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_went_away_is_told_while_it_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut broker = Broker::dev(dir.path(), &[]).await;
+    run(&broker.grpc, &["topic", "create", "t", "-p", "1"]).await.ok();
+    run_with(&broker.grpc, &["produce", "t"], b"first\n").await.ok();
+    let (follows, _out) = following(&broker.grpc, &["t", "--timeout", "5s"]).await;
+    broker.kill9().await;
+    let done = ended(follows, vec![]).await;
+    let said = format!("levee: {}: ", broker.grpc);
+    assert!(done.err.contains(&said), "{}", done.err);
+    assert!(done.err.contains("; it is tried again for up to 5s\n"), "{}", done.err);
+    done.fails(3, &format!("levee: t partition 0 at {}: ", broker.grpc));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_it_although_nobody_takes_its_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::dev(dir.path(), &[]).await;
+    run(&broker.grpc, &["topic", "create", "t", "-p", "1"]).await.ok();
+    let lines = [vec![b'x'; 1 << 20], b"\n".to_vec()].concat().repeat(4);
+    run_with(&broker.grpc, &["produce", "t"], &lines).await.ok();
+    let mut child = levee(&broker.grpc, &["consume", "t"]).spawn().unwrap();
+    // Its pipe is full once the first byte is there: it holds less than a record.
+    let mut out = child.stdout.take().unwrap();
+    assert_eq!(out.read(&mut [0]).await.unwrap(), 1);
+    until_it_catches(&child).await;
+    let since = std::time::Instant::now();
+    signal(&child, "-INT");
+    let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(since.elapsed().as_secs() < 8, "{:?}", since.elapsed());
+    drop(out);
 }

@@ -2,7 +2,7 @@
 
 use levee_tests::process::Broker;
 
-use super::command::{NOBODY, run};
+use super::command::{NOBODY, ended, levee, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_says_what_it_finds_and_leaves_no_trace() {
@@ -43,8 +43,31 @@ async fn doctor_says_what_it_finds_and_leaves_no_trace() {
     assert_eq!(files_below(&probes), 0, "the probe removes what it writes");
     let reserve = [&doctor[..], &["--set", "disk.reserve.bytes=1TiB"]].concat();
     run(&broker.grpc, &reserve).await.fails(1, "1 check failed (CHECK_FAILED)");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", elsewhere.path().display());
+    let other = [&doctor[..], &["--no-probe", "--bucket", &url]].concat();
+    let other = run(&broker.grpc, &other).await;
+    assert!(other.out.contains("not that of these settings: file://"), "{other:?}");
+    other.fails(1, "1 check failed (CHECK_FAILED)");
     let alone = run(&broker.grpc, &["doctor"]).await;
     assert!(alone.out.contains("only the broker is looked at") && alone.code == 0, "{alone:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_cannot_be_reached_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().display().to_string();
+    let url = format!("s3://b/p?endpoint=http://{NOBODY}&allow_http=true&region=r");
+    let doctor = ["doctor", "--dev", "--data", &data, "--bucket", &url, "--timeout", "20s"];
+    let mut doctor = levee(NOBODY, &doctor);
+    doctor.env("AWS_ACCESS_KEY_ID", "k").env("AWS_SECRET_ACCESS_KEY", "s");
+    let done = ended(doctor.spawn().unwrap(), vec![]).await;
+    let bucket = done.out.lines().find(|line| line.starts_with("fail  bucket")).unwrap();
+    assert!(bucket.contains("Connection refused"), "{done:?}");
+    let typo = dir.path().join("typo");
+    let url = format!("file://{}", typo.display());
+    run(NOBODY, &["tier", "audit", "--bucket", &url]).await.fails(4, "as bucket.url of the broker");
+    assert!(!typo.exists(), "audit only reads");
 }
 
 #[tokio::test(flavor = "multi_thread")]

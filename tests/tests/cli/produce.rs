@@ -131,6 +131,36 @@ async fn text_in_and_text_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_written_is_named_by_its_lines_and_not_in_doubt() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::dev(dir.path(), &["--set", "max.batch.bytes=1MiB"]).await;
+    let b = &broker.grpc;
+    run(b, &["topic", "create", "t", "-p", "1"]).await.ok();
+    let late = format!("{{\"timestamp_ms\":{}}}\n", i64::MAX);
+    let lines = ["{}\n".repeat(4), late, "{}\n".repeat(4), "no record\n".into()].concat();
+    let done = run_with(b, &["produce", "t", "-J"], lines.as_bytes()).await;
+    assert!(done.err.contains("0 records acknowledged, 9 not written;"), "{}", done.err);
+    assert!(done.err.contains("lines 1 to 9: batch for t: timestamp 9223372036"), "{}", done.err);
+    done.fails(1, "line 10 is no record");
+    // Too large for any batch: what came before is written, what comes behind is not sent.
+    let mut numbers = Numbers(3);
+    let text: String = (0..2 << 20).map(|_| (b'!' + numbers.below(90) as u8) as char).collect();
+    let lines = format!("a\n{text}\nc\n");
+    let done = run_with(b, &["produce", "t"], lines.as_bytes()).await;
+    let said = "1 record acknowledged; nothing behind the first 1 record was sent";
+    assert!(done.err.contains(said), "{}", done.err);
+    done.fails(1, "line 2: a batch of 2097");
+    let done = run_with(b, &["produce", "t", "-z", "lz4"], lines.as_bytes()).await;
+    assert!(!done.err.contains("in doubt") && done.err.contains("1 not written"), "{}", done.err);
+    done.fails(1, "line 2: a batch of 2");
+    let fits = format!("{}\n", "x".repeat(2 << 20));
+    run_with(b, &["produce", "t", "-z", "zstd"], fits.as_bytes()).await.ok();
+    // Batches are made as small as the topic wants them.
+    run(b, &["topic", "create", "small", "-c", "max.message.bytes=1KiB"]).await.ok();
+    run_with(b, &["produce", "small"], "0123456789\n".repeat(1000).as_bytes()).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_says_what_was_done() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::dev(dir.path(), &[]).await;
