@@ -317,7 +317,9 @@ impl Worker {
         }
         tracing::debug!(topic = %self.lane.topic, partition = self.lane.partition, %error,
             "append stream broke");
-        self.client.trouble().is(&error);
+        if error.retriable && (!self.sent.is_empty() || self.lane.ready_at().is_some()) {
+            self.client.trouble().is(&error);
+        }
         self.expire(Instant::now());
         let delay = self.backoff.next_delay();
         let aborted = async {
