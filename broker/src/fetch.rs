@@ -168,7 +168,11 @@ impl Node {
         max: usize,
         ahead: Option<&ReadAhead>,
     ) -> Result<(Bytes, u64, From)> {
-        let read = self.tiers.reader.read(partition.id, offset, max, ahead).await?;
+        let turn = self.pace.turn(max as u64).await;
+        let read = self.tiers.reader.read(partition.id, offset, max, ahead).await;
+        let bytes = read.as_ref().ok().and_then(Option::as_ref).map_or(0, |r| r.batches.len());
+        self.pace.settle(&turn, bytes as u64);
+        let read = read?;
         let first = read.as_ref().and_then(|read| BatchHeader::decode(&read.batches).ok());
         let is_hole = first.is_none_or(|header| header.base_offset > offset);
         match (read, self.given_up(partition.id, offset)) {

@@ -16,6 +16,7 @@ pub mod node;
 pub mod produce;
 pub mod producer_ids;
 pub mod fetch;
+pub mod pace;
 pub mod offload;
 pub mod keeper;
 pub mod find_time;

@@ -61,6 +61,8 @@ const METRICS: &[(Shape, &str, Unit, &str)] = &[
     (Counter, "levee_cache_damaged_total", Unit::Count, "copies on disk not used, by cache"),
     (Gauge, "levee_cache_bytes", Unit::Bytes, "bytes in the cache, by level and cache"),
     (Counter, "levee_readahead_bytes_total", Unit::Bytes, "fetched ahead, by outcome"),
+    (Gauge, "levee_catch_up_limit_bytes_per_second", Unit::Bytes, "for reads of the bucket"),
+    (Histogram, "levee_catch_up_wait_seconds", Unit::Seconds, "reads slowed for appends"),
     (Gauge, "levee_metalog_slot", Unit::Count, "newest slot of the MetaLog that was folded"),
     (Counter, "levee_gc_deleted_objects_total", Unit::Count, "objects deleted from the bucket"),
     (Counter, "levee_merge_jobs_total", Unit::Count, "merges of small objects, by outcome"),

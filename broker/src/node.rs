@@ -33,6 +33,7 @@ use crate::cluster::message::{Answer, ControllerClient, Request};
 use crate::cluster::view::View;
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::error::{Error, Result};
+use crate::pace::Pace;
 use crate::partition::{Partition, TailBytes};
 use crate::tiers::Tiers;
 use crate::upkeep::needed::LastTold;
@@ -81,6 +82,8 @@ pub struct Node {
     pub damages: Mutex<Damages>,
     /// Ranges that are kept for what they tell of producers.
     pub(crate) last_told: Mutex<LastTold>,
+    /// How fast readers that catch up may read.
+    pub(crate) pace: Arc<Pace>,
     /// What upkeep may take of the bucket.
     pub(crate) budget: Arc<Budget>,
     /// Free bytes on the disk of the data folder, as last seen.

@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use levee_proto::metalog::{DurabilityClass, LaneKind};
 use levee_runtime::Mono;
 
 use crate::error::{Error, Result};
@@ -30,6 +31,7 @@ pub struct Pending {
     limit: Duration,
     bytes: u64,
     records: u64,
+    lane: LaneKind,
 }
 
 impl Node {
@@ -80,7 +82,11 @@ impl Node {
         let left = limit.saturating_sub(self.host.now().since(started));
         let ticket = led.append(batch, left).await?;
         let records = ticket.appended.end_offset - ticket.appended.base_offset;
-        Ok(Pending { ticket, acks, started, limit, bytes, records })
+        let lane = match settings.durability_class {
+            DurabilityClass::Object => LaneKind::Object,
+            _ => LaneKind::Local,
+        };
+        Ok(Pending { ticket, acks, started, limit, bytes, records, lane })
     }
 }
 
@@ -104,6 +110,7 @@ impl Pending {
                 let now = node.host.now();
                 let took = now.since(self.started).as_secs_f64();
                 metrics::histogram!("levee_append_seconds").record(took);
+                node.pace.acked(self.lane, now.since(self.started));
                 let waited = now.since(placed).as_secs_f64();
                 metrics::histogram!("levee_ack_seconds").record(waited);
             }

@@ -26,6 +26,7 @@ use crate::cluster::view::View;
 use crate::config::BrokerConfig;
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::pace::Pace;
 use crate::partition::TailBytes;
 use crate::tiers::Tiers;
 use levee_tiering::budget::Budget;
@@ -293,6 +294,7 @@ impl Opening<'_> {
             limits: Limits::default(),
             damages: Default::default(),
             last_told: Default::default(),
+            pace: Pace::new(self.host.clone(), config.catch_up_bytes_per_second),
             budget: Arc::new(Budget::new(
                 self.host.clone(),
                 self.config.upkeep_bytes_per_second,
