@@ -3,6 +3,8 @@
 //! Its unit is the encoded record batch (Kafka record batch v2), which Levee's own protocol and
 //! Kafka's both carry as it is.
 
+#[cfg(test)]
+pub mod fake;
 pub mod levee;
 
 use std::collections::BTreeMap;

@@ -15,14 +15,16 @@ use crate::session::Session;
 use crate::stop::Stop;
 use crate::target::{Spec, Target};
 use crate::workload::values::{Rate, Span};
-use crate::workload::{self, Phase, Verify, Workload};
+use crate::workload::{self, Phase, Produce, Verify, Workload};
 
 /// Of the rate that was asked for: below it, the target did not keep up.
 const KEPT_UP: f64 = 0.98;
 /// A backlog of more than this share of a second's records at the end of a phase is no hiccup.
 const BEHIND: f64 = 0.5;
-/// What a backlog may be at any time, in seconds of records, before a rate counts as too high.
+/// The last try of a search takes so many times as long as the others.
 const CONFIRM_LONGER: u32 = 2;
+/// Before each try: acks of the rate before must not count as this one's.
+const SEARCH_WARM_UP: Duration = Duration::from_secs(1);
 
 /// How a run is made.
 #[derive(Clone)]
@@ -118,7 +120,7 @@ async fn drive_all(session: &Session) -> Result<Driven> {
 async fn search_rate(session: &Session, config: &workload::Search) -> Result<Driven> {
     let mut search = Search::new(config.from, config.to, config.precision);
     let (mut phases, mut points, mut steps) = (Vec::new(), Vec::<Point>::new(), Vec::new());
-    let mut warm_up = session.workload.warm_up.0;
+    let mut warm_up = session.workload.warm_up.0.max(SEARCH_WARM_UP);
     while !session.stop.is_set() {
         let (rate, times) = match search.next() {
             Step::Try(rate) => (rate, 1),
@@ -139,7 +141,7 @@ async fn search_rate(session: &Session, config: &workload::Search) -> Result<Dri
             Err(error) => return Err(error),
         };
         let Some(last) = seen.iter().find(|phase| !phase.warm_up) else { break };
-        let verdict = judge(last, config.p99);
+        let verdict = judge(last, &session.workload.produce, config.p99);
         let (good, why) = match &verdict {
             Verdict::Good => (true, String::new()),
             Verdict::Bad(why) => (false, why.clone()),
@@ -155,7 +157,7 @@ async fn search_rate(session: &Session, config: &workload::Search) -> Result<Dri
         phases.extend(seen);
         search.told(verdict);
         // The caches are warm from now on.
-        warm_up = Duration::from_secs(1);
+        warm_up = SEARCH_WARM_UP;
     }
     let found = SearchResult {
         steps,
@@ -174,11 +176,11 @@ fn phase(name: String, rate: u64, duration: Duration, warm_up: bool) -> Phase {
 }
 
 /// Whether a rate holds.
-fn judge(phase: &PhaseResult, p99: Option<Span>) -> Verdict {
+fn judge(phase: &PhaseResult, produce: &Produce, p99: Option<Span>) -> Verdict {
     if phase.failed_sends > 0 {
         return Verdict::Bad(format!("{} sends failed", phase.failed_sends));
     }
-    if let Some(behind) = behind(phase) {
+    if let Some(behind) = behind(phase, produce) {
         return Verdict::Bad(behind);
     }
     let Some(most) = p99 else { return Verdict::Good };
@@ -189,12 +191,13 @@ fn judge(phase: &PhaseResult, p99: Option<Span>) -> Verdict {
 }
 
 /// Says so where the load could not be kept up.
-pub fn behind(phase: &PhaseResult) -> Option<String> {
+fn behind(phase: &PhaseResult, produce: &Produce) -> Option<String> {
     let rate = phase.rate? as f64;
     let reached = phase.records_per_second;
     // A send that is due in the last moment is acknowledged behind the end: one batch of each
     // producer is no sign.
-    let slack = phase.latency.p99 / 1000.0 * rate / phase.seconds.max(1e-9);
+    let batches = f64::from(produce.producers) * f64::from(produce.batch_records);
+    let slack = batches / phase.seconds.max(1e-9);
     if reached + slack < rate * KEPT_UP {
         return Some(format!("only {reached:.0} of {rate:.0} records/s were acknowledged"));
     }
@@ -231,7 +234,7 @@ fn notes(
     let mut notes = Vec::new();
     if workload.search.is_none() {
         for phase in phases.iter().filter(|phase| !phase.warm_up) {
-            if let Some(behind) = behind(phase) {
+            if let Some(behind) = behind(phase, &workload.produce) {
                 let (name, seconds) = (&phase.name, phase.seconds);
                 let busy = phase.generator_cpu_seconds / seconds / machine.cores.max(1) as f64;
                 notes.push(format!(
@@ -294,9 +297,9 @@ mod tests {
 
     #[test]
     fn a_rate_holds_when_it_is_reached_in_time() {
-        let most = Some("20ms".parse().unwrap());
-        assert_eq!(judge(&seen(9_990.0, 19.0, 0), most), Verdict::Good);
-        let why = |phase: &PhaseResult| match judge(phase, most) {
+        let (produce, most) = (Produce::default(), Some("20ms".parse().unwrap()));
+        assert_eq!(judge(&seen(9_990.0, 19.0, 0), &produce, most), Verdict::Good);
+        let why = |phase: &PhaseResult| match judge(phase, &produce, most) {
             Verdict::Bad(why) => why,
             Verdict::Good => panic!("good"),
         };
@@ -305,6 +308,10 @@ mod tests {
         assert!(why(&seen(9_990.0, 19.0, 6_000)).contains("behind by 6000"));
         let failed = PhaseResult { failed_sends: 2, ..seen(9_990.0, 1.0, 0) };
         assert!(why(&failed).contains("2 sends failed"));
-        assert_eq!(behind(&PhaseResult { rate: None, ..seen(5.0, 1.0, 0) }), None);
+        let full_speed = PhaseResult { rate: None, ..seen(5.0, 1.0, 0) };
+        assert_eq!(behind(&full_speed, &produce), None);
+        // Late acks are no excuse: a target that is too slow has them too.
+        let late = judge(&seen(7_000.0, 3_000.0, 0), &produce, None);
+        assert!(matches!(late, Verdict::Bad(_)), "{late:?}");
     }
 }

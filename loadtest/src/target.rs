@@ -179,6 +179,12 @@ impl Target {
         Ok(Self { about, driver, topic_settings: topic, process, http })
     }
 
+    #[cfg(test)]
+    pub fn fake(driver: Arc<dyn Driver>) -> Self {
+        let (about, topic_settings) = Default::default();
+        Self { about, driver, topic_settings, process: None, http: None }
+    }
+
     pub async fn usage(&self) -> Usage {
         match (&self.process, &self.http) {
             (Some(process), _) => process.usage(),
