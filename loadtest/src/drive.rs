@@ -70,14 +70,14 @@ pub async fn drive(
     session.clock.until(start).await;
     for (number, phase) in phases.iter().enumerate() {
         session.recorder.enter(number);
-        session.catch_up_on(phase.catch_up);
+        session.catch_up_at(workload.catch_up_speed(phase));
         snapshots.push(watch.snapshot().await);
         watch.until_end_of(number, phase, &mut tasks).await;
         if session.stop.is_set() {
             break;
         }
     }
-    session.catch_up_on(false);
+    session.catch_up_at(None);
     // What is acknowledged from now on came too late for the last phase's rate.
     session.recorder.enter(phases.len());
     snapshots.push(watch.snapshot().await);

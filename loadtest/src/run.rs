@@ -172,7 +172,7 @@ async fn search_rate(session: &Session, config: &workload::Search) -> Result<Dri
 
 fn phase(name: String, rate: u64, duration: Duration, warm_up: bool) -> Phase {
     let rate = Some(Rate::PerSecond(rate));
-    Phase { name, duration: Span(duration), rate, catch_up: false, warm_up }
+    Phase { name, duration: Span(duration), rate, catch_up: false, catch_up_limit: None, warm_up }
 }
 
 /// Whether a rate holds.

@@ -159,6 +159,9 @@ pub struct Phase {
     pub rate: Option<Rate>,
     #[serde(default)]
     pub catch_up: bool,
+    /// In place of `catch_up.limit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catch_up_limit: Option<Size>,
     #[serde(default)]
     pub warm_up: bool,
 }
@@ -271,6 +274,7 @@ impl Workload {
             duration,
             rate: None,
             catch_up,
+            catch_up_limit: None,
             warm_up,
         };
         let mut phases = Vec::new();
@@ -292,9 +296,7 @@ impl Workload {
         within("tail.subscriptions", self.tail.subscriptions.into(), 0, 64)?;
         within("tail.connections", self.tail.connections.into(), 1, 1_000)?;
         within("catch_up.connections", self.catch_up.connections.into(), 1, 1_000)?;
-        if let Some(limit) = self.catch_up.limit {
-            within("catch_up.limit", limit.0, 1 << 10, 1 << 40)?;
-        }
+        check_limit("catch_up.limit", self.catch_up.limit)?;
         if self.verify == Verify::Tail && self.tail.subscriptions == 0 {
             return wrong("verify", "\"tail\" needs tail.subscriptions of at least 1");
         }
@@ -337,6 +339,12 @@ impl Workload {
         self.produce.connections + self.tail.connections
     }
 
+    /// Bytes a second of all catch-up readers; nothing: they pause in this phase.
+    pub fn catch_up_speed(&self, phase: &Phase) -> Option<u64> {
+        let limit = phase.catch_up_limit.or(self.catch_up.limit);
+        phase.catch_up.then(|| limit.map_or(u64::MAX, |limit| limit.0))
+    }
+
     /// Records carry their place in a chain, or the time they were due.
     pub fn is_stamped(&self) -> bool {
         self.verify != Verify::Off || self.tail.subscriptions > 0
@@ -359,6 +367,7 @@ impl Workload {
         within("phases", self.phases.len() as u64, 0, 100)?;
         for phase in &self.phases {
             span("phases.duration in ms", phase.duration, 100)?;
+            check_limit("phases.catch_up_limit", phase.catch_up_limit)?;
             if phase.catch_up && self.catch_up.bytes.0 == 0 {
                 return wrong("phases.catch_up", "needs catch_up.bytes above 0");
             }
@@ -378,6 +387,10 @@ impl Workload {
             false => wrong("search.precision", "is a share, from 0.001 to 0.5"),
         }
     }
+}
+
+fn check_limit(field: &str, limit: Option<Size>) -> Result<()> {
+    limit.map_or(Ok(()), |limit| within(field, limit.0, 1 << 10, 1 << 40))
 }
 
 fn within(field: &str, value: u64, least: u64, most: u64) -> Result<()> {
