@@ -165,9 +165,9 @@ impl Bench {
         if let Some(out) = &self.out {
             report::write_files(&report::make_folder(out, &workload.name)?, &results)?;
         }
-        if results.verification.findings.is_wrong() {
+        if results.exit() == Exit::Wrong {
             report::print(&report::text(&results))?;
-            return Err(Error::wrong(report::verified(&results)));
+            return Err(Error::wrong(report::verified(&results.verification)));
         }
         if let Ended::TargetFailed(why) = &results.ended {
             return Err(Error::failed(format!("the target failed: {why}")));

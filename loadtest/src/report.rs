@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use comfy_table::{Table, presets};
 
 use crate::error::{Error, Result};
-use crate::results::{Ended, Latency, PhaseResult, Results};
+use crate::results::{Ended, Latency, PhaseResult, Results, Verification};
 use crate::workload::Verify;
 
 /// Makes the run's folder: before the run, so that a bad place is known then. Never an old one.
@@ -61,7 +61,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Everything that a terminal shows at the end.
 pub fn text(results: &Results) -> String {
     let mut out = vec![table(results).to_string()];
-    out.push(verified(results));
+    out.push(verified(&results.verification));
     if let Some(search) = &results.search {
         let best = search.best.map_or("no rate held".into(), |best| {
             format!("highest rate that held: {best} records/s")
@@ -70,12 +70,17 @@ pub fn text(results: &Results) -> String {
     }
     out.push(conditions(results));
     out.extend(results.notes.iter().map(|note| format!("note: {note}")));
-    match &results.ended {
-        Ended::Complete => {}
-        Ended::Interrupted => out.push("interrupted: this is what there was until then".into()),
-        Ended::TargetFailed(why) => out.push(format!("the target failed: {why}")),
-    }
+    out.extend(ended(&results.ended));
     out.join("\n")
+}
+
+/// Nothing where a run came to its end.
+pub fn ended(ended: &Ended) -> Option<String> {
+    match ended {
+        Ended::Complete => None,
+        Ended::Interrupted => Some("interrupted: this is what there was until then".into()),
+        Ended::TargetFailed(why) => Some(format!("the target failed: {why}")),
+    }
 }
 
 fn table(results: &Results) -> Table {
@@ -136,11 +141,13 @@ pub fn ms(value: f64) -> String {
     }
 }
 
-pub fn verified(results: &Results) -> String {
-    let verification = &results.verification;
+pub fn verified(verification: &Verification) -> String {
     let found = &verification.findings;
     if verification.mode == Verify::Off {
         return "records: not verified (verify = \"off\")".into();
+    }
+    if let Some(why) = verification.unfinished.as_ref().filter(|_| found.read == 0) {
+        return format!("records: {} acked, none of them verified: {why}", found.acked);
     }
     let counts = format!(
         "records: {} acked, {} read, {} lost, {} duplicated, {} reordered, {} changed",

@@ -56,6 +56,7 @@ impl Started {
 
 /// The target as reports name it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct About {
     pub spec: String,
     pub version: String,

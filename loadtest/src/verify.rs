@@ -42,6 +42,7 @@ struct Counts {
 
 /// What a run's records came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Findings {
     pub sent: u64,
     pub acked: u64,

@@ -100,10 +100,30 @@ fn compare_with_itself(folder: &Path, mut results: Value) {
     let p99 = results["phases"][1]["latency"]["p99"].as_f64().unwrap();
     results["phases"][1]["latency"]["p99"] = (p99 * 1.5).into();
     let worse = folder.join("worse.json");
-    std::fs::write(&worse, results.to_string()).unwrap();
-    let found = compare(&worse);
+    let compare_with = |results: &Value| {
+        std::fs::write(&worse, results.to_string()).unwrap();
+        compare(&worse)
+    };
+    let found = compare_with(&results);
     assert_eq!(found.status.code(), Some(4), "{}", text(&found));
     assert!(text(&found).contains("regression: measure: p99 ms is worse by 50 %"));
+    results["phases"][1]["latency"] = serde_json::json!({});
+    let found = compare_with(&results);
+    assert!(text(&found).contains("regression: measure: p99 ms is not there in B"));
+    // Another version may have more fields, and fewer.
+    results["workload"]["new"] = 1.into();
+    results.as_object_mut().unwrap().remove("notes");
+    results["target"]["class"] = "object".into();
+    let found = compare_with(&results);
+    assert!(text(&found).contains("class of A: local; of B: object"), "{}", text(&found));
+    results["ended"] = serde_json::json!({"how": "target_failed", "why": "gone"});
+    let found = compare_with(&results);
+    assert_eq!(found.status.code(), Some(1), "{}", text(&found));
+    assert!(text(&found).contains("B: records: ") && text(&found).contains("failed: gone"));
+    results["verification"]["lost"] = 5000.into();
+    let found = compare_with(&results);
+    assert_eq!(found.status.code(), Some(3), "{}", text(&found));
+    assert!(text(&found).contains("5000 lost"), "{}", text(&found));
     std::fs::write(&worse, "{\"format\": 99}").unwrap();
     let other = compare(&worse);
     assert_eq!(other.status.code(), Some(2));
@@ -185,6 +205,7 @@ fn what_is_wrong_is_said_in_a_sentence() {
     fails(&["run", file, "--out", out, "--target", "127.0.0.1:1"], 1, "cannot be reached");
     fails(&["run", file, "--out", out, "--target", "levee:/missing"], 2, "cannot be started");
     fails(&["run", file, "--out", file], 1, "choose another with --out");
+    fails(&["compare", file, file, "--threshold", "nan"], 2, "is no percentage");
     fails(&["compare", file, file], 2, "is no results.json");
     assert!(!folder.path().join("out/small-1").exists(), "nothing half done is left");
 }

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::svg::{Line, Plot, Scale, escape};
-use super::{conditions, ms, verified};
-use crate::results::{Ended, PhaseResult, Point, Results};
+use super::{conditions, ended, ms, verified};
+use crate::results::{PhaseResult, Point, Results, Standing};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --text: #1d2733; --soft: #5b6b7c; --ground: #ffffff;
@@ -80,15 +80,14 @@ pub fn page(results: &Results) -> String {
 
 fn outcome(results: &Results) -> String {
     let mut out = String::new();
-    let wrong = results.verification.findings.is_wrong();
-    let class = if wrong { "bad" } else { "good" };
-    let _ = write!(out, "<p class=\"{class}\">{}</p>", escape(&verified(results)));
-    let ended = match &results.ended {
-        Ended::Complete => None,
-        Ended::Interrupted => Some("The run was interrupted: this is what there was.".to_owned()),
-        Ended::TargetFailed(why) => Some(format!("The target failed: {why}")),
+    let class = match results.verification.standing() {
+        Standing::Right => "good",
+        Standing::Wrong | Standing::Open => "bad",
+        Standing::NotAsked => "about",
     };
-    if let Some(ended) = ended {
+    let verified = verified(&results.verification);
+    let _ = write!(out, "<p class=\"{class}\">{}</p>", escape(&verified));
+    if let Some(ended) = ended(&results.ended) {
         let _ = write!(out, "<p class=\"bad\">{}</p>", escape(&ended));
     }
     for note in &results.notes {
