@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::results::{Ended, FORMAT, Results};
 use crate::run::{Options, run};
 use crate::target::Spec;
-use crate::target::peer;
+use crate::target::s2;
 use crate::workload::Workload;
 
 /// One figure of a run, and which way is better.
@@ -233,8 +233,8 @@ pub async fn in_turn(
 ) -> Result<Compared> {
     let mut compared = Compared { rounds: Vec::new(), results: Vec::new(), skipped: None };
     for spec in sides {
-        if let Spec::Peer { peer, path } = spec {
-            compared.skipped = peer::missing(*peer, path.as_deref(), workload);
+        if let Spec::S2 { folder } = spec {
+            compared.skipped = s2::missing(folder.as_deref(), workload);
         }
         if compared.skipped.is_some() {
             return Ok(compared);
@@ -248,15 +248,13 @@ pub async fn in_turn(
             let name = ["A", "B"][side];
             options.progress.say(&format!("round {} of {rounds}: {name}", round + 1));
             found[side] = match sides[side] {
-                Spec::Peer { peer, path } => {
-                    match peer::measure(*peer, path.as_deref(), workload).await? {
-                        peer::Outcome::Figures(figures) => figures,
-                        peer::Outcome::Skipped(why) => {
-                            compared.skipped = Some(format!("{}: {why}", peer.name()));
-                            return Ok(compared);
-                        }
+                Spec::S2 { folder } => match s2::measure(folder.as_deref(), workload).await? {
+                    s2::Outcome::Figures(figures) => figures,
+                    s2::Outcome::Skipped(why) => {
+                        compared.skipped = Some(format!("s2: {why}"));
+                        return Ok(compared);
                     }
-                }
+                },
                 spec => {
                     let results = run(workload, spec, options).await?;
                     let seen = figures(&results);

@@ -94,7 +94,7 @@ async fn open_producers(session: &Session) -> Result<Vec<Producer>> {
     let shared = session.shared();
     let mut opened = Vec::new();
     for number in 0..produce.producers {
-        let partitions = share(number, produce.producers, shared.log.partitions());
+        let partitions = partitions_of(number, produce.producers, shared.log.partitions());
         let connection = session.workload.producer_connection(number);
         opened.push(Producer::open(shared.clone(), number, connection, partitions).await?);
     }
@@ -102,7 +102,7 @@ async fn open_producers(session: &Session) -> Result<Vec<Producer>> {
 }
 
 /// The partitions of one producer: each partition has one writer, unless there are more writers.
-pub fn share(producer: u32, producers: u32, partitions: u32) -> Vec<u32> {
+pub fn partitions_of(producer: u32, producers: u32, partitions: u32) -> Vec<u32> {
     match producers > partitions {
         true => vec![producer % partitions],
         false => (producer..partitions).step_by(producers as usize).collect(),
@@ -321,7 +321,7 @@ pub async fn fill(shared: Shared, producers: u32) -> Result<()> {
     let mut tasks = JoinSet::new();
     let partitions = shared.log.partitions();
     for number in 0..producers {
-        let mine = share(number, producers, partitions);
+        let mine = partitions_of(number, producers, partitions);
         let producer = Producer::open(shared.clone(), number, number, mine).await?;
         let window = Window { phase: 0, start: 0, end: u64::MAX / 2, pace: None };
         tasks.spawn(producer.run(vec![window]));
@@ -378,10 +378,10 @@ mod tests {
 
     #[test]
     fn partitions_are_shared_out_once_each() {
-        assert_eq!(share(1, 2, 5), [1, 3]);
-        let mut all: Vec<_> = (0..3).flat_map(|producer| share(producer, 3, 10)).collect();
+        assert_eq!(partitions_of(1, 2, 5), [1, 3]);
+        let mut all: Vec<_> = (0..3).flat_map(|producer| partitions_of(producer, 3, 10)).collect();
         all.sort_unstable();
         assert_eq!(all, (0..10).collect::<Vec<_>>());
-        assert_eq!(share(7, 8, 3), [1]);
+        assert_eq!(partitions_of(7, 8, 3), [1]);
     }
 }

@@ -10,6 +10,7 @@
 #![allow(clippy::disallowed_methods, unreachable_pub)]
 
 mod bench;
+mod bucket;
 mod clock;
 mod compare;
 mod drive;
@@ -84,7 +85,8 @@ enum Command {
 struct RunArgs {
     /// Workload file: ours (.toml), or one of the OpenMessaging Benchmark (.yaml).
     workload: PathBuf,
-    /// levee[:PATH][,bucket=URL][,set.NAME=VALUE][,topic.NAME=VALUE], or HOST:PORT[,http=HOST:PORT].
+    /// levee[:PATH][,bucket=URL][,data=DIR][,set.NAME=VALUE][,topic.NAME=VALUE]: a new broker, in
+    /// a prefix and a folder of its own that are removed behind it; or HOST:PORT[,http=HOST:PORT].
     #[arg(long, default_value = "levee")]
     target: String,
     /// A field of the workload to replace; may be given many times.
@@ -159,13 +161,17 @@ fn end(done: Result<Exit>) -> ExitCode {
 async fn run_one(args: RunArgs) -> Result<Exit> {
     let workload = workload::file::load(&args.workload, &args.set)?;
     let spec: Spec = args.target.parse()?;
+    let is_new = !args.out.exists();
     let folder = report::make_folder(&args.out, &workload.name)?;
     let options = options(args.keep)?;
     let results = match run::run(&workload, &spec, &options).await {
         Ok(results) => results,
         Err(error) => {
-            // Nothing is in it.
+            // Nothing is in them.
             let _ = std::fs::remove_dir(&folder);
+            if is_new {
+                let _ = std::fs::remove_dir(&args.out);
+            }
             return Err(error);
         }
     };
@@ -276,7 +282,7 @@ fn shown(word: &str) -> String {
     word.split(',')
         .map(|part| {
             let is_url = part.contains("://");
-            if is_url { part.split('?').next().unwrap_or_default() } else { part }
+            if is_url { bucket::without_query(part) } else { part }
         })
         .collect::<Vec<_>>()
         .join(",")

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::bucket::{self, without_query};
 use crate::drive::drive;
 use crate::error::Result;
 use crate::progress::Progress;
@@ -36,8 +37,31 @@ pub struct Options {
     pub command: String,
 }
 
-/// Starts or reaches the target, and measures it.
+/// Starts or reaches the target, and measures it. A broker that is started for it has a prefix of
+/// its own in the bucket that is named, so that it joins no cluster which lives there.
 pub async fn run(workload: &Workload, spec: &Spec, options: &Options) -> Result<Results> {
+    let (spec, bucket) = spec.apart();
+    if let Some(url) = &bucket {
+        let url = without_query(url);
+        options.progress.say(&format!("bucket of this run: {url}, removed behind it"));
+    }
+    let done = run_on(workload, &spec, options).await;
+    let Some(url) = bucket else { return done };
+    let Err(error) = bucket::clear(&url).await else { return done };
+    let why = format!("what this run wrote stays in {}: {error}", without_query(&url));
+    match done {
+        Ok(mut results) => {
+            results.notes.push(why);
+            Ok(results)
+        }
+        Err(error) => {
+            options.progress.say(&why);
+            Err(error)
+        }
+    }
+}
+
+async fn run_on(workload: &Workload, spec: &Spec, options: &Options) -> Result<Results> {
     let target = Target::open(spec, workload).await?;
     let (mut results, target) = measure(workload, target, options).await?;
     if let Some(target) = target
@@ -63,8 +87,7 @@ pub async fn measure(
     let progress = options.progress.clone();
     let session = Session::open(workload, target.clone(), progress, stop.clone()).await?;
     let mut about = target.about.clone();
-    about.class = session.class().await;
-    about.sync = sync_of(&about.class, workload).into();
+    (about.class, about.sync) = session.durability().await;
     let before = target.counters().await;
     let driven = drive_all(&session).await;
     let after = target.counters().await;
@@ -80,9 +103,15 @@ pub async fn measure(
     }
     let mut notes = notes(workload, &phases, &points, &machine);
     notes.extend(session.recorder.refusal().map(|why| format!("first failed send: {why}")));
-    let tidies = target.process.is_none() && !options.keep && ended == Ended::Complete;
-    if tidies && let Err(error) = session.tidy().await {
-        notes.push(format!("topics of this run stay in the target: {error}"));
+    if target.process.is_none() {
+        let tidied = match (&ended, options.keep) {
+            (Ended::Complete, false) => session.tidy().await.map_err(|error| format!(": {error}")),
+            _ => Err(String::new()),
+        };
+        if let Err(why) = tidied {
+            let topics = session.topics().join(", ");
+            notes.push(format!("topics of this run stay in the target: {topics}{why}"));
+        }
     }
     let results = Results {
         format: FORMAT,
@@ -203,16 +232,6 @@ fn behind(phase: &PhaseResult, produce: &Produce) -> Option<String> {
     }
     (phase.backlog_end as f64 > rate * BEHIND)
         .then(|| format!("sends fell behind by {} records", phase.backlog_end))
-}
-
-fn sync_of(class: &str, workload: &Workload) -> &'static str {
-    let interval = workload.topics.settings.get("local.flush").is_some_and(|f| f == "interval");
-    match class {
-        "object" => "the bucket has the record before the ack",
-        "local" if interval => "written before the ack, synced within wal.flush.interval",
-        "local" => "fdatasync of the local WAL before each ack (O_DIRECT, group commit)",
-        _ => "unknown",
-    }
 }
 
 fn growth(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::bucket::folder_of;
 use crate::clock::Clock;
 use crate::drive::fill;
 use crate::driver::levee::topic_name;
@@ -18,7 +19,7 @@ use crate::reader::{Readers, catch_up};
 use crate::recorder::Recorder;
 use crate::results::{Ended, Verification};
 use crate::stop::Stop;
-use crate::target::{Target, process::folder_of, usage};
+use crate::target::{Target, usage};
 use crate::verify::Findings;
 use crate::workload::{Produce, Verify, Workload};
 
@@ -275,21 +276,36 @@ impl Session {
 
     /// Deletes the topics: of a target that goes on without this run.
     pub async fn tidy(&self) -> Result<()> {
-        let old = self.backlog.iter().flat_map(|backlog| &backlog.log.topics);
-        for topic in self.log.topics.iter().chain(old) {
-            self.target.driver.delete_topic(topic).await?;
+        for topic in self.topics() {
+            self.target.driver.delete_topic(&topic).await?;
         }
         Ok(())
     }
 
+    /// Those of the load first.
     pub fn topics(&self) -> Vec<String> {
-        self.log.topics.iter().map(|topic| topic.to_string()).collect()
+        let old = self.backlog.iter().flat_map(|backlog| &backlog.log.topics);
+        self.log.topics.iter().chain(old).map(|topic| topic.to_string()).collect()
     }
 
-    /// The class that the topics really have.
-    pub async fn class(&self) -> String {
-        let class = self.target.driver.class_of(&self.log.topics[0]).await;
-        class.unwrap_or_else(|error| format!("unknown: {error}"))
+    /// What the topics really have: their class, and what is synced before an ack.
+    pub async fn durability(&self) -> (String, String) {
+        let settings = match self.target.driver.settings_of(&self.log.topics[0]).await {
+            Ok(settings) => settings,
+            Err(error) => return (format!("unknown: {error}"), "unknown".into()),
+        };
+        let of = |name: &str| settings.get(name).map_or("unknown", String::as_str);
+        let (class, flush) = (of("durability.class"), of("local.flush"));
+        (class.into(), sync_of(class, flush).into())
+    }
+}
+
+fn sync_of(class: &str, flush: &str) -> &'static str {
+    match (class, flush) {
+        ("object", _) => "the bucket has the record before the ack",
+        ("local", "always") => "fdatasync of the local WAL before each ack (group commit)",
+        ("local", "interval") => "written before the ack, synced within wal.flush.interval",
+        _ => "unknown",
     }
 }
 

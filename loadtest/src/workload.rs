@@ -55,7 +55,7 @@ pub struct Topics {
 pub struct Record {
     pub bytes: Size,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub mix: Vec<Share>,
+    pub mix: Vec<WeightedSize>,
     pub random: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload_file: Option<PathBuf>,
@@ -67,7 +67,7 @@ pub struct Record {
 /// So many records of `weight` in all are of `bytes`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Share {
+pub struct WeightedSize {
     pub bytes: Size,
     pub weight: u32,
 }
@@ -256,9 +256,9 @@ fn seconds(seconds: u64) -> Span {
 
 impl Workload {
     /// Sizes of records with their weights.
-    pub fn sizes(&self) -> Vec<Share> {
+    pub fn sizes(&self) -> Vec<WeightedSize> {
         match self.record.mix.is_empty() {
-            true => vec![Share { bytes: self.record.bytes, weight: 1 }],
+            true => vec![WeightedSize { bytes: self.record.bytes, weight: 1 }],
             false => self.record.mix.clone(),
         }
     }

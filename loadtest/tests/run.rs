@@ -44,7 +44,10 @@ const SMALL: &str = "warm_up = '500ms'\nduration = '2s'\nverify = 'tail'\n\
 fn run(folder: &Path, workload: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("run").arg(workload).arg("--out").arg(folder.join("out"));
-    command.args(["--target", &format!("levee:{}", levee().display())]).args(more);
+    if !more.contains(&"--target") {
+        command.args(["--target", &format!("levee:{}", levee().display())]);
+    }
+    command.args(more);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -86,6 +89,25 @@ fn a_run_verifies_every_record_and_leaves_a_whole_report() {
         assert!(!page.contains(outside), "{outside}: one file that needs no other");
     }
     compare_with_itself(folder.path(), results);
+}
+
+#[test]
+fn a_bucket_that_is_named_is_left_as_it_was_and_the_target_says_how_it_syncs() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = workload(folder.path(), SMALL);
+    let bucket = folder.path().join("bucket");
+    std::fs::create_dir(&bucket).unwrap();
+    std::fs::write(bucket.join("mine"), "").unwrap();
+    let (levee, at) = (levee().display(), bucket.display());
+    let target = format!("levee:{levee},bucket=file://{at},set.topic.local.flush=interval");
+    let output = run(folder.path(), &workload, &["--target", &target]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let results = results(folder.path());
+    let used = results["target"]["bucket"].as_str().unwrap();
+    assert!(used.contains("/bucket/load-") && text(&output).contains(used), "{used}");
+    assert!(results["target"]["sync"].as_str().unwrap().contains("within wal.flush.interval"));
+    let left: Vec<_> = std::fs::read_dir(&bucket).unwrap().collect();
+    assert_eq!(left.len(), 1, "only what was there before: {left:?}");
 }
 
 fn compare_with_itself(folder: &Path, mut results: Value) {
@@ -207,7 +229,7 @@ fn what_is_wrong_is_said_in_a_sentence() {
     fails(&["run", file, "--out", file], 1, "choose another with --out");
     fails(&["compare", file, file, "--threshold", "nan"], 2, "is no percentage");
     fails(&["compare", file, file], 2, "is no results.json");
-    assert!(!folder.path().join("out/small-1").exists(), "nothing half done is left");
+    assert!(!folder.path().join("out").exists(), "nothing half done is left");
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use levee_proto::wal::{GROUP_ENTRY_BYTES, GROUP_HEAD_BYTES};
 
-use super::floor::{Bucket, syncs};
+use super::floor::syncs;
 use super::{Bench, measured, print_table};
+use crate::bucket::Bucket;
 use crate::error::{Error, Result};
 use crate::payload::Payload;
 use crate::recorder::add_up;

@@ -95,8 +95,8 @@ impl Driver for Fake {
         Ok(())
     }
 
-    async fn class_of(&self, _: &str) -> Result<String> {
-        Ok("fake".into())
+    async fn settings_of(&self, _: &str) -> Result<BTreeMap<String, String>> {
+        Ok(BTreeMap::new())
     }
 
     async fn link(&self, _: u32, _: ClientKind, depth: usize) -> Result<Link> {

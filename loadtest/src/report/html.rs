@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::svg::{Line, Plot, Scale, escape};
-use super::{conditions, ended, ms, verified};
+use super::{COLUMNS, conditions, ended, ms, rows, verified};
 use crate::results::{PhaseResult, Point, Results, Standing};
 
 const STYLE: &str = "
@@ -97,36 +97,15 @@ fn outcome(results: &Results) -> String {
 }
 
 fn table(results: &Results) -> String {
-    let mut out = String::from(
-        "<div class=\"scroll\"><table><tr><th>phase</th><th>records/s</th><th>MB/s</th>\
-         <th>p50 ms</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th><th>service p99</th>\
-         <th>CPU s/GB</th></tr>",
-    );
-    for phase in results.shown() {
-        let latency = &phase.latency;
-        let name = escape(&phase.name);
-        let times = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
-        let times: String = times.map(|time| format!("<td>{}</td>", ms(time))).concat();
-        let cpu = phase.cpu_seconds_per_gb.map_or_else(String::new, |cpu| format!("{cpu:.2}"));
-        let (rate, mb, service) =
-            (phase.records_per_second, phase.mb_per_second, ms(phase.service.p99));
-        let _ = write!(
-            out,
-            "<tr><td>{name}</td><td>{rate:.0}</td><td>{mb:.1}</td>{times}<td>{service}</td>\
-             <td>{cpu}</td></tr>"
-        );
-        if let Some(latency) = &phase.end_to_end {
-            let times = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
-            let times: String = times.map(|time| format!("<td>{}</td>", ms(time))).concat();
-            let mb = phase.tail_mb_per_second;
-            let _ = write!(
-                out,
-                "<tr><td>&nbsp; end to end</td><td></td><td>{mb:.1}</td>{times}<td></td><td></td></tr>"
-            );
-        }
+    let row = |cells: &[&str], tag: &str| {
+        let cells = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell)));
+        format!("<tr>{}</tr>", cells.collect::<String>())
+    };
+    let mut out = row(&COLUMNS, "th");
+    for cells in rows(results) {
+        out.push_str(&row(&cells.each_ref().map(String::as_str), "td"));
     }
-    out.push_str("</table></div>");
-    out
+    format!("<div class=\"scroll\"><table>{out}</table></div>")
 }
 
 fn plots(results: &Results) -> Vec<String> {
