@@ -207,6 +207,12 @@ async fn compare_two(args: CompareArgs) -> Result<Exit> {
     if let Some(results) = compared.results.first() {
         report::print(&report::conditions(results))?;
     }
+    // The first round is A, then B. Beside s2 all results are of one target, and alike.
+    if let [first, second, ..] = &compared.results[..] {
+        for note in compare::differences(first, second) {
+            report::print(&format!("note: {note}"))?;
+        }
+    }
     report::print(&format!("A: {}\nB: {}", shown(&args.a), shown(&args.b)))?;
     let ratios = compare::ratios(&compared.rounds);
     let exit = print_ratios(&ratios, args.threshold)?;

@@ -127,10 +127,8 @@ impl Readers {
 
     /// `tail`: counts as read at the tail, by this partition's number.
     fn take(&self, bytes: &Bytes, tail: Option<u32>, tracks: &mut Tracks) -> Result<()> {
-        let mut records = 0;
         let mut broken = None;
         let whole = check_run(bytes, |at, header| {
-            records += u64::from(header.last_offset_delta + 1);
             if self.stamped {
                 let batch = bytes.slice(at..at + header.bytes as usize);
                 broken = self.follow(&batch, header, tail, tracks).err();
@@ -141,10 +139,9 @@ impl Readers {
             return Err(error);
         }
         whole.map_err(|error| Error::wrong(format!("the target sent {error}")))?;
-        let bytes = bytes.len() as u64;
         if let Some(number) = tail {
-            let counts = Counts { tail_records: records, tail_bytes: bytes, ..Counts::default() };
-            self.recorder.moved(number, &counts);
+            let tail_bytes = bytes.len() as u64;
+            self.recorder.moved(number, &Counts { tail_bytes, ..Counts::default() });
         }
         Ok(())
     }

@@ -40,7 +40,6 @@ pub struct Counts {
     pub failed: u64,
     /// Sends that were due and never went: the target or this program could not follow.
     pub unsent: u64,
-    pub tail_records: u64,
     pub tail_bytes: u64,
     pub catch_up_bytes: u64,
 }
@@ -52,7 +51,6 @@ impl Counts {
         self.bytes += other.bytes;
         self.failed += other.failed;
         self.unsent += other.unsent;
-        self.tail_records += other.tail_records;
         self.tail_bytes += other.tail_bytes;
         self.catch_up_bytes += other.catch_up_bytes;
     }
