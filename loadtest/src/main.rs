@@ -52,9 +52,9 @@ use target::Spec;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 the target failed, or not every record could be \
-judged, or a report could not be written; 2 a wrong command, workload or target; 3 records were lost, duplicated, reordered or \
-changed; 4 a comparison found a regression; 130 interrupted.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the target failed, not every record could be \
+judged, or a report could not be written; 2 a wrong command, workload or target; 3 records were \
+lost, duplicated, reordered or changed; 4 a comparison found a regression; 130 interrupted.";
 
 /// Load for logs: rates, latencies from the intended send, and what came of every record.
 #[derive(Parser)]
