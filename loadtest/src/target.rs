@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bucket::with_prefix;
+use crate::bucket::{with_prefix, without_query};
 use crate::driver::Driver;
 use crate::driver::levee::Levee;
 use crate::error::{Error, Result};
@@ -189,7 +189,7 @@ impl Target {
         if about.bucket.is_empty()
             && let Ok(cluster) = levee.client(0).manage().describe_cluster().await
         {
-            about.bucket = cluster.bucket;
+            about.bucket = without_query(&cluster.bucket).into();
         }
         let driver = Arc::new(levee);
         Ok(Self { about, driver, topic_settings: topic, process, http })

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::usage::{self, Usage};
 use super::{About, Started};
+use crate::bucket::without_query;
 use crate::error::{Error, Result};
 
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -97,7 +98,7 @@ impl Process {
             spec: format!("levee:{}", self.binary.display()),
             version: version.unwrap_or_default(),
             address: self.grpc.clone(),
-            bucket: self.bucket.clone(),
+            bucket: without_query(&self.bucket).into(),
             settings: started.settings(),
             ..About::default()
         }
