@@ -12,12 +12,13 @@ mod reads;
 mod soak;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use tempfile::TempDir;
 
+use crate::bucket::{clear, with_prefix, without_query};
 use crate::error::{Error, Exit, Result};
 use crate::report;
 use crate::results::{Ended, Machine, Results};
@@ -132,7 +133,7 @@ impl Bench {
             machine.kernel,
             machine.commit,
             machine.load_before,
-            bucket.split('?').next().unwrap_or_default(),
+            without_query(bucket),
             self.work.path().display(),
             self.duration
         )
@@ -141,7 +142,11 @@ impl Bench {
     /// A broker with data and bucket of its own.
     fn started(&self, name: &str, set: &[(&str, &str)], topic: &[(&str, &str)]) -> Started {
         let bucket = match &self.bucket {
-            Some(url) => with_prefix(url, &format!("bench-{}-{name}", std::process::id())),
+            Some(url) => {
+                // The work folder's name is nobody else's.
+                let run = self.work.path().file_name().unwrap_or_default().to_string_lossy();
+                with_prefix(url, &format!("{run}-{name}"))
+            }
             None => format!("file://{}", self.work.path().join(format!("bucket-{name}")).display()),
         };
         Started {
@@ -150,6 +155,7 @@ impl Bench {
             data: Some(self.work.path().join(format!("data-{name}"))),
             set: pairs(set),
             topic: pairs(topic),
+            ..Started::default()
         }
     }
 
@@ -165,9 +171,9 @@ impl Bench {
         if let Some(out) = &self.out {
             report::write_files(&report::make_folder(out, &workload.name)?, &results)?;
         }
-        if results.verification.findings.is_wrong() {
+        if results.exit() == Exit::Wrong {
             report::print(&report::text(&results))?;
-            return Err(Error::wrong(report::verified(&results)));
+            return Err(Error::wrong(report::verified(&results.verification)));
         }
         if let Ended::TargetFailed(why) = &results.ended {
             return Err(Error::failed(format!("the target failed: {why}")));
@@ -179,13 +185,16 @@ impl Bench {
         Ok((results, target))
     }
 
-    /// Ends a broker and takes its folders away: the next measurement finds an empty disk.
+    /// Ends a broker and takes away what it wrote: the next measurement finds an empty disk.
     async fn clear(&self, target: Target, started: &Started) -> Result<()> {
         target.close().await?;
-        for folder in [started.data.as_deref(), started.bucket.as_deref().and_then(folder_of)] {
-            if let Some(folder) = folder.filter(|folder| folder.starts_with(self.work.path())) {
-                let _ = std::fs::remove_dir_all(folder);
-            }
+        if let Some(data) = &started.data {
+            let _ = std::fs::remove_dir_all(data);
+        }
+        if let Some(url) = &started.bucket
+            && let Err(error) = clear(url).await
+        {
+            self.say(&format!("{} stays: {error}", without_query(url)));
         }
         Ok(())
     }
@@ -197,18 +206,6 @@ impl Bench {
 
 fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-}
-
-/// A root of its own in the bucket, so that runs do not meet.
-fn with_prefix(url: &str, name: &str) -> String {
-    match url.split_once('?') {
-        Some((path, query)) => format!("{}/{name}?{query}", path.trim_end_matches('/')),
-        None => format!("{}/{name}", url.trim_end_matches('/')),
-    }
-}
-
-fn folder_of(url: &str) -> Option<&Path> {
-    url.strip_prefix("file://").map(Path::new)
 }
 
 /// Prints a table in Markdown, with a title.

@@ -12,30 +12,33 @@ use crate::error::{Error, Result};
 use crate::results::{Ended, FORMAT, Results};
 use crate::run::{Options, run};
 use crate::target::Spec;
-use crate::target::peer;
+use crate::target::s2;
 use crate::workload::Workload;
 
 /// One figure of a run, and which way is better.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
     pub name: String,
+    /// 0: it was not measured, or nothing moved.
     pub value: f64,
     pub more_is_better: bool,
 }
 
-/// A figure of both.
+/// A figure of at least one side.
 #[derive(Debug, Clone)]
 pub struct Ratio {
     pub name: String,
     pub more_is_better: bool,
-    /// Of A and B, by round.
+    /// Of A and B, by round; 0 where a side does not have it.
     pub rounds: Vec<(f64, f64)>,
 }
 
 impl Ratio {
-    /// B to A of each round, smallest first.
+    /// B to A of each round, smallest first; none unless each round has both.
     fn ratios(&self) -> Vec<f64> {
-        let mut ratios: Vec<_> = self.rounds.iter().map(|(a, b)| b / a).collect();
+        let both = |(a, b): &(f64, f64)| (*a > 0.0 && *b > 0.0).then(|| b / a);
+        let ratios: Option<Vec<_>> = self.rounds.iter().map(both).collect();
+        let mut ratios = ratios.unwrap_or_default();
         ratios.sort_by(f64::total_cmp);
         ratios
     }
@@ -44,10 +47,41 @@ impl Ratio {
         median(&self.ratios())
     }
 
-    /// By how many percent B is worse; below 0 it is better.
-    fn worse_by(&self) -> f64 {
+    /// The side that does not have it.
+    fn missing(&self) -> Option<&'static str> {
+        let lacks = |pick: fn(&(f64, f64)) -> f64| self.rounds.iter().any(|r| pick(r) <= 0.0);
+        if lacks(|(_, b)| *b) {
+            return Some("B");
+        }
+        lacks(|(a, _)| *a).then_some("A")
+    }
+
+    /// In words, where B is worse by more than `percent`.
+    fn regression(&self, percent: f64) -> Option<String> {
+        match self.missing() {
+            Some("B") => return Some(format!("{} is not there in B", self.name)),
+            Some(_) => return None,
+            None => {}
+        }
         let ratio = self.median();
-        100.0 * if self.more_is_better { 1.0 - ratio } else { ratio - 1.0 }
+        let worse = 100.0 * if self.more_is_better { 1.0 - ratio } else { ratio - 1.0 };
+        (worse > percent).then(|| format!("{} is worse by {worse:.0} %", self.name))
+    }
+
+    fn verdict(&self) -> String {
+        if let Some(side) = self.missing() {
+            return format!("not measured in {side}");
+        }
+        let all = self.ratios();
+        let (low, high) = (all[0], all[all.len() - 1]);
+        // A spread across 1 says that the two cannot be told apart.
+        let verdict = match (low > 1.0, high < 1.0) {
+            _ if all.len() == 1 => "one round",
+            (false, false) => "no difference seen",
+            (above, _) if above == self.more_is_better => "B is better",
+            _ => "B is worse",
+        };
+        verdict.into()
     }
 }
 
@@ -60,44 +94,46 @@ fn median(sorted: &[f64]) -> f64 {
 }
 
 /// What can be compared of a run: its measured phases, by name.
-pub fn figures(results: &Results) -> Vec<Figure> {
+pub fn figures<W>(results: &Results<W>) -> Vec<Figure> {
     let mut figures = Vec::new();
+    let mut add = |name: String, value, more_is_better| {
+        figures.push(Figure { name, value, more_is_better });
+    };
     for phase in results.measured() {
-        let mut add = |what: &str, value: f64, more_is_better| {
-            if value > 0.0 {
-                let name = format!("{}: {what}", phase.name);
-                figures.push(Figure { name, value, more_is_better });
-            }
-        };
-        add("records/s", phase.records_per_second, true);
-        add("p50 ms", phase.latency.p50, false);
-        add("p99 ms", phase.latency.p99, false);
-        add("p99.9 ms", phase.latency.p999, false);
-        add("end to end p99 ms", phase.end_to_end.map_or(0.0, |latency| latency.p99), false);
-        add("tail MB/s", phase.tail_mb_per_second, true);
-        add("catch-up MB/s", phase.catch_up_mb_per_second, true);
-        add("target CPU s/GB", phase.cpu_seconds_per_gb.unwrap_or_default(), false);
+        let named = |what: &str| format!("{}: {what}", phase.name);
+        add(named("records/s"), phase.records_per_second, true);
+        add(named("p50 ms"), phase.latency.p50, false);
+        add(named("p99 ms"), phase.latency.p99, false);
+        add(named("p99.9 ms"), phase.latency.p999, false);
+        let end_to_end = phase.end_to_end.unwrap_or_default();
+        add(named("end to end p99 ms"), end_to_end.p99, false);
+        add(named("tail MB/s"), phase.tail_mb_per_second, true);
+        add(named("catch-up MB/s"), phase.catch_up_mb_per_second, true);
+        add(named("target CPU s/GB"), phase.cpu_seconds_per_gb.unwrap_or_default(), false);
     }
-    if let Some(best) = results.search.as_ref().and_then(|search| search.best) {
-        let name = "search: records/s".into();
-        figures.push(Figure { name, value: best as f64, more_is_better: true });
+    if let Some(search) = &results.search {
+        add("search: records/s".into(), search.best.unwrap_or_default() as f64, true);
     }
     figures
 }
 
-/// Figures that both have, in A's order.
+/// Figures that at least one side has in some round: in A's order, then what only B has.
 pub fn ratios(rounds: &[(Vec<Figure>, Vec<Figure>)]) -> Vec<Ratio> {
-    let Some((first, _)) = rounds.first() else { return Vec::new() };
-    let of = |figures: &[Figure], name: &str| {
-        figures.iter().find(|figure| figure.name == name).map(|figure| figure.value)
-    };
-    let ratio = |figure: &Figure| {
-        let both = rounds.iter().map(|(a, b)| Some((of(a, &figure.name)?, of(b, &figure.name)?)));
-        let rounds = both.collect::<Option<Vec<_>>>()?;
+    let mut ratios = Vec::<Ratio>::new();
+    let all = rounds.iter().map(|(a, _)| a).chain(rounds.iter().map(|(_, b)| b)).flatten();
+    for figure in all.filter(|figure| figure.value > 0.0) {
+        if ratios.iter().any(|ratio| ratio.name == figure.name) {
+            continue;
+        }
+        let of = |figures: &[Figure]| {
+            let found = figures.iter().find(|other| other.name == figure.name);
+            found.map_or(0.0, |found| found.value)
+        };
+        let rounds = rounds.iter().map(|(a, b)| (of(a), of(b))).collect();
         let (name, more_is_better) = (figure.name.clone(), figure.more_is_better);
-        Some(Ratio { name, more_is_better, rounds })
-    };
-    first.iter().filter_map(ratio).collect()
+        ratios.push(Ratio { name, more_is_better, rounds });
+    }
+    ratios
 }
 
 pub fn table(ratios: &[Ratio]) -> Table {
@@ -108,49 +144,55 @@ pub fn table(ratios: &[Ratio]) -> Table {
         let side = |pick: fn(&(f64, f64)) -> f64| {
             let mut values: Vec<_> = ratio.rounds.iter().map(pick).collect();
             values.sort_by(f64::total_cmp);
-            format!("{:.4}", Digits(median(&values)))
+            digits(median(&values))
         };
         let all = ratio.ratios();
-        let (low, high) = (all.first().copied(), all.last().copied());
-        let (low, high) = (low.unwrap_or_default(), high.unwrap_or_default());
-        // A spread across 1 says that the two cannot be told apart.
-        let verdict = match (low > 1.0, high < 1.0) {
-            (false, false) => "no difference seen",
-            (above, _) if above == ratio.more_is_better => "B is better",
-            _ => "B is worse",
-        };
+        let spread = all.first().zip(all.last());
         table.add_row([
             ratio.name.clone(),
             side(|(a, _)| *a),
             side(|(_, b)| *b),
-            format!("{:.2}", ratio.median()),
-            format!("{low:.2} to {high:.2}"),
-            if ratio.rounds.len() > 1 { verdict } else { "one round" }.into(),
+            spread.map_or_else(String::new, |_| format!("{:.2}", ratio.median())),
+            spread.map_or_else(String::new, |(low, high)| format!("{low:.2} to {high:.2}")),
+            ratio.verdict(),
         ]);
     }
     table
 }
 
-/// A number with as many digits as say something.
-struct Digits(f64);
-
-impl std::fmt::Display for Digits {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0.abs() {
-            size if size >= 1000.0 => write!(f, "{:.0}", self.0),
-            size if size >= 10.0 => write!(f, "{:.1}", self.0),
-            _ => write!(f, "{:.3}", self.0),
-        }
+/// As many as say something.
+fn digits(value: f64) -> String {
+    match value {
+        value if value >= 1000.0 => format!("{value:.0}"),
+        value if value >= 10.0 => format!("{value:.1}"),
+        value => format!("{value:.3}"),
     }
 }
 
 /// Figures in which B is worse by more than `percent`.
 pub fn regressions(ratios: &[Ratio], percent: f64) -> Vec<String> {
-    let worse = ratios.iter().filter(|ratio| ratio.worse_by() > percent);
-    worse.map(|ratio| format!("{} is worse by {:.0} %", ratio.name, ratio.worse_by())).collect()
+    ratios.iter().filter_map(|ratio| ratio.regression(percent)).collect()
 }
 
-pub fn read(path: &Path) -> Result<Results> {
+/// What a reader should know of two results before comparing them.
+pub fn differences<W: PartialEq>(a: &Results<W>, b: &Results<W>) -> Vec<String> {
+    let mut notes = Vec::new();
+    if a.workload != b.workload {
+        notes.push("the two are of different workloads".into());
+    }
+    if a.machine.cpu != b.machine.cpu || a.machine.cores != b.machine.cores {
+        notes.push("the two are of different machines".into());
+    }
+    let (a, b) = (&a.target, &b.target);
+    for (what, a, b) in [("class", &a.class, &b.class), ("sync", &a.sync, &b.sync)] {
+        if a != b {
+            notes.push(format!("{what} of A: {a}; of B: {b}"));
+        }
+    }
+    notes
+}
+
+pub fn read(path: &Path) -> Result<Results<serde_json::Value>> {
     /// A day of points is some hundred kilobytes.
     const BYTES_MAX: u64 = 64 << 20;
     let failed = |why: String| Error::usage(format!("{}: {why}", path.display()));
@@ -191,8 +233,8 @@ pub async fn in_turn(
 ) -> Result<Compared> {
     let mut compared = Compared { rounds: Vec::new(), results: Vec::new(), skipped: None };
     for spec in sides {
-        if let Spec::Peer { peer, path } = spec {
-            compared.skipped = peer::missing(*peer, path.as_deref(), workload);
+        if let Spec::S2 { folder } = spec {
+            compared.skipped = s2::missing(folder.as_deref(), workload);
         }
         if compared.skipped.is_some() {
             return Ok(compared);
@@ -206,15 +248,13 @@ pub async fn in_turn(
             let name = ["A", "B"][side];
             options.progress.say(&format!("round {} of {rounds}: {name}", round + 1));
             found[side] = match sides[side] {
-                Spec::Peer { peer, path } => {
-                    match peer::measure(*peer, path.as_deref(), workload).await? {
-                        peer::Outcome::Figures(figures) => figures,
-                        peer::Outcome::Skipped(why) => {
-                            compared.skipped = Some(format!("{}: {why}", peer.name()));
-                            return Ok(compared);
-                        }
+                Spec::S2 { folder } => match s2::measure(folder.as_deref(), workload).await? {
+                    s2::Outcome::Figures(figures) => figures,
+                    s2::Outcome::Skipped(why) => {
+                        compared.skipped = Some(format!("s2: {why}"));
+                        return Ok(compared);
                     }
-                }
+                },
                 spec => {
                     let results = run(workload, spec, options).await?;
                     let seen = figures(&results);
@@ -254,12 +294,25 @@ mod tests {
             round(10.0, 20.0, 100.0, 100.0),
         ];
         let ratios = ratios(&rounds);
-        assert_eq!(ratios.len(), 2);
+        assert_eq!(ratios.len(), 3);
         assert!((ratios[0].median() - 1.2).abs() < 1e-9);
         let worse = regressions(&ratios, 10.0);
         assert_eq!(worse, ["p99 is worse by 20 %"]);
         assert!(regressions(&ratios, 25.0).is_empty());
         let table = table(&ratios).to_string();
-        assert!(table.contains("B is worse") && table.contains("no difference seen"), "{table}");
+        for verdict in ["B is worse", "no difference seen", "not measured in A"] {
+            assert!(table.contains(verdict), "{verdict}: {table}");
+        }
+    }
+
+    #[test]
+    fn what_b_does_not_have_is_a_regression() {
+        let a = vec![figure("p99", 10.0, false), figure("rate", 100.0, true)];
+        let b = vec![figure("p99", 0.0, false), figure("unused", 0.0, true)];
+        let ratios = ratios(&[(a, b)]);
+        assert_eq!(ratios.len(), 2, "what nobody has is left away");
+        let worse = regressions(&ratios, 50.0);
+        assert_eq!(worse, ["p99 is not there in B", "rate is not there in B"]);
+        assert!(table(&ratios).to_string().contains("not measured in B"));
     }
 }

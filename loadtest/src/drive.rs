@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::error::{Error, Result};
 use crate::producer::{Producer, Shared, Window};
-use crate::recorder::Seen;
+use crate::recorder::Tally;
 use crate::results::{Ended, Latency, PhaseResult, Point, curve, milliseconds};
 use crate::schedule::Pace;
 use crate::session::Session;
@@ -29,7 +29,7 @@ const DISK_EVERY: Duration = Duration::from_secs(10);
 
 /// What is seen at one moment.
 #[derive(Clone, Copy, Default)]
-struct Look {
+struct Snapshot {
     at: u64,
     target: Usage,
     generator: Usage,
@@ -41,9 +41,9 @@ struct Watch<'a> {
     windows: Vec<Window>,
     first_phase: usize,
     start: u64,
-    totals: Vec<Seen>,
+    totals: Vec<Tally>,
     points: Vec<Point>,
-    last: Look,
+    last: Snapshot,
     backlog_most: Vec<u64>,
     backlog_end: Vec<u64>,
     resident_most: Vec<u64>,
@@ -66,23 +66,26 @@ pub async fn drive(
         tasks.spawn(producer.run(windows.clone()));
     }
     let mut watch = Watch::new(session, windows, first_phase, start).await;
-    let mut looks = Vec::new();
+    let mut snapshots = Vec::new();
+    session.clock.until(start).await;
     for (number, phase) in phases.iter().enumerate() {
         session.recorder.enter(number);
-        session.catch_up_on(phase.catch_up);
-        looks.push(watch.look().await);
+        session.catch_up_at(workload.catch_up_speed(phase));
+        snapshots.push(watch.snapshot().await);
         watch.until_end_of(number, phase, &mut tasks).await;
         if session.stop.is_set() {
             break;
         }
     }
-    session.catch_up_on(false);
-    looks.push(watch.look().await);
+    session.catch_up_at(None);
+    // What is acknowledged from now on came too late for the last phase's rate.
+    session.recorder.enter(phases.len());
+    snapshots.push(watch.snapshot().await);
     while let Some(ended) = tasks.join_next().await {
         note_end(session, ended);
     }
-    watch.sample(looks.len() - 2).await;
-    let results = watch.results(phases, &looks);
+    watch.sample(snapshots.len() - 2).await;
+    let results = watch.results(phases, &snapshots);
     Ok((results, watch.points))
 }
 
@@ -91,7 +94,7 @@ async fn open_producers(session: &Session) -> Result<Vec<Producer>> {
     let shared = session.shared();
     let mut opened = Vec::new();
     for number in 0..produce.producers {
-        let partitions = share(number, produce.producers, shared.log.partitions());
+        let partitions = partitions_of(number, produce.producers, shared.log.partitions());
         let connection = session.workload.producer_connection(number);
         opened.push(Producer::open(shared.clone(), number, connection, partitions).await?);
     }
@@ -99,7 +102,7 @@ async fn open_producers(session: &Session) -> Result<Vec<Producer>> {
 }
 
 /// The partitions of one producer: each partition has one writer, unless there are more writers.
-pub fn share(producer: u32, producers: u32, partitions: u32) -> Vec<u32> {
+pub fn partitions_of(producer: u32, producers: u32, partitions: u32) -> Vec<u32> {
     match producers > partitions {
         true => vec![producer % partitions],
         false => (producer..partitions).step_by(producers as usize).collect(),
@@ -149,22 +152,22 @@ impl<'a> Watch<'a> {
             windows,
             first_phase,
             start,
-            totals: vec![Seen::default(); count],
+            totals: vec![Tally::default(); count + 1],
             points: Vec::new(),
-            last: Look::default(),
+            last: Snapshot::default(),
             backlog_most: vec![0; count],
             backlog_end: vec![0; count],
             resident_most: vec![0; count],
             disk: (None, 0),
         };
-        watch.last = watch.look().await;
+        watch.last = watch.snapshot().await;
         watch
     }
 
-    async fn look(&self) -> Look {
+    async fn snapshot(&self) -> Snapshot {
         let at = self.session.clock.now();
         let target = self.session.target.usage().await;
-        Look { at, target, generator: usage::of_process(std::process::id()) }
+        Snapshot { at, target, generator: usage::of_process(std::process::id()) }
     }
 
     fn interval(&self) -> Duration {
@@ -216,16 +219,16 @@ impl<'a> Watch<'a> {
     }
 
     async fn sample(&mut self, number: usize) {
-        let look = self.look().await;
-        let seconds = (look.at - self.last.at) as f64 / 1e9;
+        let now = self.snapshot().await;
+        let seconds = (now.at - self.last.at) as f64 / 1e9;
         let sum = self.session.recorder.take(&mut self.totals);
-        // The rest behind the last phase counts, and is too short for rates.
+        // The rest behind the last phase may be too short for rates.
         if seconds < SHORTEST {
             return;
         }
         let backlog = self.backlog(number);
         self.backlog_most[number] = self.backlog_most[number].max(backlog);
-        let resident = look.target.resident_bytes;
+        let resident = now.target.resident_bytes;
         self.resident_most[number] = self.resident_most[number].max(resident);
         if self.disk.0.is_none_or(|at| at.elapsed() >= DISK_EVERY) {
             self.disk = (Some(std::time::Instant::now()), self.session.disk_bytes());
@@ -233,7 +236,7 @@ impl<'a> Watch<'a> {
         let per_second = |amount: u64, unit: f64| amount as f64 / unit / seconds;
         let at = |quantile: f64| milliseconds(sum.latency.value_at_quantile(quantile));
         self.points.push(Point {
-            at: look.at.saturating_sub(self.start) as f64 / 1e9,
+            at: now.at.saturating_sub(self.start) as f64 / 1e9,
             phase: self.first_phase + number,
             records_per_second: per_second(sum.counts.records, 1.0),
             mb_per_second: per_second(sum.counts.bytes, 1e6),
@@ -245,11 +248,11 @@ impl<'a> Watch<'a> {
             end_to_end_p99: milliseconds(sum.end_to_end.value_at_quantile(0.99)),
             backlog,
             failed_sends: sum.counts.failed,
-            cores: (look.target.cpu_seconds - self.last.target.cpu_seconds).max(0.0) / seconds,
+            cores: (now.target.cpu_seconds - self.last.target.cpu_seconds).max(0.0) / seconds,
             resident_bytes: resident,
             disk_bytes: self.disk.1,
         });
-        self.last = look;
+        self.last = now;
     }
 
     fn tell(&self, number: usize, phase: &Phase) {
@@ -273,14 +276,14 @@ impl<'a> Watch<'a> {
         self.session.progress.now(&line);
     }
 
-    fn results(&self, phases: &[Phase], looks: &[Look]) -> Vec<PhaseResult> {
-        let spans = looks.windows(2).enumerate();
+    fn results(&self, phases: &[Phase], snapshots: &[Snapshot]) -> Vec<PhaseResult> {
+        let spans = snapshots.windows(2).enumerate();
         spans.map(|(number, span)| self.result(number, &phases[number], span)).collect()
     }
 
-    fn result(&self, number: usize, phase: &Phase, span: &[Look]) -> PhaseResult {
-        let seen = &self.totals[number];
-        let counts = &seen.counts;
+    fn result(&self, number: usize, phase: &Phase, span: &[Snapshot]) -> PhaseResult {
+        let tally = &self.totals[number];
+        let counts = &tally.counts;
         let seconds = (span[1].at - span[0].at).max(1) as f64 / 1e9;
         let used = span[1].target.cpu_seconds - span[0].target.cpu_seconds;
         let cpu = (span[1].target != Usage::default()).then_some(used);
@@ -297,9 +300,9 @@ impl<'a> Watch<'a> {
             sends: counts.sends,
             failed_sends: counts.failed,
             unsent: counts.unsent,
-            latency: Latency::of(&seen.latency),
-            service: Latency::of(&seen.service),
-            end_to_end: (!seen.end_to_end.is_empty()).then(|| Latency::of(&seen.end_to_end)),
+            latency: Latency::of(&tally.latency),
+            service: Latency::of(&tally.service),
+            end_to_end: (!tally.end_to_end.is_empty()).then(|| Latency::of(&tally.end_to_end)),
             tail_mb_per_second: counts.tail_bytes as f64 / 1e6 / seconds,
             catch_up_mb_per_second: counts.catch_up_bytes as f64 / 1e6 / seconds,
             backlog_most: self.backlog_most[number],
@@ -308,7 +311,7 @@ impl<'a> Watch<'a> {
             cpu_seconds_per_gb: cpu.filter(|_| moved > 0).map(|cpu| cpu / (moved as f64 / 1e9)),
             generator_cpu_seconds: span[1].generator.cpu_seconds - span[0].generator.cpu_seconds,
             resident_bytes_most: self.resident_most[number],
-            curve: curve(&seen.latency),
+            curve: curve(&tally.latency),
         }
     }
 }
@@ -318,7 +321,7 @@ pub async fn fill(shared: Shared, producers: u32) -> Result<()> {
     let mut tasks = JoinSet::new();
     let partitions = shared.log.partitions();
     for number in 0..producers {
-        let mine = share(number, producers, partitions);
+        let mine = partitions_of(number, producers, partitions);
         let producer = Producer::open(shared.clone(), number, number, mine).await?;
         let window = Window { phase: 0, start: 0, end: u64::MAX / 2, pace: None };
         tasks.spawn(producer.run(vec![window]));
@@ -335,14 +338,50 @@ pub async fn fill(shared: Shared, producers: u32) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::share;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::driver::fake::Fake;
+    use crate::progress::Progress;
+    use crate::stop::Stop;
+    use crate::target::Target;
+    use crate::workload::{Produce, Verify};
+
+    #[tokio::test]
+    async fn what_is_acknowledged_behind_the_end_is_not_in_the_rate() {
+        // 1,000 records a second are done, 2,000 asked for, and all may be under way.
+        let fake = Fake { work: 1_000_000, ..Fake::new(Clock::start()) };
+        let workload = Workload {
+            produce: Produce {
+                rate: Rate::PerSecond(2_000),
+                producers: 1,
+                batch_records: 1,
+                in_flight_sends: 10_000,
+                ..Produce::default()
+            },
+            verify: Verify::Off,
+            warm_up: "0s".parse().unwrap(),
+            duration: "1s".parse().unwrap(),
+            ..Workload::default()
+        };
+        let target = Arc::new(Target::fake(Arc::new(fake)));
+        let (progress, stop) = (Arc::new(Progress::new()), Stop::default());
+        let session = Session::open(&workload, target, progress, stop).await.unwrap();
+        let (phases, _) = drive(&session, &workload.phases(), 0).await.unwrap();
+        let phase = &phases[0];
+        assert!(phase.records_per_second < 1_200.0, "{phase:?}");
+        // Their latencies count all the same.
+        assert_eq!(phase.latency.samples, 2_000);
+        assert!(phase.latency.max > 500.0, "{phase:?}");
+    }
 
     #[test]
     fn partitions_are_shared_out_once_each() {
-        assert_eq!(share(1, 2, 5), [1, 3]);
-        let mut all: Vec<_> = (0..3).flat_map(|producer| share(producer, 3, 10)).collect();
+        assert_eq!(partitions_of(1, 2, 5), [1, 3]);
+        let mut all: Vec<_> = (0..3).flat_map(|producer| partitions_of(producer, 3, 10)).collect();
         all.sort_unstable();
         assert_eq!(all, (0..10).collect::<Vec<_>>());
-        assert_eq!(share(7, 8, 3), [1]);
+        assert_eq!(partitions_of(7, 8, 3), [1]);
     }
 }

@@ -3,6 +3,8 @@
 //! Its unit is the encoded record batch (Kafka record batch v2), which Levee's own protocol and
 //! Kafka's both carry as it is.
 
+#[cfg(test)]
+pub mod fake;
 pub mod levee;
 
 use std::collections::BTreeMap;
@@ -28,8 +30,8 @@ pub trait Driver: Send + Sync + 'static {
 
     async fn delete_topic(&self, name: &str) -> Result<()>;
 
-    /// What the target says of the topic's durability class.
-    async fn class_of(&self, topic: &str) -> Result<String>;
+    /// The topic's settings as the target says them, defaults included.
+    async fn settings_of(&self, topic: &str) -> Result<BTreeMap<String, String>>;
 
     /// Opens the way for one producer. Sends of one partition arrive in their order.
     async fn link(&self, connection: u32, kind: ClientKind, depth: usize) -> Result<Link>;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use levee_client::grpc::ErrorCode;
+
 /// How the process ends; documented in `levee-loadtest --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -10,7 +12,7 @@ pub enum Exit {
     Failed = 1,
     /// The command, the workload or the target is named wrongly.
     Usage = 2,
-    /// Records were lost, duplicated, reordered or changed.
+    /// Records were lost, duplicated, reordered or changed, or cannot be read for damage.
     Wrong = 3,
     /// A comparison found a regression.
     Regression = 4,
@@ -56,6 +58,9 @@ impl std::error::Error for Error {}
 
 impl From<levee_client::Error> for Error {
     fn from(error: levee_client::Error) -> Self {
-        Self::failed(error.to_string())
+        match error.code {
+            ErrorCode::CorruptData => Self::wrong(error.to_string()),
+            _ => Self::failed(error.to_string()),
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::error::{Error, Exit};
 use crate::payload::key;
 use crate::verify::{Findings, Ledger, Track};
 use crate::workload::{Keys, Workload};
@@ -25,6 +26,8 @@ pub struct Log {
 pub struct Tracks {
     pub by_writer: BTreeMap<u32, Track>,
     pub foreign: u64,
+    /// Why the reader went no further.
+    pub broken: Option<Error>,
 }
 
 impl Log {
@@ -68,15 +71,6 @@ impl Log {
         self.with_ledger(number, writer, |ledger| ledger.not_acked(first, records));
     }
 
-    /// Whether a reader has all that was acknowledged.
-    pub fn is_complete(&self, number: u32, tracks: &Tracks) -> bool {
-        let ledgers = self.ledgers[number as usize].lock();
-        let fresh = Track::default();
-        ledgers.iter().all(|(writer, ledger)| {
-            tracks.by_writer.get(writer).unwrap_or(&fresh).is_complete(ledger)
-        })
-    }
-
     /// What one partition came to.
     pub fn judge(&self, number: u32, tracks: &Tracks) -> Findings {
         let ledgers = self.ledgers[number as usize].lock();
@@ -90,6 +84,12 @@ impl Log {
                 findings.judge(&nothing, track);
             }
         }
+        match &tracks.broken {
+            // What is behind damaged bytes cannot be read by anybody.
+            Some(error) if error.exit == Exit::Wrong => findings.changed += 1,
+            Some(_) => findings.unread(),
+            None => {}
+        }
         findings
     }
 
@@ -101,6 +101,7 @@ impl Log {
                 findings.judge(ledger, &Track::default());
             }
         }
-        Findings { lost: 0, ..findings }
+        findings.unread();
+        findings
     }
 }

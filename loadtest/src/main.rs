@@ -10,6 +10,7 @@
 #![allow(clippy::disallowed_methods, unreachable_pub)]
 
 mod bench;
+mod bucket;
 mod clock;
 mod compare;
 mod drive;
@@ -41,7 +42,7 @@ use clap::{Parser, Subcommand};
 
 use error::{Error, Exit, Result};
 use progress::Progress;
-use results::{Ended, Results};
+use results::Results;
 use run::Options;
 use stop::Stop;
 use target::Spec;
@@ -51,9 +52,9 @@ use target::Spec;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 the target failed or a report could not be \
-written; 2 a wrong command, workload or target; 3 records were lost, duplicated, reordered or \
-changed; 4 a comparison found a regression; 130 interrupted.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the target failed, not every record could be \
+judged, or a report could not be written; 2 a wrong command, workload or target; 3 records were \
+lost, duplicated, reordered or changed; 4 a comparison found a regression; 130 interrupted.";
 
 /// Load for logs: rates, latencies from the intended send, and what came of every record.
 #[derive(Parser)]
@@ -84,7 +85,8 @@ enum Command {
 struct RunArgs {
     /// Workload file: ours (.toml), or one of the OpenMessaging Benchmark (.yaml).
     workload: PathBuf,
-    /// levee[:PATH][,bucket=URL][,set.NAME=VALUE][,topic.NAME=VALUE], or HOST:PORT[,http=HOST:PORT].
+    /// levee[:PATH][,bucket=URL][,data=DIR][,set.NAME=VALUE][,topic.NAME=VALUE]: a new broker, in
+    /// a prefix and a folder of its own that are removed behind it; or HOST:PORT[,http=HOST:PORT].
     #[arg(long, default_value = "levee")]
     target: String,
     /// A field of the workload to replace; may be given many times.
@@ -117,8 +119,13 @@ struct CompareArgs {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// B may be worse than A by so many percent; above it the exit code is 4.
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     threshold: Option<f64>,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| "is no percentage; write a number from 0 up".into())
 }
 
 fn main() -> ExitCode {
@@ -154,13 +161,17 @@ fn end(done: Result<Exit>) -> ExitCode {
 async fn run_one(args: RunArgs) -> Result<Exit> {
     let workload = workload::file::load(&args.workload, &args.set)?;
     let spec: Spec = args.target.parse()?;
+    let is_new = !args.out.exists();
     let folder = report::make_folder(&args.out, &workload.name)?;
     let options = options(args.keep)?;
     let results = match run::run(&workload, &spec, &options).await {
         Ok(results) => results,
         Err(error) => {
-            // Nothing is in it.
+            // Nothing is in them.
             let _ = std::fs::remove_dir(&folder);
+            if is_new {
+                let _ = std::fs::remove_dir(&args.out);
+            }
             return Err(error);
         }
     };
@@ -170,18 +181,7 @@ async fn run_one(args: RunArgs) -> Result<Exit> {
     report::write_files(&folder, &results)?;
     options.progress.say(&format!("report: {}", folder.join("report.html").display()));
     printed?;
-    Ok(outcome(&results))
-}
-
-/// What the exit code says of a run.
-fn outcome(results: &Results) -> Exit {
-    match &results.ended {
-        _ if results.verification.findings.is_wrong() => Exit::Wrong,
-        Ended::TargetFailed(_) => Exit::Failed,
-        Ended::Interrupted => Exit::Interrupted,
-        Ended::Complete if results.verification.unfinished.is_some() => Exit::Failed,
-        Ended::Complete => Exit::Done,
-    }
+    Ok(results.exit())
 }
 
 async fn compare_two(args: CompareArgs) -> Result<Exit> {
@@ -193,25 +193,36 @@ async fn compare_two(args: CompareArgs) -> Result<Exit> {
     let options = options(false)?;
     let compared = compare::in_turn(&workload, [&a, &b], args.rounds, &options).await?;
     options.progress.clear();
-    let mut worst = Exit::Done;
-    for results in &compared.results {
-        let exit = outcome(results);
-        if exit != Exit::Done {
-            report::print(&report::text(results))?;
-            worst = exit;
-        }
+    for results in compared.results.iter().filter(|results| results.exit() != Exit::Done) {
+        report::print(&report::text(results))?;
     }
+    let unsound = unsound(&compared.results);
     if let Some(why) = &compared.skipped {
         report::print(&format!("skipped: {why}"))?;
-        return Ok(worst);
+        return Ok(unsound.unwrap_or(Exit::Done));
+    }
+    if let Some(unsound) = unsound.filter(|_| compared.rounds.is_empty()) {
+        return Ok(unsound);
     }
     if let Some(results) = compared.results.first() {
         report::print(&report::conditions(results))?;
     }
+    // The first round is A, then B. Beside s2 all results are of one target, and alike.
+    if let [first, second, ..] = &compared.results[..] {
+        for note in compare::differences(first, second) {
+            report::print(&format!("note: {note}"))?;
+        }
+    }
     report::print(&format!("A: {}\nB: {}", shown(&args.a), shown(&args.b)))?;
     let ratios = compare::ratios(&compared.rounds);
     let exit = print_ratios(&ratios, args.threshold)?;
-    Ok(if worst == Exit::Done { exit } else { worst })
+    Ok(unsound.unwrap_or(exit))
+}
+
+/// Where figures are not to be believed: wrong records first of all.
+fn unsound<W>(all: &[Results<W>]) -> Option<Exit> {
+    let exits = all.iter().map(Results::exit).filter(|exit| *exit != Exit::Done);
+    exits.max_by_key(|exit| *exit == Exit::Wrong)
 }
 
 fn compare_files(args: &CompareArgs) -> Result<Exit> {
@@ -221,20 +232,28 @@ fn compare_files(args: &CompareArgs) -> Result<Exit> {
             "{name} is no results.json; two targets are compared with --workload FILE"
         ))),
     };
-    let (a, b) = (read(&args.a)?, read(&args.b)?);
-    if a.workload != b.workload {
-        report::print("note: the two are of different workloads")?;
+    let sides = [read(&args.a)?, read(&args.b)?];
+    for note in compare::differences(&sides[0], &sides[1]) {
+        report::print(&format!("note: {note}"))?;
     }
-    if a.machine.cpu != b.machine.cpu || a.machine.cores != b.machine.cores {
-        report::print("note: the two are of different machines")?;
+    for (name, side) in ["A", "B"].iter().zip(&sides) {
+        let ended = report::ended(&side.ended).map(|ended| format!("; {ended}"));
+        let verified = report::verified(&side.verification);
+        report::print(&format!("{name}: {verified}{}", ended.unwrap_or_default()))?;
     }
-    let ratios = compare::ratios(&[(compare::figures(&a), compare::figures(&b))]);
-    print_ratios(&ratios, args.threshold)
+    let figures = sides.each_ref().map(compare::figures);
+    let ratios = compare::ratios(&[figures.into()]);
+    let exit = print_ratios(&ratios, args.threshold)?;
+    Ok(match unsound(&sides) {
+        None => exit,
+        Some(Exit::Wrong) => Exit::Wrong,
+        Some(_) => Exit::Failed,
+    })
 }
 
 fn print_ratios(ratios: &[compare::Ratio], threshold: Option<f64>) -> Result<Exit> {
     if ratios.is_empty() {
-        return Err(Error::failed("there is nothing that both sides measured"));
+        return Err(Error::failed("neither side measured anything"));
     }
     report::print(&compare::table(ratios).to_string())?;
     let Some(percent) = threshold else { return Ok(Exit::Done) };
@@ -269,7 +288,7 @@ fn shown(word: &str) -> String {
     word.split(',')
         .map(|part| {
             let is_url = part.contains("://");
-            if is_url { part.split('?').next().unwrap_or_default() } else { part }
+            if is_url { bucket::without_query(part) } else { part }
         })
         .collect::<Vec<_>>()
         .join(",")

@@ -247,7 +247,7 @@ mod tests {
 
     use super::*;
     use crate::workload::values::Size;
-    use crate::workload::{Record, Share};
+    use crate::workload::{Record, WeightedSize};
 
     fn payload(record: Record) -> Payload {
         Payload::new(&Workload { record, ..Workload::default() }).unwrap()
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn mixed_sizes_come_by_weight() {
-        let share = |bytes, weight| Share { bytes: Size(bytes), weight };
+        let share = |bytes, weight| WeightedSize { bytes: Size(bytes), weight };
         let mix = vec![share(100, 9), share(5000, 1)];
         let payload = payload(Record { mix, ..Record::default() });
         let sizes: Vec<_> = (0..8)

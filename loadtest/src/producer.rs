@@ -259,7 +259,7 @@ impl Producer {
         let records = u64::from(self.shared.payload.records);
         self.under_way_bytes -= send.bytes;
         if let Some(why) = ack.refused {
-            self.shared.recorder.failed(self.number, 1, &why);
+            self.shared.recorder.failed(self.number, send.due_in, &why);
             self.shared.log.not_acked(send.partition, self.number, send.first, records);
             return;
         }
@@ -273,12 +273,9 @@ impl Producer {
     fn give_up(&mut self, why: &str) {
         let lost = std::mem::take(&mut self.under_way);
         self.under_way_bytes = 0;
-        if lost.is_empty() {
-            return;
-        }
-        self.shared.recorder.failed(self.number, lost.len() as u64, why);
         let records = u64::from(self.shared.payload.records);
         for send in lost.values() {
+            self.shared.recorder.failed(self.number, send.due_in, why);
             self.shared.log.not_acked(send.partition, self.number, send.first, records);
         }
     }

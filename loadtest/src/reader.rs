@@ -17,7 +17,6 @@ use crate::log::{Log, Tracks};
 use crate::recorder::{Counts, Recorder};
 use crate::stamp::Stamp;
 use crate::verify::Findings;
-use crate::workload::CatchUp;
 
 /// How long what is missing is waited for without any progress.
 const QUIET_LIMIT: Duration = Duration::from_secs(30);
@@ -35,65 +34,85 @@ pub struct Readers {
     /// Of those that catch up or read back.
     pub first_connection: u32,
     pub connections: u32,
+    /// What readers met, in words.
+    pub trouble: Arc<Mutex<Vec<String>>>,
 }
 
 impl Readers {
-    /// Follows a partition from its start until `sent_all`, and then until everything that was
-    /// acknowledged is there.
+    /// Follows a partition from its start until `sent_all`, and then to its end.
     pub async fn tail(
         self,
         number: u32,
         connection: u32,
-        mut sent_all: watch::Receiver<bool>,
-    ) -> Result<Tracks> {
-        let mut source = self.open(number, connection).await?;
+        sent_all: watch::Receiver<bool>,
+    ) -> Tracks {
         let mut tracks = Tracks::default();
-        let mut progress = tokio::time::Instant::now();
+        let read = self.follow_tail(number, connection, sent_all, &mut tracks).await;
+        self.ended(number, read, tracks)
+    }
+
+    async fn follow_tail(
+        &self,
+        number: u32,
+        connection: u32,
+        mut sent_all: watch::Receiver<bool>,
+        tracks: &mut Tracks,
+    ) -> Result<()> {
+        let mut source = self.open(number, connection).await?;
         loop {
             let bytes = tokio::select! {
                 biased;
                 bytes = source.next() => bytes?,
-                changed = sent_all.changed() => match changed {
-                    Ok(()) => Bytes::new(),
-                    Err(_) => return Ok(tracks),
-                },
+                _ = sent_all.changed() => break,
             };
-            if *sent_all.borrow() && (!self.stamped || self.log.is_complete(number, &tracks)) {
-                self.take(&bytes, Some(number), &mut tracks)?;
-                return Ok(tracks);
-            }
-            if !bytes.is_empty() {
-                progress = tokio::time::Instant::now();
-                self.take(&bytes, Some(number), &mut tracks)?;
-            } else if *sent_all.borrow() && progress.elapsed() > QUIET_LIMIT {
-                return Ok(tracks);
-            }
+            self.take(&bytes, Some(number), tracks)?;
         }
+        // All of it: what was written twice may be behind the last record.
+        self.read_to_end(number, source, Some(number), tracks).await
     }
 
     /// Reads a partition to its end.
-    async fn all(&self, number: u32) -> Result<Tracks> {
+    async fn all(&self, number: u32) -> Tracks {
+        let mut tracks = Tracks::default();
+        let read = match self.open_apart(number).await {
+            Ok(source) => self.read_to_end(number, source, None, &mut tracks).await,
+            Err(error) => Err(error),
+        };
+        self.ended(number, read, tracks)
+    }
+
+    async fn read_to_end(
+        &self,
+        number: u32,
+        mut source: Box<dyn Source>,
+        tail: Option<u32>,
+        tracks: &mut Tracks,
+    ) -> Result<()> {
         let (topic, partition) = self.log.place(number);
         let end = self.driver.end(topic, partition).await?;
-        let mut tracks = Tracks::default();
-        if end == 0 {
-            return Ok(tracks);
-        }
-        let mut source = self.open_apart(number).await?;
         let mut progress = tokio::time::Instant::now();
         while source.offset() < end {
             let bytes = source.next().await?;
-            if bytes.is_empty() && progress.elapsed() > QUIET_LIMIT {
-                let at = source.offset();
-                let why = format!("{topic} partition {partition} gives nothing at {at} of {end}");
-                return Err(Error::failed(why));
-            }
             if !bytes.is_empty() {
                 progress = tokio::time::Instant::now();
-                self.take(&bytes, None, &mut tracks)?;
+                self.take(&bytes, tail, tracks)?;
+            } else if progress.elapsed() > QUIET_LIMIT {
+                let at = source.offset();
+                return Err(Error::failed(format!("nothing comes at offset {at} of {end}")));
             }
         }
-        Ok(tracks)
+        Ok(())
+    }
+
+    /// One partition that cannot be read is no reason to forget the others.
+    fn ended(&self, number: u32, read: Result<()>, mut tracks: Tracks) -> Tracks {
+        if let Err(error) = read {
+            let (topic, partition) = self.log.place(number);
+            let error = error.at(format!("reading {topic} partition {partition}"));
+            self.trouble.lock().push(error.to_string());
+            tracks.broken = Some(error);
+        }
+        tracks
     }
 
     /// On one of the connections of catch-up readers.
@@ -108,25 +127,21 @@ impl Readers {
 
     /// `tail`: counts as read at the tail, by this partition's number.
     fn take(&self, bytes: &Bytes, tail: Option<u32>, tracks: &mut Tracks) -> Result<()> {
-        let mut records = 0;
         let mut broken = None;
         let whole = check_run(bytes, |at, header| {
-            records += u64::from(header.last_offset_delta + 1);
             if self.stamped {
                 let batch = bytes.slice(at..at + header.bytes as usize);
                 broken = self.follow(&batch, header, tail, tracks).err();
             }
             broken.is_none()
         });
-        let damaged = |why: String| Error::failed(format!("the target sent {why}"));
         if let Some(error) = broken {
             return Err(error);
         }
-        whole.map_err(|error| damaged(error.to_string()))?;
-        let bytes = bytes.len() as u64;
+        whole.map_err(|error| Error::wrong(format!("the target sent {error}")))?;
         if let Some(number) = tail {
-            let counts = Counts { tail_records: records, tail_bytes: bytes, ..Counts::default() };
-            self.recorder.moved(number, &counts);
+            let tail_bytes = bytes.len() as u64;
+            self.recorder.moved(number, &Counts { tail_bytes, ..Counts::default() });
         }
         Ok(())
     }
@@ -139,7 +154,7 @@ impl Readers {
         tracks: &mut Tracks,
     ) -> Result<()> {
         let records = decode_records(batch).map_err(|error| {
-            Error::failed(format!("offset {} cannot be decoded: {error}", header.base_offset))
+            Error::wrong(format!("offset {} cannot be decoded: {error}", header.base_offset))
         })?;
         let mut due = None;
         for record in &records {
@@ -162,7 +177,7 @@ impl Readers {
     }
 
     /// Reads all partitions and compares them with what was acknowledged.
-    pub async fn read_back(&self, tell: impl Fn(u32)) -> Result<Findings> {
+    pub async fn read_back(&self, tell: impl Fn(u32)) -> Findings {
         let mut findings = Findings::default();
         let mut tasks = tokio::task::JoinSet::new();
         let count = self.log.partitions();
@@ -176,56 +191,48 @@ impl Readers {
                 next += 1;
             }
             let Some(ended) = tasks.join_next().await else { break };
-            let ended = ended.map_err(|error| Error::failed(format!("a reader ended: {error}")));
-            let (number, read) = ended?;
-            findings.add(&self.log.judge(number, &read?));
+            match ended {
+                Ok((number, tracks)) => findings.add(&self.log.judge(number, &tracks)),
+                Err(error) => self.trouble.lock().push(format!("a reader ended: {error}")),
+            }
             done += 1;
             tell(done);
         }
-        Ok(findings)
+        findings
     }
 }
 
-/// Reads a backlog while `on`, once or again and again, until `on` is dropped; gives what the
-/// first pass came to.
-pub fn catch_up(
-    readers: Readers,
-    options: &CatchUp,
-    on: watch::Receiver<bool>,
-) -> impl Future<Output = Result<Findings>> + use<> {
-    let limiter = options.limit.map(|limit| Arc::new(Limiter::new(limit.0, readers.clock)));
-    read_while(readers, options.repeat, limiter, on)
-}
-
-async fn read_while(
+/// Reads a backlog, once or again and again, until `speed` is dropped; gives what the first pass
+/// came to. `speed`: bytes a second of all readers together; nothing: they pause.
+pub async fn catch_up(
     readers: Readers,
     repeat: bool,
-    limiter: Option<Arc<Limiter>>,
-    mut on: watch::Receiver<bool>,
-) -> Result<Findings> {
+    mut speed: watch::Receiver<Option<u64>>,
+) -> Findings {
     let count = readers.log.partitions();
-    let side = count.min(SIDE_BY_SIDE);
+    let lanes = count.min(SIDE_BY_SIDE);
+    let limiter = Arc::new(Limiter { clock: readers.clock, next: Mutex::default() });
     let findings = Arc::new(Mutex::new(Findings::default()));
     let mut tasks = tokio::task::JoinSet::new();
-    for lane in 0..side {
-        let (readers, on, findings) = (readers.clone(), on.clone(), findings.clone());
-        let mut gate = Gate { on, limiter: limiter.clone() };
+    for lane in 0..lanes {
+        let (readers, findings) = (readers.clone(), findings.clone());
+        let mut gate = Gate { speed: speed.clone(), limiter: limiter.clone() };
         tasks.spawn(async move {
             for pass in 0.. {
-                for number in (lane..count).step_by(side as usize) {
-                    let Some(read) = readers.counted(number, &mut gate).await? else {
-                        return Ok(());
-                    };
+                for number in (lane..count).step_by(lanes as usize) {
+                    let Some(tracks) = readers.counted(number, &mut gate).await else { return };
                     // Later passes would count the same records again.
                     if pass == 0 && readers.stamped {
-                        findings.lock().add(&readers.log.judge(number, &read));
+                        findings.lock().add(&readers.log.judge(number, &tracks));
+                    }
+                    if tracks.broken.is_some() {
+                        return;
                     }
                 }
                 if !repeat {
-                    break;
+                    return;
                 }
             }
-            Ok::<_, Error>(())
         });
     }
     loop {
@@ -233,55 +240,48 @@ async fn read_while(
             biased;
             ended = tasks.join_next() => match ended {
                 None => break,
-                Some(Ok(done)) => done?,
+                Some(Ok(())) => {}
                 Some(Err(error)) => {
-                    return Err(Error::failed(format!("a catch-up reader ended: {error}")));
+                    readers.trouble.lock().push(format!("a catch-up reader ended: {error}"));
                 }
             },
             // A pass that is under way ends unjudged.
-            changed = on.changed() => if changed.is_err() {
+            changed = speed.changed() => if changed.is_err() {
                 break;
             },
         }
     }
-    let findings = findings.lock().clone();
-    Ok(findings)
+    findings.lock().clone()
 }
 
 /// When catch-up readers may read.
 struct Gate {
-    on: watch::Receiver<bool>,
-    limiter: Option<Arc<Limiter>>,
+    speed: watch::Receiver<Option<u64>>,
+    limiter: Arc<Limiter>,
 }
 
 impl Gate {
     /// False at the end of the run.
     async fn open(&mut self) -> bool {
-        self.on.wait_for(|on| *on).await.is_ok()
+        self.speed.wait_for(Option::is_some).await.is_ok()
     }
 
     async fn took(&self, bytes: u64) {
-        if let Some(limiter) = &self.limiter {
-            limiter.took(bytes).await;
-        }
+        let speed = *self.speed.borrow();
+        self.limiter.took(bytes, speed.unwrap_or(u64::MAX)).await;
     }
 }
 
 /// Bytes a second, of many tasks together.
 struct Limiter {
-    per_second: u64,
     clock: Clock,
     /// When the next bytes are due.
     next: Mutex<u64>,
 }
 
 impl Limiter {
-    fn new(per_second: u64, clock: Clock) -> Self {
-        Self { per_second: per_second.max(1), clock, next: Mutex::new(0) }
-    }
-
-    async fn took(&self, bytes: u64) {
-        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(self.per_second);
+    async fn took(&self, bytes: u64, per_second: u64) {
+        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(per_second.max(1));
         let due = {
             let mut next = self.next.lock();
             *next = (*next).max(self.clock.now()) + cost as u64;
@@ -293,25 +293,39 @@ impl Limiter {
 
 impl Readers {
     /// As `all`, counted as catch-up while it goes; nothing where the run ended before.
-    async fn counted(&self, number: u32, gate: &mut Gate) -> Result<Option<Tracks>> {
+    async fn counted(&self, number: u32, gate: &mut Gate) -> Option<Tracks> {
+        let mut tracks = Tracks::default();
+        let read = self.read_through(number, gate, &mut tracks).await;
+        match read {
+            Ok(false) => None,
+            read => Some(self.ended(number, read.map(drop), tracks)),
+        }
+    }
+
+    /// False where the run ended before.
+    async fn read_through(
+        &self,
+        number: u32,
+        gate: &mut Gate,
+        tracks: &mut Tracks,
+    ) -> Result<bool> {
         if !gate.open().await {
-            return Ok(None);
+            return Ok(false);
         }
         let (topic, partition) = self.log.place(number);
         let end = self.driver.end(topic, partition).await?;
-        let mut tracks = Tracks::default();
         let mut source = self.open_apart(number).await?;
         while source.offset() < end {
             let bytes = source.next().await?;
-            self.take(&bytes, None, &mut tracks)?;
+            self.take(&bytes, None, tracks)?;
             let catch_up_bytes = bytes.len() as u64;
             self.recorder.moved(number, &Counts { catch_up_bytes, ..Counts::default() });
             gate.took(catch_up_bytes).await;
             if !gate.open().await {
-                return Ok(None);
+                return Ok(false);
             }
         }
-        Ok(Some(tracks))
+        Ok(true)
     }
 }
 
@@ -322,13 +336,13 @@ mod tests {
     #[tokio::test]
     async fn a_limit_holds_for_all_tasks_together() {
         let clock = Clock::start();
-        let limiter = Arc::new(Limiter::new(1_000_000, clock));
+        let limiter = Arc::new(Limiter { clock, next: Mutex::default() });
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..4 {
             let limiter = limiter.clone();
             tasks.spawn(async move {
                 for _ in 0..5 {
-                    limiter.took(10_000).await;
+                    limiter.took(10_000, 1_000_000).await;
                 }
             });
         }

@@ -1,7 +1,8 @@
 //! What happened, counted while it happens: histograms and counters by phase.
 //!
-//! Owns: where a number goes. A latency belongs to the phase in which its send was due; bytes
-//! belong to the phase in which they were acknowledged. Does not own: time series (`sampler`).
+//! Owns: where a number goes. A latency, and a send that failed or never went, belongs to the
+//! phase in which it was due; bytes belong to the phase in which they were acknowledged, and to
+//! none when that was behind the last one. Does not own: time series (`drive`).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -18,9 +19,9 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_US, 3).expect("bounds and digits are in range")
 }
 
-/// What was seen since it was last taken, of one phase.
+/// What was counted since it was last taken, of one phase.
 #[derive(Clone)]
-pub struct Seen {
+pub struct Tally {
     /// From when a send was due to its ack.
     pub latency: Histogram<u64>,
     /// From when it was sent.
@@ -39,7 +40,6 @@ pub struct Counts {
     pub failed: u64,
     /// Sends that were due and never went: the target or this program could not follow.
     pub unsent: u64,
-    pub tail_records: u64,
     pub tail_bytes: u64,
     pub catch_up_bytes: u64,
 }
@@ -51,13 +51,12 @@ impl Counts {
         self.bytes += other.bytes;
         self.failed += other.failed;
         self.unsent += other.unsent;
-        self.tail_records += other.tail_records;
         self.tail_bytes += other.tail_bytes;
         self.catch_up_bytes += other.catch_up_bytes;
     }
 }
 
-impl Default for Seen {
+impl Default for Tally {
     fn default() -> Self {
         Self {
             latency: histogram(),
@@ -68,11 +67,11 @@ impl Default for Seen {
     }
 }
 
-impl Seen {
+impl Tally {
     pub fn add(&mut self, other: &Self) {
-        add(&mut self.latency, &other.latency);
-        add(&mut self.service, &other.service);
-        add(&mut self.end_to_end, &other.end_to_end);
+        add_up(&mut self.latency, &other.latency);
+        add_up(&mut self.service, &other.service);
+        add_up(&mut self.end_to_end, &other.end_to_end);
         self.counts.add(&other.counts);
     }
 
@@ -84,14 +83,14 @@ impl Seen {
     }
 }
 
-/// The bounds are the same everywhere.
-fn add(to: &mut Histogram<u64>, from: &Histogram<u64>) {
+/// Of two that `histogram` made.
+pub fn add_up(to: &mut Histogram<u64>, from: &Histogram<u64>) {
     to.add(from).expect("histograms of one range");
 }
 
 /// Shared by all tasks of a run.
 pub struct Recorder {
-    shards: Vec<Mutex<Vec<Seen>>>,
+    shards: Vec<Mutex<Vec<Tally>>>,
     /// The phase that is running.
     phase: AtomicUsize,
     /// The first reason for a send that was not acknowledged.
@@ -105,7 +104,8 @@ pub const IDLE: u64 = u64::MAX;
 
 impl Recorder {
     pub fn new(phases: usize, producers: u32) -> Self {
-        let shard = || Mutex::new(vec![Seen::default(); phases.max(1)]);
+        // And what comes behind the last one.
+        let shard = || Mutex::new(vec![Tally::default(); phases + 1]);
         Self {
             shards: (0..SHARDS).map(|_| shard()).collect(),
             phase: AtomicUsize::new(0),
@@ -114,11 +114,12 @@ impl Recorder {
         }
     }
 
+    /// The number of phases: behind the last one.
     pub fn enter(&self, phase: usize) {
         self.phase.store(phase, Ordering::Relaxed);
     }
 
-    fn with(&self, task: u32, phase: usize, note: impl FnOnce(&mut Seen)) {
+    fn with(&self, task: u32, phase: usize, note: impl FnOnce(&mut Tally)) {
         let mut shard = self.shards[task as usize % SHARDS].lock();
         let last = shard.len() - 1;
         note(&mut shard[phase.min(last)]);
@@ -126,34 +127,34 @@ impl Recorder {
 
     /// Times are nanoseconds.
     pub fn acked(&self, task: u32, due_in: usize, latency: u64, service: u64) {
-        self.with(task, due_in, |seen| {
-            seen.latency.saturating_record(latency / 1000);
-            seen.service.saturating_record(service / 1000);
+        self.with(task, due_in, |tally| {
+            tally.latency.saturating_record(latency / 1000);
+            tally.service.saturating_record(service / 1000);
         });
     }
 
     pub fn moved(&self, task: u32, counts: &Counts) {
         let phase = self.phase.load(Ordering::Relaxed);
-        self.with(task, phase, |seen| seen.counts.add(counts));
+        self.with(task, phase, |tally| tally.counts.add(counts));
     }
 
-    pub fn failed(&self, task: u32, sends: u64, why: &str) {
-        self.moved(task, &Counts { failed: sends, ..Counts::default() });
+    pub fn failed(&self, task: u32, due_in: usize, why: &str) {
+        self.with(task, due_in, |tally| tally.counts.failed += 1);
         self.refusal.lock().get_or_insert_with(|| why.to_owned());
     }
 
     /// Counts as late by at least `late` nanoseconds.
     pub fn unsent(&self, task: u32, due_in: usize, late: u64) {
-        self.with(task, due_in, |seen| {
-            seen.latency.saturating_record(late / 1000);
-            seen.counts.unsent += 1;
+        self.with(task, due_in, |tally| {
+            tally.latency.saturating_record(late / 1000);
+            tally.counts.unsent += 1;
         });
     }
 
     /// In the phase that is running: what was due before it is late for it.
     pub fn arrived(&self, task: u32, end_to_end: u64) {
         let phase = self.phase.load(Ordering::Relaxed);
-        self.with(task, phase, |seen| seen.end_to_end.saturating_record(end_to_end / 1000));
+        self.with(task, phase, |tally| tally.end_to_end.saturating_record(end_to_end / 1000));
     }
 
     pub fn refusal(&self) -> Option<String> {
@@ -169,18 +170,19 @@ impl Recorder {
         self.next_due.iter().map(|due| due.load(Ordering::Relaxed)).filter(|due| *due != IDLE)
     }
 
-    /// Adds what was seen since the last call to `totals`, one for each phase; gives the sum.
-    pub fn take(&self, totals: &mut [Seen]) -> Seen {
-        let mut sum = Seen::default();
+    /// Adds what was counted since the last call to `totals`, one for each phase and one for what
+    /// came behind; gives the sum.
+    pub fn take(&self, totals: &mut [Tally]) -> Tally {
+        let mut sum = Tally::default();
         for shard in &self.shards {
-            for (seen, total) in shard.lock().iter_mut().zip(totals.iter_mut()) {
-                if seen.counts != Counts::default()
-                    || !seen.latency.is_empty()
-                    || !seen.end_to_end.is_empty()
+            for (tally, total) in shard.lock().iter_mut().zip(totals.iter_mut()) {
+                if tally.counts != Counts::default()
+                    || !tally.latency.is_empty()
+                    || !tally.end_to_end.is_empty()
                 {
-                    total.add(seen);
-                    sum.add(seen);
-                    seen.clear();
+                    total.add(tally);
+                    sum.add(tally);
+                    tally.clear();
                 }
             }
         }
@@ -198,7 +200,7 @@ mod tests {
         recorder.enter(1);
         recorder.acked(0, 0, 5_000_000, 4_000_000);
         recorder.moved(3, &Counts { records: 7, ..Counts::default() });
-        let mut totals = vec![Seen::default(); 2];
+        let mut totals = vec![Tally::default(); 3];
         let sum = recorder.take(&mut totals);
         assert_eq!((totals[0].latency.len(), totals[1].latency.len()), (1, 0));
         assert_eq!((totals[0].counts.records, totals[1].counts.records), (0, 7));

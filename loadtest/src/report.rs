@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use comfy_table::{Table, presets};
 
 use crate::error::{Error, Result};
-use crate::results::{Ended, Latency, PhaseResult, Results};
+use crate::results::{Ended, Latency, PhaseResult, Results, Verification};
 use crate::workload::Verify;
 
 /// Makes the run's folder: before the run, so that a bad place is known then. Never an old one.
@@ -61,7 +61,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Everything that a terminal shows at the end.
 pub fn text(results: &Results) -> String {
     let mut out = vec![table(results).to_string()];
-    out.push(verified(results));
+    out.push(verified(&results.verification));
     if let Some(search) = &results.search {
         let best = search.best.map_or("no rate held".into(), |best| {
             format!("highest rate that held: {best} records/s")
@@ -70,61 +70,84 @@ pub fn text(results: &Results) -> String {
     }
     out.push(conditions(results));
     out.extend(results.notes.iter().map(|note| format!("note: {note}")));
-    match &results.ended {
-        Ended::Complete => {}
-        Ended::Interrupted => out.push("interrupted: this is what there was until then".into()),
-        Ended::TargetFailed(why) => out.push(format!("the target failed: {why}")),
-    }
+    out.extend(ended(&results.ended));
     out.join("\n")
 }
+
+/// Nothing where a run came to its end.
+pub fn ended(ended: &Ended) -> Option<String> {
+    match ended {
+        Ended::Complete => None,
+        Ended::Interrupted => Some("interrupted: this is what there was until then".into()),
+        Ended::TargetFailed(why) => Some(format!("the target failed: {why}")),
+    }
+}
+
+const COLUMNS: [&str; 10] = [
+    "phase",
+    "records/s",
+    "MB/s",
+    "p50 ms",
+    "p90",
+    "p99",
+    "p99.9",
+    "max",
+    "service p99",
+    "CPU s/GB",
+];
 
 fn table(results: &Results) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header([
-        "phase",
-        "records/s",
-        "MB/s",
-        "p50 ms",
-        "p99",
-        "p99.9",
-        "max",
-        "service p99",
-        "CPU s/GB",
-    ]);
-    for phase in results.shown() {
-        table.add_row(row(phase));
-        if let Some(latency) = &phase.end_to_end {
-            table.add_row(end_to_end(phase, latency));
-        }
-        if phase.catch_up_mb_per_second > 0.0 {
-            let mb = format!("{:.1}", phase.catch_up_mb_per_second);
-            table.add_row(["  catch-up reads".into(), String::new(), mb]);
-        }
-    }
+    table.set_header(COLUMNS);
+    table.add_rows(rows(results));
     table
 }
 
-fn row(phase: &PhaseResult) -> [String; 9] {
-    let latency = &phase.latency;
-    [
-        phase.name.clone(),
-        format!("{:.0}", phase.records_per_second),
-        format!("{:.1}", phase.mb_per_second),
-        ms(latency.p50),
-        ms(latency.p99),
-        ms(latency.p999),
-        ms(latency.max),
-        ms(phase.service.p99),
-        phase.cpu_seconds_per_gb.map_or_else(String::new, |cpu| format!("{cpu:.2}")),
-    ]
+/// A phase, and below it what was read in it.
+fn rows(results: &Results) -> Vec<[String; 10]> {
+    let mut rows = Vec::new();
+    for phase in results.shown() {
+        let [p50, p90, p99, p999, max] = times(&phase.latency);
+        rows.push([
+            phase.name.clone(),
+            format!("{:.0}", phase.records_per_second),
+            format!("{:.1}", phase.mb_per_second),
+            p50,
+            p90,
+            p99,
+            p999,
+            max,
+            ms(phase.service.p99),
+            cpu_per_gb(phase),
+        ]);
+        let mut read = |what: &str, mb: f64, times: [String; 5]| {
+            let ([p50, p90, p99, p999, max], none) = (times, String::new);
+            let mb = format!("{mb:.1}");
+            rows.push([what.into(), none(), mb, p50, p90, p99, p999, max, none(), none()]);
+        };
+        if let Some(latency) = &phase.end_to_end {
+            read("- end to end", phase.tail_mb_per_second, times(latency));
+        }
+        if phase.catch_up_mb_per_second > 0.0 {
+            read("- catch-up reads", phase.catch_up_mb_per_second, Default::default());
+        }
+    }
+    rows
 }
 
-fn end_to_end(phase: &PhaseResult, latency: &Latency) -> [String; 7] {
-    let mb = format!("{:.1}", phase.tail_mb_per_second);
-    let at = [latency.p50, latency.p99, latency.p999, latency.max].map(ms);
-    let [p50, p99, p999, max] = at;
-    ["  end to end".into(), String::new(), mb, p50, p99, p999, max]
+fn times(latency: &Latency) -> [String; 5] {
+    [latency.p50, latency.p90, latency.p99, latency.p999, latency.max].map(ms)
+}
+
+/// p50, p99 and p99.9 in milliseconds.
+pub fn percentiles(latency: &Latency) -> String {
+    [latency.p50, latency.p99, latency.p999].map(ms).join(" / ")
+}
+
+/// Nothing where the target cannot be seen.
+pub fn cpu_per_gb(phase: &PhaseResult) -> String {
+    phase.cpu_seconds_per_gb.map_or_else(String::new, |cpu| format!("{cpu:.2}"))
 }
 
 /// Three digits that matter.
@@ -136,11 +159,13 @@ pub fn ms(value: f64) -> String {
     }
 }
 
-pub fn verified(results: &Results) -> String {
-    let verification = &results.verification;
+pub fn verified(verification: &Verification) -> String {
     let found = &verification.findings;
     if verification.mode == Verify::Off {
         return "records: not verified (verify = \"off\")".into();
+    }
+    if let Some(why) = verification.unfinished.as_ref().filter(|_| found.read == 0) {
+        return format!("records: {} acked, none of them verified: {why}", found.acked);
     }
     let counts = format!(
         "records: {} acked, {} read, {} lost, {} duplicated, {} reordered, {} changed",

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Exit;
 use crate::target::About;
 use crate::verify::Findings;
 use crate::workload::{Verify, Workload};
@@ -15,29 +16,34 @@ use crate::workload::{Verify, Workload};
 /// Grows when a reader of an older one would misread it.
 pub const FORMAT: u32 = 1;
 
+/// `W`: the workload, as any JSON where a file is read: another version may have other fields.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Results {
+pub struct Results<W = Workload> {
     pub format: u32,
     pub tool: String,
     /// Repeats the run.
     pub command: String,
     /// Seconds since 1970.
     pub started_unix: u64,
-    pub workload: Workload,
+    pub workload: W,
     /// That were made for it.
+    #[serde(default)]
     pub topics: Vec<String>,
     pub machine: Machine,
     pub target: About,
     pub phases: Vec<PhaseResult>,
+    #[serde(default)]
     pub points: Vec<Point>,
     pub verification: Verification,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchResult>,
     /// What the target's own counters grew by, warm-up included.
+    #[serde(default)]
     pub counters: BTreeMap<String, f64>,
     /// How it ended: `complete`, or why not.
     pub ended: Ended,
     /// What a reader should know before believing the figures.
+    #[serde(default)]
     pub notes: Vec<String>,
 }
 
@@ -50,6 +56,7 @@ pub enum Ended {
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Machine {
     pub cpu: String,
     pub cores: usize,
@@ -62,6 +69,7 @@ pub struct Machine {
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PhaseResult {
     pub name: String,
     pub warm_up: bool,
@@ -98,6 +106,7 @@ pub struct PhaseResult {
 
 /// Milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Latency {
     pub p50: f64,
     pub p90: f64,
@@ -110,6 +119,7 @@ pub struct Latency {
 
 /// One interval of the time series.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Point {
     /// Seconds since the first phase began, at the interval's end.
     pub at: f64,
@@ -141,6 +151,19 @@ pub struct Verification {
     pub unfinished: Option<String>,
 }
 
+/// What is known of the records of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Each was judged, and is right.
+    Right,
+    /// Some were lost, duplicated, reordered or changed.
+    Wrong,
+    /// Not all of them were judged.
+    Open,
+    /// Nobody wanted to know.
+    NotAsked,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SearchResult {
     pub steps: Vec<SearchStep>,
@@ -149,7 +172,8 @@ pub struct SearchResult {
     pub why_it_stopped: String,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SearchStep {
     pub rate: u64,
     pub reached: f64,
@@ -201,7 +225,29 @@ pub fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
     curve
 }
 
-impl Results {
+impl Verification {
+    pub fn standing(&self) -> Standing {
+        match self.unfinished {
+            _ if self.findings.is_wrong() => Standing::Wrong,
+            _ if self.mode == Verify::Off => Standing::NotAsked,
+            None if self.findings.not_judged == 0 => Standing::Right,
+            _ => Standing::Open,
+        }
+    }
+}
+
+impl<W> Results<W> {
+    /// What the exit code says of a run.
+    pub fn exit(&self) -> Exit {
+        match (self.verification.standing(), &self.ended) {
+            (Standing::Wrong, _) => Exit::Wrong,
+            (_, Ended::TargetFailed(_)) => Exit::Failed,
+            (_, Ended::Interrupted) => Exit::Interrupted,
+            (Standing::Open, Ended::Complete) => Exit::Failed,
+            (_, Ended::Complete) => Exit::Done,
+        }
+    }
+
     /// The phases that a table shows: the warm-ups of a search say nothing.
     pub fn shown(&self) -> impl Iterator<Item = &PhaseResult> {
         self.phases.iter().filter(|phase| !phase.warm_up || self.search.is_none())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::bucket::{self, without_query};
 use crate::drive::drive;
 use crate::error::Result;
 use crate::progress::Progress;
@@ -15,14 +16,16 @@ use crate::session::Session;
 use crate::stop::Stop;
 use crate::target::{Spec, Target};
 use crate::workload::values::{Rate, Span};
-use crate::workload::{self, Phase, Verify, Workload};
+use crate::workload::{self, Phase, Produce, Verify, Workload};
 
 /// Of the rate that was asked for: below it, the target did not keep up.
 const KEPT_UP: f64 = 0.98;
 /// A backlog of more than this share of a second's records at the end of a phase is no hiccup.
 const BEHIND: f64 = 0.5;
-/// What a backlog may be at any time, in seconds of records, before a rate counts as too high.
+/// The last try of a search takes so many times as long as the others.
 const CONFIRM_LONGER: u32 = 2;
+/// Before each try: acks of the rate before must not count as this one's.
+const SEARCH_WARM_UP: Duration = Duration::from_secs(1);
 
 /// How a run is made.
 #[derive(Clone)]
@@ -34,8 +37,31 @@ pub struct Options {
     pub command: String,
 }
 
-/// Starts or reaches the target, and measures it.
+/// Starts or reaches the target, and measures it. A broker that is started for it has a prefix of
+/// its own in the bucket that is named, so that it joins no cluster which lives there.
 pub async fn run(workload: &Workload, spec: &Spec, options: &Options) -> Result<Results> {
+    let (spec, bucket) = spec.apart();
+    if let Some(url) = &bucket {
+        let url = without_query(url);
+        options.progress.say(&format!("bucket of this run: {url}, removed behind it"));
+    }
+    let done = run_on(workload, &spec, options).await;
+    let Some(url) = bucket else { return done };
+    let Err(error) = bucket::clear(&url).await else { return done };
+    let why = format!("what this run wrote stays in {}: {error}", without_query(&url));
+    match done {
+        Ok(mut results) => {
+            results.notes.push(why);
+            Ok(results)
+        }
+        Err(error) => {
+            options.progress.say(&why);
+            Err(error)
+        }
+    }
+}
+
+async fn run_on(workload: &Workload, spec: &Spec, options: &Options) -> Result<Results> {
     let target = Target::open(spec, workload).await?;
     let (mut results, target) = measure(workload, target, options).await?;
     if let Some(target) = target
@@ -61,8 +87,7 @@ pub async fn measure(
     let progress = options.progress.clone();
     let session = Session::open(workload, target.clone(), progress, stop.clone()).await?;
     let mut about = target.about.clone();
-    about.class = session.class().await;
-    about.sync = sync_of(&about.class, workload).into();
+    (about.class, about.sync) = session.durability().await;
     let before = target.counters().await;
     let driven = drive_all(&session).await;
     let after = target.counters().await;
@@ -78,9 +103,15 @@ pub async fn measure(
     }
     let mut notes = notes(workload, &phases, &points, &machine);
     notes.extend(session.recorder.refusal().map(|why| format!("first failed send: {why}")));
-    let tidies = target.process.is_none() && !options.keep && ended == Ended::Complete;
-    if tidies && let Err(error) = session.tidy().await {
-        notes.push(format!("topics of this run stay in the target: {error}"));
+    if target.process.is_none() {
+        let tidied = match (&ended, options.keep) {
+            (Ended::Complete, false) => session.tidy().await.map_err(|error| format!(": {error}")),
+            _ => Err(String::new()),
+        };
+        if let Err(why) = tidied {
+            let topics = session.topics().join(", ");
+            notes.push(format!("topics of this run stay in the target: {topics}{why}"));
+        }
     }
     let results = Results {
         format: FORMAT,
@@ -118,7 +149,7 @@ async fn drive_all(session: &Session) -> Result<Driven> {
 async fn search_rate(session: &Session, config: &workload::Search) -> Result<Driven> {
     let mut search = Search::new(config.from, config.to, config.precision);
     let (mut phases, mut points, mut steps) = (Vec::new(), Vec::<Point>::new(), Vec::new());
-    let mut warm_up = session.workload.warm_up.0;
+    let mut warm_up = session.workload.warm_up.0.max(SEARCH_WARM_UP);
     while !session.stop.is_set() {
         let (rate, times) = match search.next() {
             Step::Try(rate) => (rate, 1),
@@ -139,7 +170,7 @@ async fn search_rate(session: &Session, config: &workload::Search) -> Result<Dri
             Err(error) => return Err(error),
         };
         let Some(last) = seen.iter().find(|phase| !phase.warm_up) else { break };
-        let verdict = judge(last, config.p99);
+        let verdict = judge(last, &session.workload.produce, config.p99);
         let (good, why) = match &verdict {
             Verdict::Good => (true, String::new()),
             Verdict::Bad(why) => (false, why.clone()),
@@ -155,7 +186,7 @@ async fn search_rate(session: &Session, config: &workload::Search) -> Result<Dri
         phases.extend(seen);
         search.told(verdict);
         // The caches are warm from now on.
-        warm_up = Duration::from_secs(1);
+        warm_up = SEARCH_WARM_UP;
     }
     let found = SearchResult {
         steps,
@@ -170,15 +201,15 @@ async fn search_rate(session: &Session, config: &workload::Search) -> Result<Dri
 
 fn phase(name: String, rate: u64, duration: Duration, warm_up: bool) -> Phase {
     let rate = Some(Rate::PerSecond(rate));
-    Phase { name, duration: Span(duration), rate, catch_up: false, warm_up }
+    Phase { name, duration: Span(duration), rate, catch_up: false, catch_up_limit: None, warm_up }
 }
 
 /// Whether a rate holds.
-fn judge(phase: &PhaseResult, p99: Option<Span>) -> Verdict {
+fn judge(phase: &PhaseResult, produce: &Produce, p99: Option<Span>) -> Verdict {
     if phase.failed_sends > 0 {
         return Verdict::Bad(format!("{} sends failed", phase.failed_sends));
     }
-    if let Some(behind) = behind(phase) {
+    if let Some(behind) = behind(phase, produce) {
         return Verdict::Bad(behind);
     }
     let Some(most) = p99 else { return Verdict::Good };
@@ -189,27 +220,18 @@ fn judge(phase: &PhaseResult, p99: Option<Span>) -> Verdict {
 }
 
 /// Says so where the load could not be kept up.
-pub fn behind(phase: &PhaseResult) -> Option<String> {
+fn behind(phase: &PhaseResult, produce: &Produce) -> Option<String> {
     let rate = phase.rate? as f64;
     let reached = phase.records_per_second;
     // A send that is due in the last moment is acknowledged behind the end: one batch of each
     // producer is no sign.
-    let slack = phase.latency.p99 / 1000.0 * rate / phase.seconds.max(1e-9);
+    let batches = f64::from(produce.producers) * f64::from(produce.batch_records);
+    let slack = batches / phase.seconds.max(1e-9);
     if reached + slack < rate * KEPT_UP {
         return Some(format!("only {reached:.0} of {rate:.0} records/s were acknowledged"));
     }
     (phase.backlog_end as f64 > rate * BEHIND)
         .then(|| format!("sends fell behind by {} records", phase.backlog_end))
-}
-
-fn sync_of(class: &str, workload: &Workload) -> &'static str {
-    let interval = workload.topics.settings.get("local.flush").is_some_and(|f| f == "interval");
-    match class {
-        "object" => "the bucket has the record before the ack",
-        "local" if interval => "written before the ack, synced within wal.flush.interval",
-        "local" => "fdatasync of the local WAL before each ack (O_DIRECT, group commit)",
-        _ => "unknown",
-    }
 }
 
 fn growth(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
@@ -231,7 +253,7 @@ fn notes(
     let mut notes = Vec::new();
     if workload.search.is_none() {
         for phase in phases.iter().filter(|phase| !phase.warm_up) {
-            if let Some(behind) = behind(phase) {
+            if let Some(behind) = behind(phase, &workload.produce) {
                 let (name, seconds) = (&phase.name, phase.seconds);
                 let busy = phase.generator_cpu_seconds / seconds / machine.cores.max(1) as f64;
                 notes.push(format!(
@@ -294,9 +316,9 @@ mod tests {
 
     #[test]
     fn a_rate_holds_when_it_is_reached_in_time() {
-        let most = Some("20ms".parse().unwrap());
-        assert_eq!(judge(&seen(9_990.0, 19.0, 0), most), Verdict::Good);
-        let why = |phase: &PhaseResult| match judge(phase, most) {
+        let (produce, most) = (Produce::default(), Some("20ms".parse().unwrap()));
+        assert_eq!(judge(&seen(9_990.0, 19.0, 0), &produce, most), Verdict::Good);
+        let why = |phase: &PhaseResult| match judge(phase, &produce, most) {
             Verdict::Bad(why) => why,
             Verdict::Good => panic!("good"),
         };
@@ -305,6 +327,10 @@ mod tests {
         assert!(why(&seen(9_990.0, 19.0, 6_000)).contains("behind by 6000"));
         let failed = PhaseResult { failed_sends: 2, ..seen(9_990.0, 1.0, 0) };
         assert!(why(&failed).contains("2 sends failed"));
-        assert_eq!(behind(&PhaseResult { rate: None, ..seen(5.0, 1.0, 0) }), None);
+        let full_speed = PhaseResult { rate: None, ..seen(5.0, 1.0, 0) };
+        assert_eq!(behind(&full_speed, &produce), None);
+        // Late acks are no excuse: a target that is too slow has them too.
+        let late = judge(&seen(7_000.0, 3_000.0, 0), &produce, None);
+        assert!(matches!(late, Verdict::Bad(_)), "{late:?}");
     }
 }

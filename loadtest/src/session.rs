@@ -1,16 +1,16 @@
 //! One run on one target: its topics, its readers, and the judgement at the end.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::bucket::folder_of;
 use crate::clock::Clock;
 use crate::drive::fill;
 use crate::driver::levee::topic_name;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::{Log, Tracks};
 use crate::payload::Payload;
 use crate::producer::Shared;
@@ -19,12 +19,10 @@ use crate::reader::{Readers, catch_up};
 use crate::recorder::Recorder;
 use crate::results::{Ended, Verification};
 use crate::stop::Stop;
-use crate::target::{Target, process::folder_of, usage};
+use crate::target::{Target, usage};
 use crate::verify::Findings;
 use crate::workload::{Produce, Verify, Workload};
 
-/// How long tail readers may take to the end; each also ends by itself when nothing comes.
-const TAIL_LIMIT: Duration = Duration::from_secs(600);
 /// A backlog is written in large batches by some writers.
 const BACKLOG_BATCH: u64 = 256 << 10;
 const BACKLOG_PRODUCERS: u32 = 8;
@@ -41,20 +39,20 @@ pub struct Session {
     payload: Arc<Payload>,
     tails: Mutex<Option<Tails>>,
     backlog: Option<Backlog>,
-    /// Why readers failed.
+    /// Why readers went no further.
     trouble: Arc<Mutex<Vec<String>>>,
 }
 
 struct Tails {
     sent_all: watch::Sender<bool>,
-    tasks: JoinSet<(u32, Result<Tracks>)>,
+    tasks: JoinSet<(u32, Tracks)>,
 }
 
 /// Records of before, to catch up with.
 struct Backlog {
     log: Arc<Log>,
-    on: Mutex<Option<watch::Sender<bool>>>,
-    task: Mutex<Option<JoinHandle<Result<Findings>>>>,
+    speed: Mutex<Option<watch::Sender<Option<u64>>>>,
+    task: Mutex<Option<JoinHandle<Findings>>>,
 }
 
 impl Session {
@@ -124,6 +122,7 @@ impl Session {
             stamped: self.workload.is_stamped(),
             first_connection: self.workload.first_catch_up_connection(),
             connections: self.workload.catch_up.connections,
+            trouble: self.trouble.clone(),
         }
     }
 
@@ -154,24 +153,18 @@ impl Session {
             self.progress.say("moving the backlog to the bucket");
             self.target.driver.make_cold(&topic).await?;
         }
-        let on = watch::Sender::new(false);
-        let reading = catch_up(self.readers(&log), &self.workload.catch_up, on.subscribe());
-        let trouble = self.trouble.clone();
-        let task = tokio::spawn(async move {
-            let done = reading.await;
-            if let Err(error) = &done {
-                trouble.lock().push(format!("catch-up: {error}"));
-            }
-            done
-        });
-        Ok(Backlog { log, on: Mutex::new(Some(on)), task: Mutex::new(Some(task)) })
+        let speed = watch::Sender::new(None);
+        let repeat = self.workload.catch_up.repeat;
+        let task = tokio::spawn(catch_up(self.readers(&log), repeat, speed.subscribe()));
+        Ok(Backlog { log, speed: Mutex::new(Some(speed)), task: Mutex::new(Some(task)) })
     }
 
-    pub fn catch_up_on(&self, on: bool) {
+    /// At most so many bytes a second; nothing: not at all.
+    pub fn catch_up_at(&self, speed: Option<u64>) {
         if let Some(backlog) = &self.backlog
-            && let Some(sender) = &*backlog.on.lock()
+            && let Some(sender) = &*backlog.speed.lock()
         {
-            sender.send_replace(on);
+            sender.send_replace(speed);
         }
     }
 
@@ -184,16 +177,12 @@ impl Session {
         let mut tasks = JoinSet::new();
         for subscription in 0..subscriptions {
             for number in 0..self.log.partitions() {
-                let (readers, trouble) = (self.readers(&self.log), self.trouble.clone());
+                let readers = self.readers(&self.log);
                 let sent_all = sent_all.subscribe();
                 let connection = self.workload.tail_connection(number + subscription);
-                tasks.spawn(async move {
-                    let read = readers.tail(number, connection, sent_all).await;
-                    if let Err(error) = &read {
-                        trouble.lock().push(format!("tail: {error}"));
-                    }
-                    (number, read)
-                });
+                tasks.spawn(
+                    async move { (number, readers.tail(number, connection, sent_all).await) },
+                );
             }
         }
         *self.tails.lock() = Some(Tails { sent_all, tasks });
@@ -214,55 +203,57 @@ impl Session {
 
     /// Waits for the readers and compares what was read with what was acknowledged.
     pub async fn judge(&self) -> Verification {
-        let mut by = Vec::new();
-        let mut findings = Findings::default();
-        let mut unfinished = match self.stop.ended() {
-            Ended::Complete => None,
+        let (mut by, mut findings) = (Vec::new(), Findings::default());
+        let mode = self.workload.verify;
+        let tails = self.tails.lock().take();
+        let mut stop = self.stop.flag();
+        let reading = async {
+            let seen = match tails {
+                Some(tails) => self.join_tails(tails).await,
+                None => Findings::default(),
+            };
+            match mode {
+                Verify::Off => None,
+                Verify::Tail => Some(("tail readers", seen)),
+                Verify::All => Some(("read back", self.read_back().await)),
+            }
+        };
+        let read = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => None,
+            read = reading => read,
+        };
+        match read {
+            Some((who, seen)) => {
+                by.push(who);
+                findings.add(&seen);
+            }
+            None => findings.add(&self.log.unread()),
+        }
+        self.judge_backlog(&mut by, &mut findings).await;
+        let unfinished = match self.stop.ended() {
+            Ended::Complete => self.trouble().first().cloned(),
             Ended::Interrupted => Some("the run was interrupted".to_owned()),
             Ended::TargetFailed(why) => Some(why),
         };
-        let mode = self.workload.verify;
-        let tails = self.tails.lock().take();
-        if let Some(tails) = tails {
-            match self.join_tails(tails, unfinished.is_some()).await {
-                Ok(seen) if mode == Verify::Tail && unfinished.is_none() => {
-                    by.push("tail readers");
-                    findings.add(&seen);
-                }
-                Ok(_) => {}
-                Err(why) => unfinished = unfinished.or(Some(why.to_string())),
-            }
-        }
-        if mode == Verify::All && unfinished.is_none() {
-            let count = self.log.partitions();
-            let tell = |done| {
-                let line = format!("reading back: {done} of {count} partitions");
-                self.progress.now(&line);
-            };
-            match self.readers(&self.log).read_back(tell).await {
-                Ok(seen) => {
-                    by.push("read back");
-                    findings.add(&seen);
-                }
-                Err(error) => unfinished = Some(format!("reading back: {error}")),
-            }
-        }
-        if mode == Verify::Off || unfinished.is_some() {
-            findings.add(&self.log.unread());
-        }
-        self.judge_backlog(&mut by, &mut findings).await;
-        let trouble = self.trouble();
-        let unfinished = unfinished.or_else(|| trouble.first().cloned());
         Verification { mode, findings, by: by.join(", "), unfinished }
+    }
+
+    async fn read_back(&self) -> Findings {
+        let count = self.log.partitions();
+        let tell = |done| {
+            self.progress.now(&format!("reading back: {done} of {count} partitions"));
+        };
+        self.readers(&self.log).read_back(tell).await
     }
 
     async fn judge_backlog(&self, by: &mut Vec<&str>, findings: &mut Findings) {
         let Some(backlog) = &self.backlog else { return };
         // The readers end when nobody can tell them to go on.
-        backlog.on.lock().take();
+        backlog.speed.lock().take();
         let task = backlog.task.lock().take();
         let Some(task) = task else { return };
-        if let Ok(Ok(seen)) = task.await
+        if let Ok(seen) = task.await
             && self.workload.verify != Verify::Off
         {
             by.push("catch-up readers");
@@ -270,42 +261,51 @@ impl Session {
         }
     }
 
-    async fn join_tails(&self, mut tails: Tails, abandon: bool) -> Result<Findings> {
+    /// They read to the end, and each gives up by itself when nothing comes.
+    async fn join_tails(&self, mut tails: Tails) -> Findings {
         tails.sent_all.send_replace(true);
-        if abandon {
-            tails.tasks.abort_all();
-            return Ok(Findings::default());
-        }
-        let until = tokio::time::Instant::now() + TAIL_LIMIT;
         let mut findings = Findings::default();
-        loop {
-            let ended = tokio::time::timeout_at(until, tails.tasks.join_next()).await;
-            let ended = ended.map_err(|_| Error::failed("tail readers do not come to the end"))?;
+        while let Some(ended) = tails.tasks.join_next().await {
             match ended {
-                None => return Ok(findings),
-                Some(Ok((number, read))) => findings.add(&self.log.judge(number, &read?)),
-                Some(Err(error)) => return Err(Error::failed(format!("a reader: {error}"))),
+                Ok((number, tracks)) => findings.add(&self.log.judge(number, &tracks)),
+                Err(error) => self.trouble.lock().push(format!("a tail reader ended: {error}")),
             }
         }
+        findings
     }
 
     /// Deletes the topics: of a target that goes on without this run.
     pub async fn tidy(&self) -> Result<()> {
-        let old = self.backlog.iter().flat_map(|backlog| &backlog.log.topics);
-        for topic in self.log.topics.iter().chain(old) {
-            self.target.driver.delete_topic(topic).await?;
+        for topic in self.topics() {
+            self.target.driver.delete_topic(&topic).await?;
         }
         Ok(())
     }
 
+    /// Those of the load first.
     pub fn topics(&self) -> Vec<String> {
-        self.log.topics.iter().map(|topic| topic.to_string()).collect()
+        let old = self.backlog.iter().flat_map(|backlog| &backlog.log.topics);
+        self.log.topics.iter().chain(old).map(|topic| topic.to_string()).collect()
     }
 
-    /// The class that the topics really have.
-    pub async fn class(&self) -> String {
-        let class = self.target.driver.class_of(&self.log.topics[0]).await;
-        class.unwrap_or_else(|error| format!("unknown: {error}"))
+    /// What the topics really have: their class, and what is synced before an ack.
+    pub async fn durability(&self) -> (String, String) {
+        let settings = match self.target.driver.settings_of(&self.log.topics[0]).await {
+            Ok(settings) => settings,
+            Err(error) => return (format!("unknown: {error}"), "unknown".into()),
+        };
+        let of = |name: &str| settings.get(name).map_or("unknown", String::as_str);
+        let (class, flush) = (of("durability.class"), of("local.flush"));
+        (class.into(), sync_of(class, flush).into())
+    }
+}
+
+fn sync_of(class: &str, flush: &str) -> &'static str {
+    match (class, flush) {
+        ("object", _) => "the bucket has the record before the ack",
+        ("local", "always") => "fdatasync of the local WAL before each ack (group commit)",
+        ("local", "interval") => "written before the ack, synced within wal.flush.interval",
+        _ => "unknown",
     }
 }
 
@@ -313,4 +313,52 @@ async fn create(target: &Target, workload: &Workload, topic: &str) -> Result<()>
     let mut settings = workload.topics.settings.clone();
     settings.extend(target.topic_settings.clone());
     target.driver.create_topic(topic, workload.topics.partitions, &settings).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drive::drive;
+    use crate::driver::fake::Fake;
+    use crate::workload::{Tail, Topics};
+
+    /// A short run on a target with faults, read back or by tail readers.
+    async fn judged(verify: Verify, fault: impl FnOnce(Fake) -> Fake) -> Verification {
+        let workload = Workload {
+            topics: Topics { partitions: 4, ..Topics::default() },
+            tail: Tail { subscriptions: u32::from(verify == Verify::Tail), ..Tail::default() },
+            warm_up: "0s".parse().unwrap(),
+            duration: "200ms".parse().unwrap(),
+            verify,
+            ..Workload::default()
+        };
+        let driver = Arc::new(fault(Fake::new(Clock::start())));
+        let (target, progress) = (Target::fake(driver), Arc::new(Progress::new()));
+        let session = Session::open(&workload, Arc::new(target), progress, Stop::default()).await;
+        let session = session.unwrap();
+        drive(&session, &workload.phases(), 0).await.unwrap();
+        session.judge().await
+    }
+
+    #[tokio::test]
+    async fn one_damaged_partition_is_found_and_the_others_are_judged() {
+        for verify in [Verify::All, Verify::Tail] {
+            let found = judged(verify, |fake| Fake { damaged: Some(2), ..fake }).await;
+            let Verification { findings, unfinished, .. } = found;
+            assert_eq!((findings.acked, findings.read), (2000, 1500), "{findings:?}");
+            assert_eq!((findings.lost, findings.changed), (500, 1), "{findings:?}");
+            let why = unfinished.unwrap();
+            assert!(why.contains("partition 2") && why.contains("crc"), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_doubled_behind_the_last_one_is_found() {
+        for verify in [Verify::All, Verify::Tail] {
+            let found = judged(verify, |fake| Fake { doubled: Some(1), ..fake }).await;
+            let Verification { findings, unfinished, .. } = found;
+            assert_eq!((findings.lost, findings.duplicated), (0, 10), "{findings:?}");
+            assert_eq!(unfinished, None);
+        }
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns: the words on the command line, and how a target starts and ends.
 
-pub mod peer;
 pub mod process;
+pub mod s2;
 pub mod usage;
 
 use std::collections::BTreeMap;
@@ -13,21 +13,36 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bucket::{with_prefix, without_query};
 use crate::driver::Driver;
 use crate::driver::levee::Levee;
 use crate::error::{Error, Result};
 use crate::workload::Workload;
-use peer::Peer;
 use process::Process;
 use usage::Usage;
 
-/// How a target is named: `levee[:PATH][,KEY=VALUE]...`, `HOST:PORT[,http=HOST:PORT]`, `s2`,
-/// `iggy`.
+/// How a target is named: `levee[:PATH][,KEY=VALUE]...`, `HOST:PORT[,http=HOST:PORT]`, `s2[:DIR]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spec {
     Started(Started),
-    Running { grpc: String, http: Option<String> },
-    Peer { peer: Peer, path: Option<PathBuf> },
+    Running {
+        grpc: String,
+        http: Option<String>,
+    },
+    /// s2 lite, measured by its own tool; `folder`: where that is.
+    S2 {
+        folder: Option<PathBuf>,
+    },
+}
+
+impl Spec {
+    /// Of a broker that is to be started in a bucket: in a prefix of its own; and the URL of that.
+    pub fn apart(&self) -> (Self, Option<String>) {
+        let Self::Started(started) = self else { return (self.clone(), None) };
+        let name = format!("load-{:016x}", rand::random::<u64>());
+        let bucket = started.bucket.as_ref().map(|url| with_prefix(url, &name));
+        (Self::Started(Started { bucket: bucket.clone(), ..started.clone() }), bucket)
+    }
 }
 
 /// A broker that this program starts, and stops again.
@@ -39,6 +54,8 @@ pub struct Started {
     pub bucket: Option<String>,
     /// A temporary one without it.
     pub data: Option<PathBuf>,
+    /// Where the temporary one is made: the disk that is measured.
+    pub within: Option<PathBuf>,
     /// Settings of the broker.
     pub set: BTreeMap<String, String>,
     /// Settings of topics, over those of the workload.
@@ -56,6 +73,7 @@ impl Started {
 
 /// The target as reports name it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct About {
     pub spec: String,
     pub version: String,
@@ -68,7 +86,7 @@ pub struct About {
     pub settings: BTreeMap<String, String>,
 }
 
-const FORMS: &str = "write levee, levee:PATH,bucket=URL,set.NAME=VALUE, HOST:PORT, s2 or iggy";
+const FORMS: &str = "write levee, levee:PATH,bucket=URL,data=DIR,set.NAME=VALUE, HOST:PORT or s2";
 
 impl FromStr for Spec {
     type Err = Error;
@@ -88,10 +106,10 @@ impl FromStr for Spec {
         if kind == "levee" {
             return started(path, &pairs).map_err(|why| wrong(&why)).map(Self::Started);
         }
-        if let Some(peer) = Peer::named(kind) {
+        if kind == "s2" {
             return match pairs.is_empty() {
-                true => Ok(Self::Peer { peer, path: path.map(PathBuf::from) }),
-                false => Err(wrong("a peer takes no options")),
+                true => Ok(Self::S2 { folder: path.map(PathBuf::from) }),
+                false => Err(wrong("s2 takes no options")),
             };
         }
         let host = name.trim_start_matches("http://").trim_start_matches("grpc://");
@@ -120,7 +138,7 @@ fn started(path: Option<&str>, pairs: &[(&str, &str)]) -> Result<Started, String
         } else if key == "bucket" {
             started.bucket = Some(value.into());
         } else if key == "data" {
-            started.data = Some(value.into());
+            started.within = Some(value.into());
         } else {
             let known = "bucket, data, set.NAME, topic.NAME";
             return Err(format!("option {key:?} is not one of {known}"));
@@ -159,11 +177,9 @@ impl Target {
                 };
                 (None, grpc.clone(), http.clone(), about, BTreeMap::new())
             }
-            Spec::Peer { peer, .. } => {
-                let name = peer.name();
-                return Err(Error::usage(format!(
-                    "{name} measures itself with its own tool: name it in `compare`"
-                )));
+            Spec::S2 { .. } => {
+                let why = "s2 measures itself with its own tool: name it in `compare --workload`";
+                return Err(Error::usage(why));
             }
         };
         let levee = Levee::connect(&grpc, connections)
@@ -173,10 +189,16 @@ impl Target {
         if about.bucket.is_empty()
             && let Ok(cluster) = levee.client(0).manage().describe_cluster().await
         {
-            about.bucket = cluster.bucket;
+            about.bucket = without_query(&cluster.bucket).into();
         }
         let driver = Arc::new(levee);
         Ok(Self { about, driver, topic_settings: topic, process, http })
+    }
+
+    #[cfg(test)]
+    pub fn fake(driver: Arc<dyn Driver>) -> Self {
+        let (about, topic_settings) = Default::default();
+        Self { about, driver, topic_settings, process: None, http: None }
     }
 
     pub async fn usage(&self) -> Usage {
@@ -220,7 +242,7 @@ mod tests {
         let running = "127.0.0.1:9644,http=127.0.0.1:9645".parse::<Spec>().unwrap();
         let http = Some("127.0.0.1:9645".into());
         assert_eq!(running, Spec::Running { grpc: "127.0.0.1:9644".into(), http });
-        assert!(matches!("s2".parse::<Spec>().unwrap(), Spec::Peer { peer: Peer::S2, path: None }));
+        assert!(matches!("s2".parse::<Spec>().unwrap(), Spec::S2 { folder: None }));
         for wrong in ["kafka", "levee,speed=1", "levee,x", "host", "host:port"] {
             let error = wrong.parse::<Spec>().unwrap_err().to_string();
             assert!(error.contains(wrong) && error.contains("HOST:PORT"), "{error}");

@@ -42,6 +42,7 @@ struct Counts {
 
 /// What a run's records came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Findings {
     pub sent: u64,
     pub acked: u64,
@@ -59,7 +60,8 @@ pub struct Findings {
     pub foreign: u64,
     /// Refused or unknown, and there all the same.
     pub unacked_read: u64,
-    /// Sequences that found no room in bounded sets: the counts above are at least so high.
+    /// Acknowledged and not looked at, or without room in bounded sets: above 0, the counts above
+    /// are lower bounds.
     pub not_judged: u64,
 }
 
@@ -87,20 +89,17 @@ impl Track {
         if stamp.sequence > self.next {
             self.gaps.insert(self.next..stamp.sequence);
         } else if stamp.sequence < self.next {
-            match self.gaps.remove(stamp.sequence) {
-                true => self.late.insert(stamp.sequence..stamp.sequence + 1),
-                false => self.counts.duplicated += 1,
+            if self.gaps.remove(stamp.sequence) {
+                self.late.insert(stamp.sequence..stamp.sequence + 1);
+            } else if self.gaps.dropped == 0 {
+                self.counts.duplicated += 1;
             }
+            // Else it may fill a gap that found no room: that gap counts as not judged.
             return;
         } else if self.last.is_some_and(|last| last != stamp.previous) {
             self.counts.changed += 1;
         }
         (self.next, self.last) = (stamp.sequence + 1, Some(stamp.own));
-    }
-
-    /// Whether everything that was acknowledged has come.
-    pub fn is_complete(&self, ledger: &Ledger) -> bool {
-        ledger.unacked.overlap(self.next..ledger.sent) >= ledger.sent.saturating_sub(self.next)
     }
 }
 
@@ -131,6 +130,11 @@ impl Findings {
         self.duplicated += track.counts.duplicated;
         self.changed += track.counts.changed;
         self.not_judged += ledger.unacked.dropped + track.gaps.dropped + track.late.dropped;
+    }
+
+    /// What is missing was not read: nobody knows whether it is there.
+    pub fn unread(&mut self) {
+        self.not_judged += std::mem::take(&mut self.lost);
     }
 
     pub fn is_wrong(&self) -> bool {

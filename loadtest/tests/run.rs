@@ -44,7 +44,10 @@ const SMALL: &str = "warm_up = '500ms'\nduration = '2s'\nverify = 'tail'\n\
 fn run(folder: &Path, workload: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("run").arg(workload).arg("--out").arg(folder.join("out"));
-    command.args(["--target", &format!("levee:{}", levee().display())]).args(more);
+    if !more.contains(&"--target") {
+        command.args(["--target", &format!("levee:{}", levee().display())]);
+    }
+    command.args(more);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -88,6 +91,25 @@ fn a_run_verifies_every_record_and_leaves_a_whole_report() {
     compare_with_itself(folder.path(), results);
 }
 
+#[test]
+fn a_bucket_that_is_named_is_left_as_it_was_and_the_target_says_how_it_syncs() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = workload(folder.path(), SMALL);
+    let bucket = folder.path().join("bucket");
+    std::fs::create_dir(&bucket).unwrap();
+    std::fs::write(bucket.join("mine"), "").unwrap();
+    let (levee, at) = (levee().display(), bucket.display());
+    let target = format!("levee:{levee},bucket=file://{at},set.topic.local.flush=interval");
+    let output = run(folder.path(), &workload, &["--target", &target]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let results = results(folder.path());
+    let used = results["target"]["bucket"].as_str().unwrap();
+    assert!(used.contains("/bucket/load-") && text(&output).contains(used), "{used}");
+    assert!(results["target"]["sync"].as_str().unwrap().contains("within wal.flush.interval"));
+    let left: Vec<_> = std::fs::read_dir(&bucket).unwrap().collect();
+    assert_eq!(left.len(), 1, "only what was there before: {left:?}");
+}
+
 fn compare_with_itself(folder: &Path, mut results: Value) {
     let a = folder.join("out/small-1/results.json");
     let compare = |b: &Path| {
@@ -100,10 +122,30 @@ fn compare_with_itself(folder: &Path, mut results: Value) {
     let p99 = results["phases"][1]["latency"]["p99"].as_f64().unwrap();
     results["phases"][1]["latency"]["p99"] = (p99 * 1.5).into();
     let worse = folder.join("worse.json");
-    std::fs::write(&worse, results.to_string()).unwrap();
-    let found = compare(&worse);
+    let compare_with = |results: &Value| {
+        std::fs::write(&worse, results.to_string()).unwrap();
+        compare(&worse)
+    };
+    let found = compare_with(&results);
     assert_eq!(found.status.code(), Some(4), "{}", text(&found));
     assert!(text(&found).contains("regression: measure: p99 ms is worse by 50 %"));
+    results["phases"][1]["latency"] = serde_json::json!({});
+    let found = compare_with(&results);
+    assert!(text(&found).contains("regression: measure: p99 ms is not there in B"));
+    // Another version may have more fields, and fewer.
+    results["workload"]["new"] = 1.into();
+    results.as_object_mut().unwrap().remove("notes");
+    results["target"]["class"] = "object".into();
+    let found = compare_with(&results);
+    assert!(text(&found).contains("class of A: local; of B: object"), "{}", text(&found));
+    results["ended"] = serde_json::json!({"how": "target_failed", "why": "gone"});
+    let found = compare_with(&results);
+    assert_eq!(found.status.code(), Some(1), "{}", text(&found));
+    assert!(text(&found).contains("B: records: ") && text(&found).contains("failed: gone"));
+    results["verification"]["lost"] = 5000.into();
+    let found = compare_with(&results);
+    assert_eq!(found.status.code(), Some(3), "{}", text(&found));
+    assert!(text(&found).contains("5000 lost"), "{}", text(&found));
     std::fs::write(&worse, "{\"format\": 99}").unwrap();
     let other = compare(&worse);
     assert_eq!(other.status.code(), Some(2));
@@ -185,8 +227,9 @@ fn what_is_wrong_is_said_in_a_sentence() {
     fails(&["run", file, "--out", out, "--target", "127.0.0.1:1"], 1, "cannot be reached");
     fails(&["run", file, "--out", out, "--target", "levee:/missing"], 2, "cannot be started");
     fails(&["run", file, "--out", file], 1, "choose another with --out");
+    fails(&["compare", file, file, "--threshold", "nan"], 2, "is no percentage");
     fails(&["compare", file, file], 2, "is no results.json");
-    assert!(!folder.path().join("out/small-1").exists(), "nothing half done is left");
+    assert!(!folder.path().join("out").exists(), "nothing half done is left");
 }
 
 #[test]

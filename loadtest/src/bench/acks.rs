@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use levee_proto::wal::{GROUP_ENTRY_BYTES, GROUP_HEAD_BYTES};
 
-use super::floor::{Bucket, syncs};
+use super::floor::syncs;
 use super::{Bench, measured, print_table};
+use crate::bucket::Bucket;
 use crate::error::{Error, Result};
 use crate::payload::Payload;
+use crate::recorder::add_up;
 use crate::report::ms;
 use crate::results::milliseconds;
 use crate::workload::values::{Rate, Size};
@@ -77,8 +79,8 @@ async fn local(bench: &Bench, bytes: u64) -> Result<Vec<String>> {
     let started = bench.started(&workload.name, &[], &[]);
     let (results, target) = bench.measure(&workload, &started).await?;
     bench.clear(target, &started).await?;
-    add(&mut direct, floor(bench, written, true).await?);
-    add(&mut cached, floor(bench, written, false).await?);
+    add_up(&mut direct, &floor(bench, written, true).await?);
+    add_up(&mut cached, &floor(bench, written, false).await?);
     let levee = &measured(&results)?.latency;
     let floor = milliseconds(direct.value_at_quantile(0.5));
     Ok(vec![
@@ -99,7 +101,7 @@ async fn object(bench: &Bench, bytes: u64) -> Result<Vec<String>> {
     let bucket = Bucket::open(started.bucket.as_deref().unwrap_or_default())?;
     let mut floor = bucket.puts(written, half(bench)).await?;
     let (results, target) = bench.measure(&workload, &started).await?;
-    add(&mut floor, bucket.puts(written, half(bench)).await?);
+    add_up(&mut floor, &bucket.puts(written, half(bench)).await?);
     bench.clear(target, &started).await?;
     let levee = &measured(&results)?.latency;
     Ok(vec![
@@ -118,10 +120,6 @@ async fn floor(bench: &Bench, bytes: usize, direct: bool) -> Result<Histogram<u6
     let (folder, duration) = (bench.work.path().to_owned(), half(bench));
     let looped = tokio::task::spawn_blocking(move || syncs(&folder, bytes, direct, duration)).await;
     looped.map_err(|error| Error::failed(format!("the floor ended: {error}")))?
-}
-
-fn add(to: &mut Histogram<u64>, more: Histogram<u64>) {
-    to.add(more).expect("histograms of one range");
 }
 
 fn both(histogram: &Histogram<u64>) -> String {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Bench, measured, print_table};
 use crate::error::Result;
-use crate::report::ms;
+use crate::report::{cpu_per_gb, percentiles};
 use crate::target::{Spec, Target};
 use crate::workload::file::built_in;
 
@@ -48,7 +48,6 @@ pub async fn run(bench: &Bench) -> Result<()> {
     let back = killed.elapsed();
     bench.clear(again, &started).await?;
     let row = |name: &str, value: String| vec![name.to_owned(), value];
-    let latency = &phase.latency;
     print_table(
         &format!(
             "{} partitions on one broker, {} records/s of {} bytes, one record a send",
@@ -57,10 +56,7 @@ pub async fn run(bench: &Bench) -> Result<()> {
         &["", ""],
         vec![
             row("reached", format!("{:.0} records/s", phase.records_per_second)),
-            row(
-                "produce p50 / p99 / p99.9",
-                format!("{} / {} / {} ms", ms(latency.p50), ms(latency.p99), ms(latency.p999)),
-            ),
+            row("produce p50 / p99 / p99.9 ms", percentiles(&phase.latency)),
             row("memory, no topic", format!("{:.0} MiB", empty as f64 / MIB)),
             row(
                 "memory, most under load",
@@ -70,10 +66,7 @@ pub async fn run(bench: &Bench) -> Result<()> {
             row("tiered objects sealed", format!("{objects:.2}/s")),
             row("PUTs", format!("{puts:.2}/s")),
             row("all bucket requests", format!("{requests:.2}/s")),
-            row(
-                "CPU",
-                phase.cpu_seconds_per_gb.map_or_else(String::new, |c| format!("{c:.1} s/GB")),
-            ),
+            row("CPU s/GB", cpu_per_gb(phase)),
             row("stop in peace", format!("{:.0} ms", stopped.as_secs_f64() * 1000.0)),
             row("start to ready", format!("{:.0} ms", ready.as_secs_f64() * 1000.0)),
             row("SIGKILL to ready again", format!("{:.0} ms", back.as_secs_f64() * 1000.0)),

@@ -9,7 +9,7 @@ use super::{Bench, measured, print_table};
 use crate::driver::Driver;
 use crate::driver::levee::Levee;
 use crate::error::Result;
-use crate::report::ms;
+use crate::report::{cpu_per_gb, percentiles};
 use crate::results::PhaseResult;
 use crate::target::Target;
 use crate::workload::file::built_in;
@@ -112,13 +112,12 @@ async fn restart(bench: &Bench, workload: &Workload, class: &str) -> Result<f64>
 }
 
 fn produced(name: &str, phase: &PhaseResult) -> Vec<String> {
-    let latency = &phase.latency;
     vec![
         name.to_owned(),
         format!("{:.0}", phase.records_per_second),
         format!("{:.0}", phase.mb_per_second),
-        phase.cpu_seconds_per_gb.map_or_else(String::new, |cpu| format!("{cpu:.2}")),
-        format!("{} / {} / {}", ms(latency.p50), ms(latency.p99), ms(latency.p999)),
+        cpu_per_gb(phase),
+        percentiles(&phase.latency),
     ]
 }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use levee_client::{Client, Position, ReadConfig};
 use tokio::task::JoinSet;
 
-use super::floor::Bucket;
 use super::{Bench, print_table};
+use crate::bucket::Bucket;
 use crate::driver::Driver;
 use crate::driver::levee::Levee;
 use crate::error::{Error, Result};

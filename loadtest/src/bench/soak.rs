@@ -31,7 +31,7 @@ pub async fn run(bench: &Bench) -> Result<()> {
     let growth = results.notes.iter().find(|note| note.contains("MiB/h"));
     let growth = growth.map_or("too short to say whether memory and disk are flat", |note| note);
     print_table(
-        &format!("Soak of {}: {growth}; {}", bench.duration, verified(&results)),
+        &format!("Soak of {}: {growth}; {}", bench.duration, verified(&results.verification)),
         &["", "memory at most, MiB", "disk with bucket at most, MiB", "p99 at most, ms"],
         rows.collect(),
     )

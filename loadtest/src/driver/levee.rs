@@ -62,11 +62,9 @@ impl Driver for Levee {
         Ok(())
     }
 
-    async fn class_of(&self, topic: &str) -> Result<String> {
+    async fn settings_of(&self, topic: &str) -> Result<BTreeMap<String, String>> {
         let topic = self.client(0).manage().describe_topic(topic).await?;
-        let mut settings = topic.config.into_iter();
-        let class = settings.find(|setting| setting.name == "durability.class");
-        Ok(class.map_or_else(|| "unknown".into(), |setting| setting.value))
+        Ok(topic.config.into_iter().map(|setting| (setting.name, setting.value)).collect())
     }
 
     async fn link(&self, connection: u32, kind: ClientKind, depth: usize) -> Result<Link> {

@@ -1,76 +1,14 @@
-use async_trait::async_trait;
-use futures::StreamExt;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-
 use super::*;
-use crate::driver::{Ack, Source};
-use crate::recorder::Seen;
+use crate::driver::fake::Fake;
+use crate::recorder::Tally;
 use crate::results::Latency;
 use crate::workload::values::Size;
 use crate::workload::{Arrivals, Produce, Record, Topics, Workload};
 
 const MS: u64 = 1_000_000;
 
-/// Answers at once, but for one time in which it answers nothing; or breaks its first link.
-struct Fake {
-    clock: Clock,
-    stall: std::ops::Range<u64>,
-    break_after: Option<u64>,
-    links: std::sync::atomic::AtomicU32,
-}
-
-#[async_trait]
-impl Driver for Fake {
-    async fn create_topic(&self, _: &str, _: u32, _: &BTreeMap<String, String>) -> Result<()> {
-        Ok(())
-    }
-
-    async fn delete_topic(&self, _: &str) -> Result<()> {
-        Ok(())
-    }
-
-    async fn class_of(&self, _: &str) -> Result<String> {
-        Ok("fake".into())
-    }
-
-    async fn link(&self, _: u32, _: ClientKind, depth: usize) -> Result<Link> {
-        let (sends, mut shipments) = mpsc::channel::<Shipment>(depth);
-        let (told, acks) = mpsc::channel(depth);
-        let (clock, stall) = (self.clock, self.stall.clone());
-        let is_first = self.links.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
-        let break_after = self.break_after.filter(|_| is_first);
-        tokio::spawn(async move {
-            while let Some(shipment) = shipments.recv().await {
-                if break_after.is_some_and(|after| shipment.id >= after) {
-                    return;
-                }
-                if stall.contains(&clock.now()) {
-                    clock.until(stall.end).await;
-                }
-                if told.send(Ok(Ack { id: shipment.id, refused: None })).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Link { sends, acks: ReceiverStream::new(acks).boxed() })
-    }
-
-    async fn read(&self, _: u32, _: &str, _: u32) -> Result<Box<dyn Source>> {
-        Err(Error::failed("nothing is kept"))
-    }
-
-    async fn end(&self, _: &str, _: u32) -> Result<u64> {
-        Ok(0)
-    }
-
-    async fn make_cold(&self, _: &str) -> Result<()> {
-        Ok(())
-    }
-}
-
 struct Ran {
-    seen: Seen,
+    tally: Tally,
     log: Arc<Log>,
 }
 
@@ -105,25 +43,21 @@ async fn ran(rate: u64, in_flight_sends: usize, fake: impl FnOnce(Clock) -> Fake
     let window = Window { phase: 0, start, end: start + 1000 * MS, pace: Some(pace) };
     let producer = Producer::open(shared, 0, 0, vec![0, 1]).await.unwrap();
     producer.run(vec![window]).await.unwrap();
-    let mut totals = vec![Seen::default()];
+    let mut totals = vec![Tally::default(); 2];
     recorder.take(&mut totals);
-    Ran { seen: totals.remove(0), log }
-}
-
-fn fake(clock: Clock) -> Fake {
-    Fake { clock, stall: 0..0, break_after: None, links: Default::default() }
+    Ran { tally: totals.remove(0), log }
 }
 
 #[tokio::test]
 async fn a_stall_shows_in_every_send_that_was_due_in_it() {
     let ran = ran(1000, 4, |clock| {
         let now = clock.now();
-        Fake { stall: now + 300 * MS..now + 700 * MS, ..fake(clock) }
+        Fake { stall: now + 300 * MS..now + 700 * MS, ..Fake::new(clock) }
     })
     .await;
-    let latency = Latency::of(&ran.seen.latency);
-    let service = Latency::of(&ran.seen.service);
-    assert_eq!(ran.seen.counts.sends, 1000);
+    let latency = Latency::of(&ran.tally.latency);
+    let service = Latency::of(&ran.tally.service);
+    assert_eq!(ran.tally.counts.sends, 1000);
     // Four in ten sends were due in the stall of 400 ms, though only four were under way.
     assert!(latency.p99 > 350.0, "{latency:?}");
     assert!(latency.p90 > 200.0, "{latency:?}");
@@ -134,16 +68,16 @@ async fn a_stall_shows_in_every_send_that_was_due_in_it() {
 #[tokio::test]
 async fn what_cannot_go_in_time_is_said_and_counts_as_late() {
     // Nothing is answered until long after the phase: two sends go, the rest never does.
-    let ran = ran(1000, 2, |clock| Fake { stall: 0..3000 * MS, ..fake(clock) }).await;
-    assert_eq!((ran.seen.counts.sends, ran.seen.counts.unsent), (2, 998));
-    assert_eq!(ran.seen.latency.len(), 1000);
-    assert!(Latency::of(&ran.seen.latency).p50 > 1000.0);
+    let ran = ran(1000, 2, |clock| Fake { stall: 0..3000 * MS, ..Fake::new(clock) }).await;
+    assert_eq!((ran.tally.counts.sends, ran.tally.counts.unsent), (2, 998));
+    assert_eq!(ran.tally.latency.len(), 1000);
+    assert!(Latency::of(&ran.tally.latency).p50 > 1000.0);
 }
 
 #[tokio::test]
 async fn a_broken_link_leaves_unknown_outcomes_and_the_load_goes_on() {
-    let ran = ran(1000, 8, |clock| Fake { break_after: Some(200), ..fake(clock) }).await;
-    let counts = &ran.seen.counts;
+    let ran = ran(1000, 8, |clock| Fake { break_after: Some(200), ..Fake::new(clock) }).await;
+    let counts = &ran.tally.counts;
     assert!((1..=8).contains(&counts.failed), "{counts:?}");
     assert_eq!(counts.sends + counts.failed, 1000);
     let findings = ran.log.unread();

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::svg::{Line, Plot, Scale, escape};
-use super::{conditions, ms, verified};
-use crate::results::{Ended, PhaseResult, Point, Results};
+use super::{COLUMNS, conditions, ended, ms, rows, verified};
+use crate::results::{PhaseResult, Point, Results, Standing};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --text: #1d2733; --soft: #5b6b7c; --ground: #ffffff;
@@ -80,15 +80,14 @@ pub fn page(results: &Results) -> String {
 
 fn outcome(results: &Results) -> String {
     let mut out = String::new();
-    let wrong = results.verification.findings.is_wrong();
-    let class = if wrong { "bad" } else { "good" };
-    let _ = write!(out, "<p class=\"{class}\">{}</p>", escape(&verified(results)));
-    let ended = match &results.ended {
-        Ended::Complete => None,
-        Ended::Interrupted => Some("The run was interrupted: this is what there was.".to_owned()),
-        Ended::TargetFailed(why) => Some(format!("The target failed: {why}")),
+    let class = match results.verification.standing() {
+        Standing::Right => "good",
+        Standing::Wrong | Standing::Open => "bad",
+        Standing::NotAsked => "about",
     };
-    if let Some(ended) = ended {
+    let verified = verified(&results.verification);
+    let _ = write!(out, "<p class=\"{class}\">{}</p>", escape(&verified));
+    if let Some(ended) = ended(&results.ended) {
         let _ = write!(out, "<p class=\"bad\">{}</p>", escape(&ended));
     }
     for note in &results.notes {
@@ -98,36 +97,15 @@ fn outcome(results: &Results) -> String {
 }
 
 fn table(results: &Results) -> String {
-    let mut out = String::from(
-        "<div class=\"scroll\"><table><tr><th>phase</th><th>records/s</th><th>MB/s</th>\
-         <th>p50 ms</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th><th>service p99</th>\
-         <th>CPU s/GB</th></tr>",
-    );
-    for phase in results.shown() {
-        let latency = &phase.latency;
-        let name = escape(&phase.name);
-        let times = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
-        let times: String = times.map(|time| format!("<td>{}</td>", ms(time))).concat();
-        let cpu = phase.cpu_seconds_per_gb.map_or_else(String::new, |cpu| format!("{cpu:.2}"));
-        let (rate, mb, service) =
-            (phase.records_per_second, phase.mb_per_second, ms(phase.service.p99));
-        let _ = write!(
-            out,
-            "<tr><td>{name}</td><td>{rate:.0}</td><td>{mb:.1}</td>{times}<td>{service}</td>\
-             <td>{cpu}</td></tr>"
-        );
-        if let Some(latency) = &phase.end_to_end {
-            let times = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
-            let times: String = times.map(|time| format!("<td>{}</td>", ms(time))).concat();
-            let mb = phase.tail_mb_per_second;
-            let _ = write!(
-                out,
-                "<tr><td>&nbsp; end to end</td><td></td><td>{mb:.1}</td>{times}<td></td><td></td></tr>"
-            );
-        }
+    let row = |cells: &[&str], tag: &str| {
+        let cells = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell)));
+        format!("<tr>{}</tr>", cells.collect::<String>())
+    };
+    let mut out = row(&COLUMNS, "th");
+    for cells in rows(results) {
+        out.push_str(&row(&cells.each_ref().map(String::as_str), "td"));
     }
-    out.push_str("</table></div>");
-    out
+    format!("<div class=\"scroll\"><table>{out}</table></div>")
 }
 
 fn plots(results: &Results) -> Vec<String> {

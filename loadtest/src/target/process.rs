@@ -1,7 +1,7 @@
 //! A broker as a process of its own: started, watched, killed, stopped.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::usage::{self, Usage};
 use super::{About, Started};
+use crate::bucket::without_query;
 use crate::error::{Error, Result};
 
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -45,7 +46,12 @@ impl Process {
         let (data, folder) = match &started.data {
             Some(data) => (data.clone(), None),
             None => {
-                let made = tempfile::Builder::new().prefix("levee-load-").tempdir();
+                let mut made = tempfile::Builder::new();
+                made.prefix("levee-load-");
+                let made = match &started.within {
+                    Some(folder) => made.tempdir_in(folder),
+                    None => made.tempdir(),
+                };
                 let made = made.map_err(|error| failed(format!("has no data folder: {error}")))?;
                 (made.path().to_owned(), Some(made))
             }
@@ -92,7 +98,7 @@ impl Process {
             spec: format!("levee:{}", self.binary.display()),
             version: version.unwrap_or_default(),
             address: self.grpc.clone(),
-            bucket: self.bucket.clone(),
+            bucket: without_query(&self.bucket).into(),
             settings: started.settings(),
             ..About::default()
         }
@@ -210,9 +216,4 @@ fn beside() -> Result<PathBuf> {
             binary.display()
         ))),
     }
-}
-
-/// The folder behind a `file://` URL.
-pub fn folder_of(url: &str) -> Option<&Path> {
-    url.strip_prefix("file://").map(Path::new)
 }

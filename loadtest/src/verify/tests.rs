@@ -67,6 +67,17 @@ fn duplicates_are_found_near_and_far() {
 }
 
 #[test]
+fn what_found_no_room_is_not_judged_and_no_duplicate() {
+    let (values, ledger) = chain(20_000);
+    let (late, early): (Vec<_>, Vec<_>) =
+        values.iter().enumerate().partition(|(at, _)| at % 2 == 0);
+    let in_turn = early.into_iter().chain(late).map(|(_, value)| value);
+    let findings = judged(in_turn, &ledger);
+    assert_eq!((findings.read, findings.lost, findings.duplicated), (20_000, 0, 0));
+    assert!(findings.not_judged > 0 && findings.reordered > 0, "{findings:?}");
+}
+
+#[test]
 fn reordered_records_are_neither_lost_nor_duplicated() {
     let (mut values, ledger) = chain(100);
     values.swap(10, 11);
