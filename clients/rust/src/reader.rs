@@ -139,7 +139,7 @@ impl Reader {
             }
         };
         Ok(Self {
-            seat: client.seat(config.window_bytes),
+            seat: client.seat(),
             topic: topic.to_owned(),
             partition,
             config,
