@@ -121,7 +121,7 @@ fn an_audit_names_what_is_missing() {
         cluster.start(&machine, &bucket).await;
         cluster.create("synced", 1, "local").await;
         let load = SimLoad::start(&cluster, "synced", 0);
-        load.progress(100).await;
+        load.progress(400).await;
         load.stop();
         later(30).await;
         cluster.audit().await;

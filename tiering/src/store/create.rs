@@ -107,8 +107,8 @@ impl Store {
                 let head = Head::decode(&bytes).map_err(|error| error.to_string());
                 Some(head.map(|head| (head, size)))
             }
-            // Ours is never that short.
-            Err(short) if short.kind == Kind::Short => Some(Err(short.message)),
+            // Ours is never that short. Always the same words: two reads are compared.
+            Err(short) if short.kind == Kind::Short => Some(Err("it has no whole head".into())),
             Err(_) => None,
         }
     }

@@ -160,6 +160,9 @@ fn identified(
         let why = "access_key_id and secret_access_key go together: give both";
         return Err(invalid(url, why));
     }
+    if options.text("sts_endpoint").is_some_and(is_plain) {
+        return Err(invalid(url, "sts_endpoint must be https: a token is sent there"));
+    }
     // What would be taken and not used is refused: somebody relies on it.
     let of_role = ["role_arn", "role_session_name", "sts_endpoint"];
     let needs = [
@@ -173,9 +176,6 @@ fn identified(
         if options.text(option).is_some() && !has(key) {
             return Err(invalid(url, format!("{option} says nothing without {needed}")));
         }
-    }
-    if options.text("sts_endpoint").is_some_and(is_plain) {
-        return Err(invalid(url, "sts_endpoint must be https: a token is sent there"));
     }
     let identities = ["access_key_id", "web_identity_token_file", "profile"];
     let given: Vec<_> = identities.into_iter().filter(|name| options.has_any(&[name])).collect();
@@ -285,7 +285,8 @@ mod tests {
             assert_eq!(hosted.as_deref(), Some(&query.contains("false").to_string()[..]));
         }
         let url = Url::parse("s3://logs?path_style=false&endpoint=https://10.0.0.1").unwrap();
-        let error = addressed(AmazonS3Builder::new(), &url, &Options::of(&url).unwrap());
+        let builder = AmazonS3Builder::new().with_endpoint("https://10.0.0.1");
+        let error = addressed(builder, &url, &Options::of(&url).unwrap());
         assert!(error.unwrap_err().to_string().contains("10.0.0.1"));
     }
 }
