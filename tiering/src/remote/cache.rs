@@ -188,10 +188,15 @@ impl Chunks {
         if is_joined {
             metrics::counter!("levee_cache_joined_total").increment(1);
             if urgency == Urgency::Waiting {
-                self.flights.hurry(id);
+                self.hurry(id);
             }
         }
         Coming::Flight(flight)
+    }
+
+    /// Somebody waits for a chunk that is on its way.
+    pub(crate) fn hurry(&self, id: &ChunkId) {
+        self.flights.hurry(id);
     }
 
     async fn load(&self, id: &ChunkId, object_bytes: u64, asked: (Urgency, Hurry)) -> Chunk {

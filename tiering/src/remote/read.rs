@@ -221,6 +221,10 @@ impl RemoteReader {
             .map(|number| {
                 let id = ChunkId { object: place.key.clone(), number };
                 let prepared = ahead.and_then(|ahead| ahead.take(&id));
+                // What was read ahead and is not here yet is waited for now.
+                if prepared.as_ref().is_some_and(|chunk| !chunk.is_here()) {
+                    self.chunks.hurry(&id);
+                }
                 let ask = || self.chunks.ask(&id, place.object_bytes, Urgency::Waiting);
                 let chunk = prepared.unwrap_or_else(ask);
                 (id, chunk)
