@@ -46,7 +46,10 @@ pub async fn tidy(node: Arc<Node>) {
         if round % SLOW_ROUNDS == 0 {
             let free = node.host.disk().free_bytes(&node.config.data_dir).await.ok();
             *node.disk_free.lock() = free;
-            node.tiers.fit_caches(&node.config, free).await;
+            // A disk that does not say it now will say it later.
+            if let Some(free) = free {
+                node.tiers.fit_caches(&node.config, free).await;
+            }
         }
         move_tails(&node, &partitions).await;
         make_room(&node, &partitions).await;
@@ -152,6 +155,7 @@ fn count(node: &Node, partitions: &[Arc<Partition>]) {
     }
     metrics::gauge!("levee_tail_bytes").set(node.tails.get() as f64);
     metrics::gauge!("levee_hot_bytes").set(hot as f64);
+    metrics::gauge!("levee_answer_bytes").set(node.answers.used() as f64);
     for (topic, (bytes, age)) in lags {
         let topic = topic.to_owned();
         metrics::gauge!("levee_upload_lag_bytes", "topic" => topic.clone()).set(bytes as f64);

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod admin;
+pub(crate) mod answers;
 pub mod append;
 pub(crate) mod connections;
 pub mod grpc;

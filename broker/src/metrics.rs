@@ -50,6 +50,7 @@ const METRICS: &[(Shape, &str, Unit, &str)] = &[
     (Counter, "levee_read_requests_total", Unit::Count, "reads, by source and outcome"),
     (Counter, "levee_read_bytes_total", Unit::Bytes, "bytes served, by source"),
     (Histogram, "levee_read_seconds", Unit::Seconds, "one read without its long poll, by source"),
+    (Gauge, "levee_answer_bytes", Unit::Bytes, "answers to reads that wait for their clients"),
     (Histogram, "levee_remote_read_seconds", Unit::Seconds, "one read from the bucket"),
     (Counter, "levee_cache_hits_total", Unit::Count, "found in the cache, by level"),
     (Counter, "levee_cache_misses_total", Unit::Count, "not found in the cache, by level"),

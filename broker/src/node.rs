@@ -33,6 +33,7 @@ use crate::cluster::message::{Answer, ControllerClient, Request};
 use crate::cluster::view::View;
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::error::{Error, Result};
+use crate::listener::answers::AnswerRoom;
 use crate::pace::Pace;
 use crate::partition::{Partition, TailBytes};
 use crate::tiers::Tiers;
@@ -90,6 +91,7 @@ pub struct Node {
     pub(crate) disk_free: Mutex<Option<u64>>,
     /// Bytes of appends that may wait for their topic or lane.
     pub(crate) waiting_bytes: Semaphore,
+    pub(crate) answers: AnswerRoom,
     /// Producer ids of this broker that are not given out yet.
     pub(crate) producer_ids: tokio::sync::Mutex<std::ops::Range<u64>>,
 }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use levee_proto::ids::{LaneId, PartitionId, Writer};
+use levee_proto::ids::{LaneId, Nonce, PartitionId, Writer};
 use levee_proto::keys;
 use levee_proto::metalog::{LaneKind, ObjectRef};
 use levee_proto::object::{Footer, Index, Level};
@@ -97,9 +97,9 @@ impl From<RemoteError> for Error {
 }
 
 impl Tiers {
-    pub async fn open(host: &Host, store: &Store, config: &BrokerConfig) -> Self {
+    pub async fn open(host: &Host, store: &Store, config: &BrokerConfig, cluster: Nonce) -> Self {
         let index = Arc::new(RemoteIndex::default());
-        let caches = Caches::open(host, config).await;
+        let caches = Caches::open(host, config, cluster).await;
         let on_disk = caches.as_ref();
         let footers = on_disk.map(|caches| caches.footers.clone());
         let footers = Footers::new(host.clone(), store.clone(), FOOTER_MEMORY, footers);
@@ -134,23 +134,21 @@ impl Tiers {
         &self,
         objects: &[ObjectRef],
     ) -> Vec<Result<Arc<Footer>, FootersError>> {
-        let asked = objects.iter().map(|object| (object.key().into(), object.bytes)).collect();
-        self.footers.read_all(asked).await
+        self.footers.read_all(objects.iter().map(Wanted::object).collect()).await
     }
 
     /// The footer of the object that a range is in.
     pub async fn footer(&self, place: &RangeRef) -> Result<Arc<Footer>, Error> {
-        Ok(self.footers.get(&place.key, place.object_bytes).await?)
+        Ok(self.footers.get(&place.wanted()).await?)
     }
 
     /// The footer of an object as the bucket has it now.
     pub async fn fresh_footer(&self, object: &ObjectRef) -> Result<Arc<Footer>, FootersError> {
-        let (bytes, footer_crc) = (object.bytes, Some(object.footer_crc));
-        self.footers.fresh(&Wanted { key: object.key(), bytes, footer_crc }).await
+        self.footers.fresh(&Wanted::object(object)).await
     }
 
     /// Gives the disk caches the room that `free` bytes on their disk leave them.
-    pub async fn fit_caches(&self, config: &BrokerConfig, free: Option<u64>) {
+    pub async fn fit_caches(&self, config: &BrokerConfig, free: u64) {
         if let Some(caches) = &self.caches {
             caches.fit(config, free).await;
         }
@@ -161,7 +159,7 @@ impl Tiers {
         let is_new = |o: &&ObjectRef| self.index.held_by(Source::Object(o.id())).is_none();
         let objects: Vec<&ObjectRef> = state.objects.values().filter(is_new).collect();
         for objects in objects.chunks(LOAD_AT_ONCE) {
-            let asked = objects.iter().map(|o| (o.key().into(), o.bytes)).collect();
+            let asked = objects.iter().map(|object| Wanted::object(object)).collect();
             for (object, footer) in objects.iter().zip(self.footers.get_all(asked).await?) {
                 self.index.add_object(object, &footer);
             }
@@ -201,7 +199,7 @@ impl Tiers {
         lane: LaneId,
         slots: &[(u64, u64)],
     ) -> Result<Vec<Slot>, FootersError> {
-        let asked = slots.iter().map(|(slot, bytes)| (keys::lane_slot(lane, *slot).into(), *bytes));
+        let asked = slots.iter().map(|(slot, bytes)| Wanted::slot(lane, *slot, *bytes));
         let footers = self.footers.get_all(asked.collect()).await?;
         let with = |((slot, bytes), footer): (&(u64, u64), Arc<Footer>)| Slot {
             lane,
@@ -269,7 +267,7 @@ impl Tiers {
         timestamp: i64,
     ) -> Result<Option<u64>, Error> {
         let Some(place) = self.index.find_time(id, from, timestamp) else { return Ok(None) };
-        let footer = self.footers.get(&place.key, place.object_bytes).await?;
+        let footer = self.footers.get(&place.wanted()).await?;
         let range = footer.ranges.get(place.number as usize);
         Ok(range.and_then(|range| range.seek_time(timestamp)))
     }

@@ -5,7 +5,9 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use levee_client::grpc::list_offsets_request::At;
+use levee_client::grpc::log_client::LogClient;
 use levee_client::grpc::{
     AppendRequest, ErrorCode, FlushRequest, ListOffsetsRequest, ReadRequest, ReadResponse,
     ReadStreamRequest, Record,
@@ -329,4 +331,52 @@ async fn readers_that_stand_still_hold_up_no_producer() {
     let sent = producer.send("t", Some(0), record(100)).await.unwrap();
     let acked = tokio::time::timeout(Duration::from_secs(5), sent).await;
     acked.expect("an ack in time").unwrap();
+}
+
+/// Clients that grant credit and take nothing fill the memory for answers; others still read.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_take_nothing_stop_no_other() {
+    let (_dir, broker, client) = start(&["--set", "answer.bytes=32MiB"]).await;
+    create(&client, "t", 1, &[]).await;
+    let producer = client.producer(ProducerConfig::default()).await.unwrap();
+    let value = Some(vec![7; 1 << 20].into());
+    let record = RecordData { value, ..RecordData::default() };
+    for _ in 0..8 {
+        producer.send("t", Some(0), record.clone()).await.unwrap().await.unwrap();
+    }
+    // A small window: nearly all of each answer stays with the broker.
+    let endpoint = tonic::transport::Endpoint::from_shared(broker.grpc.clone()).unwrap();
+    let line = endpoint.initial_stream_window_size(65_535).connect().await.unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..40 {
+        let start = ReadRequest { topic: "t".into(), max_bytes: 4 << 20, ..Default::default() };
+        let first =
+            ReadStreamRequest { start: Some(start), credit_bytes: 1 << 40, heartbeat_ms: 0 };
+        let requests = futures::stream::iter([first]).chain(futures::stream::pending());
+        let mut log = LogClient::new(line.clone());
+        idle.push(log.read_stream(requests).await.unwrap().into_inner());
+    }
+    answers_hold(&broker, |bytes| bytes > 24e6).await;
+    let began = Instant::now();
+    let found = read(&client, ReadRequest { max_bytes: 2 << 20, ..Default::default() }).await;
+    assert!(!found.batches.is_empty(), "at least a batch");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    // What they held is free when they go.
+    drop((idle, line));
+    answers_hold(&broker, |bytes| bytes == 0.0).await;
+}
+
+/// Waits until the answers that wait for their clients are so many bytes.
+async fn answers_hold(broker: &Broker, is_so: impl Fn(f64) -> bool) {
+    let started = Instant::now();
+    loop {
+        let metrics = http(&broker.http, "/metrics").await;
+        let line = metrics.lines().find(|line| line.starts_with("levee_answer_bytes "));
+        let bytes = line.and_then(|line| line.split(' ').nth(1)?.parse().ok());
+        if bytes.is_some_and(&is_so) {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "{bytes:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

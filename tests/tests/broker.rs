@@ -451,3 +451,33 @@ async fn retention_deletion_and_garbage_collection_keep_to_the_rule() {
     create(&client, "gone", 1, &[]).await;
     assert!(read_all(&client, "gone", 0).await.is_empty(), "a new topic with an old name is new");
 }
+
+/// What a probe left behind that was killed goes after a day, and nothing younger.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_probes_are_swept() {
+    let (dir, bucket) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let url = format!("file://{}", bucket.path().display());
+    let leave = |name: &str, hours: u64| {
+        let path = bucket.path().join("probe").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let file = std::fs::File::create(&path).unwrap();
+        let then = std::time::SystemTime::now() - Duration::from_secs(hours * 3600);
+        file.set_modified(then).unwrap();
+        path
+    };
+    let (old, young) = (leave("a/race/0001", 30), leave("b/create", 20));
+    let set = ["--bucket", &url, "--set", "sweep.interval=1s"];
+    let broker = Broker::dev(dir.path(), &set).await;
+    let client = Client::connect(&broker.grpc).await.unwrap();
+    create(&client, "bucket", 1, &[("durability.class", "object")]).await;
+    let producer = client.producer(ProducerConfig::default()).await.unwrap();
+    let record = RecordData { value: Some("x".into()), ..RecordData::default() };
+    producer.send("bucket", Some(0), record).await.unwrap().await.unwrap();
+    let gone = async {
+        while old.exists() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.unwrap();
+    assert!(young.exists());
+}

@@ -19,7 +19,7 @@ use levee_runtime::Host;
 use levee_runtime::sim::{DiskFaults, Sim, SimHost};
 use levee_tests::sim::{Faults, SimStore, seed};
 use levee_tiering::remote::{
-    ChunkId, DiskCache, Footers, ReadAhead, ReadConfig, RemoteIndex, RemoteReader,
+    ChunkId, DiskCache, Footers, ReadAhead, ReadConfig, RemoteIndex, RemoteReader, Wanted,
 };
 use levee_tiering::store::{Progress, Store};
 use levee_tiering::upload::{Part, Pieces, Planned};
@@ -56,7 +56,7 @@ struct Tier {
     all: Vec<u8>,
     /// Where its batches begin, by offset.
     starts: BTreeMap<u64, usize>,
-    objects: Vec<(Arc<str>, u64)>,
+    objects: Vec<Wanted>,
 }
 
 /// What a process has of it.
@@ -108,7 +108,7 @@ impl Tier {
             let uploaded = planned.upload(&store, &host, Progress::default()).await.unwrap();
             let verified = uploaded.verify(&store, false).await.unwrap();
             index.add_object(&verified.object, &verified.footer);
-            made.push((verified.object.key().into(), verified.object.bytes));
+            made.push(Wanted::object(&verified.object));
         }
         machine.kill();
         Self { bucket, index, all, starts, objects: made }
@@ -436,6 +436,31 @@ fn readers_that_go_on_share_the_memory_for_all() {
         later(12_000).await;
         assert_eq!(process.reader.ahead_bytes(), 0);
         assert_eq!(readers.len(), 7);
+    });
+}
+
+/// A reader that waits goes before what is only read ahead, also where that was asked for first.
+#[test]
+fn who_joins_a_read_ahead_does_not_wait_behind_all_of_it() {
+    Sim::run(seed(311), |sim| async move {
+        let machine = sim.host("a");
+        let tier = Tier::new(&sim, &machine, &[8 << 20; 4]).await;
+        let sizes = Sizes { memory: 8 << 20, disk: 0, ahead: (64 * CHUNK, 64 * CHUNK) };
+        let process = tier.start(&machine, sizes).await;
+        process.footers.get_all(tier.objects.clone()).await.unwrap();
+        tier.bucket.set(Faults { slow_reads: 500, ..Faults::default() });
+        let (window, mut offset) = (process.reader.read_ahead(), 0);
+        while process.reader.ahead_bytes() < 60 * CHUNK {
+            let read = process.reader.read(ID, offset, 8 << 10, Some(&window)).await.unwrap();
+            offset = read.unwrap().next_offset;
+        }
+        // The last of what is on its way, or waits for its turn.
+        let far = tier.offset_of_byte(tier.starts[&offset] + 58 * CHUNK as usize);
+        let (before, gets) = (sim.elapsed_ms(), tier.gets());
+        process.reader.read(ID, far, 1000, None).await.unwrap().unwrap();
+        let took = sim.elapsed_ms() - before;
+        assert!(took < 750, "{took} ms, for reads of 500");
+        assert!(tier.gets() - gets < 20, "it joined what was asked for");
     });
 }
 

@@ -121,12 +121,14 @@ fn an_audit_names_what_is_missing() {
         cluster.start(&machine, &bucket).await;
         cluster.create("synced", 1, "local").await;
         let load = SimLoad::start(&cluster, "synced", 0);
-        load.progress(100).await;
+        load.progress(400).await;
         load.stop();
         later(30).await;
         cluster.audit().await;
-        let key = cluster.bucket.keys().await.into_iter().find(|key| key.contains("/shared/"));
-        let key = key.unwrap();
+        // Not one that was replaced and waits for its end.
+        let node = cluster.node().unwrap();
+        let id = node.partition("synced", 0).unwrap().id;
+        let key = node.tiers.index.locate(id, 0).unwrap().key.to_string();
         cluster.bucket.remove(&key).await;
         cluster.bucket.plant("d/00/stranger", vec![1]).await;
         let found = cluster.findings().await.findings;
@@ -524,5 +526,35 @@ fn f23_retention_beside_failing_uploads_deletes_nothing_inside_the_rule() {
         load.stop();
         later(15).await;
         load.verify().await;
+    });
+}
+
+/// Keys come again in another cluster: copies of the one before are nothing there.
+#[test]
+fn a_new_cluster_takes_over_no_cached_copies() {
+    Sim::run(seed(60), |sim| async move {
+        let machine = sim.host("a");
+        let cached = || {
+            let names = machine.disk().names();
+            names.into_iter().filter(|name| name.starts_with("/data/cache")).collect::<Vec<_>>()
+        };
+        let mut before = Vec::new();
+        for _ in 0..2 {
+            let cluster = Cluster::new(&sim, &FAST);
+            cluster.start(&machine, &cluster.bucket).await;
+            assert!(before.iter().all(|old| !cached().contains(old)), "{before:?}");
+            cluster.create("synced", 1, "local").await;
+            let load = SimLoad::start(&cluster, "synced", 0);
+            load.progress(100).await;
+            later(30).await;
+            before = cached();
+            assert!(!before.is_empty(), "footers of uploads are kept");
+            load.stop();
+            machine.kill();
+            let disk = machine.start().disk();
+            disk.remove_file("/data/identity.json".as_ref()).await.unwrap();
+            disk.remove_dir_all("/data/wal".as_ref()).await.unwrap();
+            machine.kill();
+        }
     });
 }

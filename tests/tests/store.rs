@@ -62,6 +62,12 @@ async fn conforms(store: &Store) {
     }
     let whole = first.concat();
     assert_eq!(store.get("a/1").await.unwrap().unwrap(), whole);
+    // Ours is never another size, whatever its head says.
+    let longer = [&first[..], &[Bytes::from_static(b"more")]].concat();
+    assert!(matches!(store.create("a/1", longer, nonce).await, Created::Unknown(_)));
+    let nothing = Nonce(1);
+    assert!(matches!(store.create("empty", vec![Bytes::new()], nothing).await, Created::Won));
+    assert!(matches!(create(store, "empty", "x").await, Created::Lost(_)));
     assert_eq!(store.get_range("a/1", 3..9).await.unwrap().unwrap(), whole[3..9]);
     let beyond = whole.len() as u64;
     let short = store.get_range("a/1", beyond - 1..beyond + 1).await.unwrap_err();
@@ -303,6 +309,8 @@ async fn what_cannot_work_fails_at_once_and_the_rest_at_its_deadline() {
     assert_eq!(error.kind, Kind::Denied, "{error}");
     assert!(error.to_string().contains("check the credentials"), "{error}");
     assert!(!error.to_string().contains("kept-secret"), "{error}");
+    assert!(error.to_string().contains("InvalidAccessKeyId"), "{error}");
+    assert!(!error.to_string().contains("Token-0"), "only code and message are shown: {error}");
     assert!(started.elapsed() < Duration::from_secs(1), "a denial is not retried");
 
     let store = open(&s3.url("p"));
@@ -353,6 +361,31 @@ async fn uploads_end_by_themselves() {
         assert_eq!(store.get("k").await.unwrap(), None, "{op:?} {fault:?}");
     }
     store.put_large("k", pieces(), progress).await.unwrap();
+    // A part takes its time, whatever small requests may take.
+    let store = store.with_deadlines(Deadlines {
+        request: Duration::from_millis(200),
+        operation: Duration::from_secs(5),
+    });
+    let patient = Progress { deadline: Duration::from_secs(20), ..Progress::default() };
+    s3.add(Rule::next(Op::Part, Fault::Slow(Duration::from_millis(600))));
+    store.put_large("slow", pieces(), patient).await.unwrap();
+    s3.add(Rule::next(Op::Get, Fault::Slow(Duration::from_millis(600))));
+    let before = s3.requests();
+    assert!(store.get_range("slow", 0..1 << 20).await.unwrap().is_some());
+    assert_eq!(s3.requests() - before, 1, "one request is enough");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_of_a_store_that_never_answers_ends() {
+    let s3 = FakeS3::start().await;
+    s3.add(Rule::all(Op::Put, Fault::Hang));
+    let deadlines =
+        Deadlines { request: Duration::from_millis(300), operation: Duration::from_millis(600) };
+    let store = open(&s3.url("p")).with_deadlines(deadlines);
+    let started = Instant::now();
+    let error = probe(&store, &host(), Rounds::Restart).await.unwrap_err();
+    assert!(matches!(error, ProbeError::Store { .. }), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

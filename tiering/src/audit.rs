@@ -172,10 +172,7 @@ async fn look(
     }
     let after = log.load().await?;
     let objects = after.objects.values();
-    let objects = objects.map(|object| {
-        let (bytes, footer_crc) = (object.bytes, Some(object.footer_crc));
-        (Some(object.id()), Wanted { key: object.key(), bytes, footer_crc })
-    });
+    let objects = objects.map(|object| (Some(object.id()), Wanted::object(object)));
     let slots = slots(&before, &after, &listed).into_iter().map(|slot| (None, slot));
     let all: Vec<(Option<ObjectId>, Wanted)> = objects.chain(slots).collect();
     let (mut held, mut unreadable) = (BTreeMap::new(), Vec::new());
@@ -191,7 +188,7 @@ async fn look(
                 // A store that does not answer says nothing about an object.
                 Err(FootersError::Store(error)) => return Err(error.into()),
                 Err(error) => {
-                    let (object, key, why) = (*object, key.clone(), error.to_string());
+                    let (object, key, why) = (*object, key.to_string(), error.to_string());
                     unreadable.push(Unreadable { object, key, why });
                 }
             }
@@ -215,7 +212,7 @@ fn slots(before: &MetaState, after: &MetaState, listed: &BTreeMap<String, Listed
             let key = keys::lane_slot(lane.id, slot);
             // One that is missing is found by the listing.
             if let Some(bytes) = listed.get(&key).map(|found| found.bytes) {
-                counting.push(Wanted { key, bytes, footer_crc: None });
+                counting.push(Wanted::slot(lane.id, slot, bytes));
             }
         }
     }

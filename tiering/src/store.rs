@@ -47,8 +47,16 @@ pub use transfer::{MULTIPART_ABOVE, Progress};
 pub struct Deadlines {
     /// One request. Default 30 s.
     pub request: Duration,
-    /// A read, list or delete with its retries. Default 30 s.
+    /// A read, list or delete with its retries, at least one request. Default 30 s.
     pub operation: Duration,
+}
+
+/// The slowest line that a large body still gets through.
+const SLOW_BYTES_PER_SECOND: u64 = 256 << 10;
+
+/// What a body takes on a slow line.
+fn slow_line(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / SLOW_BYTES_PER_SECOND)
 }
 
 impl Default for Deadlines {
@@ -73,7 +81,7 @@ pub struct Store {
     server: Option<Server>,
     /// What people should know who use it.
     caveat: Option<&'static str>,
-    hedge: Option<Arc<Hedge>>,
+    hedge: Arc<Hedge>,
 }
 
 impl Store {
@@ -91,36 +99,28 @@ impl Store {
             folder: None,
             server: None,
             caveat: None,
-            hedge: None,
+            hedge: Arc::new(Hedge::new(Hedging::NONE)),
         }
     }
 
     pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
-        self.deadlines = deadlines;
+        let operation = deadlines.operation.max(deadlines.request);
+        self.deadlines = Deadlines { operation, ..deadlines };
         self
+    }
+
+    /// One request that moves so many bytes.
+    fn request_limit(&self, bytes: u64) -> Duration {
+        self.deadlines.request + slow_line(bytes)
     }
 
     /// Sends second requests where first ones are slow. A folder is not asked twice: it has one
     /// disk.
     pub fn with_hedging(mut self, how: Hedging) -> Self {
-        self.hedge = self.folder.is_none().then(|| Arc::new(Hedge::new(how)));
-        self
-    }
-
-    /// One request, or two where the first is slow.
-    async fn hedged<T, F>(
-        &self,
-        op: Op,
-        bytes: u64,
-        attempt: impl Fn() -> F,
-    ) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        match &self.hedge {
-            None => attempt().await,
-            Some(hedge) => hedge.run(&self.host, op, bytes, attempt).await,
+        if self.folder.is_none() {
+            self.hedge = Arc::new(Hedge::new(how));
         }
+        self
     }
 
     /// The bucket's URL without secrets.
@@ -149,7 +149,7 @@ impl Store {
 
     /// The whole object, or `None` where there is none.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
-        self.retried(Op::Get, key, || async {
+        self.retried(Op::Get, key, 0, || async {
             let path = self.path(key);
             let got = async {
                 let result = self.inner.get(&path).await?;
@@ -172,15 +172,22 @@ impl Store {
         range: Range<u64>,
     ) -> Result<Option<Bytes>, StoreError> {
         let bytes = range.end - range.start;
-        let read = || self.get_range_once(key, range.clone());
-        self.retried(Op::GetRange, key, || self.hedged(Op::GetRange, bytes, read)).await
+        let read = || async {
+            let got = self.get_range_once(key, range.clone()).await?;
+            Ok(got.map(|(_, bytes)| bytes))
+        };
+        self.retried(Op::GetRange, key, bytes, || {
+            self.hedge.run(&self.host, Op::GetRange, bytes, read)
+        })
+        .await
     }
 
+    /// Also the size of the whole object.
     async fn get_range_once(
         &self,
         key: &str,
         range: Range<u64>,
-    ) -> Result<Option<Bytes>, StoreError> {
+    ) -> Result<Option<(u64, Bytes)>, StoreError> {
         let path = self.path(key);
         let (wanted, end) = (range.end - range.start, range.end);
         let got = async {
@@ -192,12 +199,14 @@ impl Store {
             let result = self.inner.get_opts(&path, options).await?;
             Ok((result.meta.size, result.bytes().await?))
         };
-        match self.once(Op::GetRange, key, got).await {
+        match self.once_within(self.request_limit(wanted), Op::GetRange, key, got).await {
             Ok((size, _)) if size < end => {
                 let why = format!("it has {size} bytes, and byte {end} was asked for");
                 Err(self.error(Op::GetRange, key, Kind::Short, why))
             }
-            Ok((_, bytes)) => self.whole(Op::GetRange, key, bytes, wanted).map(Some),
+            Ok((size, bytes)) => {
+                self.whole(Op::GetRange, key, bytes, wanted).map(|bytes| Some((size, bytes)))
+            }
             Err(error) if error.kind == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -215,7 +224,7 @@ impl Store {
 
     /// Size of an object, or `None` where there is none.
     pub async fn len(&self, key: &str) -> Result<Option<u64>, StoreError> {
-        self.retried(Op::Head, key, || async {
+        self.retried(Op::Head, key, 0, || async {
             let path = self.path(key);
             match self.once(Op::Head, key, self.inner.head(&path)).await {
                 Ok(meta) => Ok(Some(meta.size)),
@@ -228,7 +237,7 @@ impl Store {
 
     /// Removes an object; a missing one is fine.
     pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        self.retried(Op::Delete, key, || async {
+        self.retried(Op::Delete, key, 0, || async {
             let path = self.path(key);
             match self.once(Op::Delete, key, self.inner.delete(&path)).await {
                 Err(error) if error.kind != Kind::NotFound => Err(error),
@@ -258,7 +267,7 @@ impl Store {
         let started = self.host.now();
         let answer = match self.host.timeout(deadline, request).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(StoreError::of(op, key, &error).in_bucket(&self.name)),
+            Ok(Err(error)) => Err(self.answered(StoreError::of(op, key, &error))),
             Err(_) => {
                 let why = format!("no answer within {deadline:?}");
                 Err(self.error(op, key, Kind::Timeout, why))
@@ -272,23 +281,41 @@ impl Store {
         answer
     }
 
-    /// Repeats a harmless operation until it answers, fails for good, or its time is over.
+    /// An error that this store answered. Only a folder has a disk that can fail; what others say
+    /// is text of strangers.
+    fn answered(&self, error: StoreError) -> StoreError {
+        let kind = match error.kind {
+            Kind::Disk if self.folder.is_none() => Kind::Unavailable,
+            kind => kind,
+        };
+        StoreError { kind, ..error }.in_bucket(&self.name)
+    }
+
+    /// Repeats a harmless operation that moves so many bytes until it answers, fails for good, or
+    /// its time is over.
     async fn retried<T, F: Future<Output = Result<T, StoreError>>>(
         &self,
         op: Op,
         key: &str,
+        bytes: u64,
         mut attempt: impl FnMut() -> F,
     ) -> Result<T, StoreError> {
         let started = self.host.now();
+        let limit = self.deadlines.operation + slow_line(bytes);
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
         loop {
-            let error = match attempt().await {
-                Ok(value) => return Ok(value),
-                Err(error) if !error.is_retriable() => return Err(error),
-                Err(error) => error,
+            let left = limit.saturating_sub(self.host.now().since(started));
+            let error = match self.host.timeout(left, attempt()).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) if !error.is_retriable() => return Err(error),
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    let why = format!("no answer within {limit:?}");
+                    return Err(self.error(op, key, Kind::Timeout, why));
+                }
             };
             let delay = backoff.next_delay(&self.host);
-            if self.host.now().since(started) + delay >= self.deadlines.operation {
+            if self.host.now().since(started) + delay >= limit {
                 return Err(error);
             }
             tracing::debug!(op = op.name(), key, %error, "trying again");

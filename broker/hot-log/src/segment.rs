@@ -16,7 +16,7 @@ use bytes::Bytes;
 use levee_proto::FormatError;
 use levee_proto::limits::{SPARSE_INDEX_STRIDE, WAL_ALIGN};
 use levee_proto::record::StoredBatch;
-use levee_proto::record::seek::{Seek, next_read, seek};
+use levee_proto::record::seek::{Run, Seek, next_read, seek};
 use levee_runtime::{AlignedBuf, File, Host, OpenMode};
 use parking_lot::Mutex;
 use thiserror::Error;
@@ -53,6 +53,7 @@ struct Segment {
     reader: Arc<dyn File>,
     base: u64,
     end: u64,
+    leader_epoch: u32,
     bytes: u64,
     /// Bytes of the last block, which is not full: the next append writes it again.
     rest: Bytes,
@@ -79,9 +80,11 @@ impl Segment {
         Ok(read.slice(skip.min(read.len())..read.len().min(skip + len)))
     }
 
-    fn seek(&self, offset: u64) -> u64 {
+    /// Where a block begins that holds `offset` or ends before it, and its first offset.
+    fn block(&self, offset: u64) -> (u64, u64) {
         let after = self.index.partition_point(|e| e.offset <= offset);
-        after.checked_sub(1).map_or(0, |at| self.index[at].pos)
+        let block = after.checked_sub(1).map(|at| &self.index[at]);
+        block.map_or((0, self.base), |block| (block.pos, block.offset))
     }
 }
 
@@ -114,16 +117,17 @@ impl HotSegments {
         self.inner.lock().iter().map(|s| s.bytes).sum()
     }
 
-    /// Adds batches behind the last one; a failure adds nothing.
+    /// Adds batches of one leader epoch behind the last one; a failure adds nothing.
     pub async fn append(&self, batches: &[StoredBatch]) -> Result<(), SegmentError> {
         let Some(first) = batches.first() else { return Ok(()) };
         let _alone = self.changing.lock().await;
-        let base = first.header.base_offset;
+        let (base, epoch) = (first.header.base_offset, first.header.leader_epoch);
         let last = self.inner.lock().back().cloned();
-        let fits = |s: &Segment| s.end == base && s.bytes < self.segment_bytes;
+        let goes_on = |s: &Segment| s.end == base && s.leader_epoch == epoch;
+        let fits = |s: &Segment| goes_on(s) && s.bytes < self.segment_bytes;
         let (segment, is_new) = match last.filter(fits) {
             Some(segment) => (segment, false),
-            None => (self.create(base).await?, true),
+            None => (self.create(base, epoch).await?, true),
         };
         let len: usize = batches.iter().map(StoredBatch::len).sum();
         let mut buffer = AlignedBuf::with_capacity(segment.rest.len() + len + WAL_ALIGN);
@@ -164,7 +168,7 @@ impl HotSegments {
         }
     }
 
-    async fn create(&self, base: u64) -> Result<Segment, SegmentError> {
+    async fn create(&self, base: u64, leader_epoch: u32) -> Result<Segment, SegmentError> {
         let path = self.dir.join(format!("{base:020}.seg"));
         let disk = self.host.disk();
         disk.create_dir_all(&self.dir).await.map_err(|e| io_error(&path, e))?;
@@ -173,8 +177,8 @@ impl HotSegments {
         file.set_len(0).await.map_err(|e| io_error(&path, e))?;
         let mode = OpenMode { create: false, write: false, direct: false };
         let reader = disk.open(&path, mode).await.map_err(|e| io_error(&path, e))?;
-        let (index, rest) = (Arc::default(), Bytes::new());
-        Ok(Segment { path, file, reader, base, end: base, bytes: 0, rest, index })
+        let (end, bytes, index, rest) = (base, 0, Arc::default(), Bytes::new());
+        Ok(Segment { path, file, reader, base, end, leader_epoch, bytes, rest, index })
     }
 
     fn holding(&self, offset: u64) -> Option<Segment> {
@@ -196,14 +200,16 @@ impl HotSegments {
         once: bool,
     ) -> Result<Bytes, SegmentError> {
         let segment = self.holding(offset).ok_or(SegmentError::Gone(offset))?;
-        let mut pos = segment.seek(offset);
+        let (mut pos, next) = segment.block(offset);
+        let leader_epoch = segment.leader_epoch;
+        let mut run = Run { next, end: segment.end, leader_epoch };
         let mut len =
             (max_bytes.saturating_add(SPARSE_INDEX_STRIDE) as u64).min(segment.bytes - pos);
         loop {
             let read = segment.bytes_at(pos, len as usize, once).await;
             let bytes = read.map_err(|error| io_error(&segment.path, error))?;
             let corrupt = |error| SegmentError::Corrupt { path: segment.path.clone(), pos, error };
-            match seek(&bytes, offset, max_bytes).map_err(corrupt)? {
+            match seek(&bytes, &mut run, offset, max_bytes).map_err(corrupt)? {
                 Seek::Batches(range) => return Ok(bytes.slice(range)),
                 Seek::Needs { from, bytes } => {
                     (pos, len) =

@@ -23,7 +23,8 @@ pub(super) fn broker(values: &Values) -> Result<(), ConfigError> {
     at_most("cache.chunk.bytes", "readahead.bytes", 0, "reading ahead goes by chunks")?;
     at_most("readahead.bytes", "readahead.total.bytes", 0, "one reader is a part of all")?;
     at_most("upload.progress.timeout", "upload.deadline", 0, "an upload ends at its deadline")?;
-    disk_cache_holds_chunks(values)?;
+    cache_holds_chunks(values, "cache.bytes", 8)?;
+    cache_holds_chunks(values, "cache.disk.bytes", 16)?;
     bucket_is_apart(values)?;
     wal_file_is_aligned(values)?;
     addresses_differ(values)
@@ -79,19 +80,19 @@ fn show_number(setting: &Setting, number: u64) -> String {
 }
 
 /// A cache that can hold next to nothing would be none, silently.
-fn disk_cache_holds_chunks(values: &Values) -> Result<(), ConfigError> {
-    const CHUNKS: u64 = 16;
-    let (held, chunk) = (values.held("cache.disk.bytes"), values.held("cache.chunk.bytes"));
+fn cache_holds_chunks(values: &Values, name: &str, chunks: u64) -> Result<(), ConfigError> {
+    let (held, chunk) = (values.held(name), values.held("cache.chunk.bytes"));
     let (Some(bytes), Some(one)) = (held.value.number(), chunk.value.number()) else {
         return Ok(());
     };
-    let least = one.saturating_mul(CHUNKS);
+    let least = one.saturating_mul(chunks);
     if bytes == 0 || bytes >= least {
         return Ok(());
     }
     let value = Some(held.setting.show(&held.value));
-    let problem = format!("is less than {CHUNKS} times cache.chunk.bytes");
-    let remedy = format!("choose 0 for none, or at least {}", show_number(held.setting, least));
+    let problem = format!("is less than {chunks} times cache.chunk.bytes");
+    let none = if held.setting.min == 0 { "0 for none, or " } else { "" };
+    let remedy = format!("choose {none}at least {}", show_number(held.setting, least));
     let error = ConfigError::new(held.setting.name, held.origin.clone(), problem, remedy);
     Err(ConfigError { value, ..error })
 }

@@ -94,6 +94,9 @@ settings! {
     request_bytes: u64 = Setting::bytes("request.bytes", 2 * MIB, TIB, "256MiB"),
         "Memory for requests that are received and not dealt with; clients wait for room. At \
          least max.batch.bytes and 2MiB more. Appends that wait for a topic may take half of it, or one batch.";
+    answer_bytes: u64 = Setting::bytes("answer.bytes", 32 * MIB, 4 * GIB, "256MiB"),
+        "Memory for answers to reads that are made and not yet taken by their clients; further \
+         reads wait a little, and then get small answers.";
     connections_max: u32 = Setting::int("connections.max", 1, 1_000_000, "4096"),
         "Connections of clients at a time; more wait.";
     request_timeout: Duration = Setting::duration(

@@ -152,7 +152,8 @@ fn bad_values_name_value_bounds_origin_and_remedy() {
         ("topic.durability.class", "replicated", "needs peers"),
         ("topic.cleanup.policy", "compact", "not built yet"),
         ("wal.file.bytes", "67108865", "multiple of 4KiB"),
-        ("cache.disk.bytes", "15MiB", "at least 16MiB"),
+        ("cache.disk.bytes", "15MiB", "choose 0 for none, or at least 16MiB"),
+        ("cache.bytes", "7MiB", "choose at least 8MiB"),
         ("http.listen", "127.0.0.1:9644", "grpc.listen"),
     ] {
         let error = refused(&[(name, value)]);

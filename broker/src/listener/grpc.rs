@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::Server;
 
 use super::admin::AdminService;
+use super::answers::AnswerLayer;
 use super::connections::Connections;
 use super::intake::{ENVELOPE_BYTES, IntakeLayer};
 use super::log::LogService;
@@ -71,6 +72,7 @@ impl GrpcServer {
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .layer(intake)
+            .layer(AnswerLayer)
             .add_service(log)
             .add_service(admin)
             .add_service(health_service)

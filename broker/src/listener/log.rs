@@ -11,9 +11,9 @@ use levee_proto::grpc::{
     AppendRequest, AppendResponse, InitProducerRequest, InitProducerResponse, ListOffsetsRequest,
     ListOffsetsResponse, ReadRequest, ReadResponse, ReadStreamRequest,
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::answers::Held;
 use super::intake::RequestRoom;
 use super::{append, read};
 use crate::error::Error;
@@ -67,13 +67,18 @@ impl Log for LogService {
         &self,
         request: Request<Streaming<ReadStreamRequest>>,
     ) -> Result<Response<Self::ReadStreamStream>, Status> {
-        let (send, receive) = read::channel();
+        let (send, answers) = read::channel();
         read::stream(self.node.clone(), request.into_inner(), send).await?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadResponse>, Status> {
-        Ok(Response::new(read::read(&self.node, request.get_ref()).await?))
+        let answer = read::read(&self.node, request.get_ref()).await?;
+        let mut response = Response::new(answer.response);
+        if let Some(room) = answer.room {
+            response.extensions_mut().insert(Held::new(room));
+        }
+        Ok(response)
     }
 
     async fn list_offsets(

@@ -10,9 +10,11 @@ use levee_proto::record::BatchHeader;
 use levee_proto::record::batch::check_run;
 use levee_proto::record::records::{DecodedRecord, Records};
 use levee_tiering::remote::ReadAhead;
+use prost::Message;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Status, Streaming};
 
+use super::answers::{Answer, Answers};
 use crate::error::{Error, Result};
 use crate::fetch::{Fetch, Fetched};
 use crate::node::Node;
@@ -35,13 +37,52 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(20);
 const AHEAD: usize = 2;
 
 /// One read.
-pub(super) async fn read(node: &Node, request: &ReadRequest) -> Result<ReadResponse> {
+pub(super) async fn read(node: &Node, request: &ReadRequest) -> Result<Answer> {
     let partition = node.partition(&request.topic, request.partition)?;
     let wait = Duration::from_millis(request.max_wait_ms.into()).min(WAIT_MAX);
     let min_bytes = request.min_bytes as usize;
     let fetch = Fetch { offset: request.offset, max_bytes: size(request), min_bytes, wait };
-    let found = node.fetch(&partition, &fetch).await?;
-    response(found, request.decode, request.offset).await
+    // It may wait, and then it has as much time as any other request.
+    let limit = wait + node.config.request_timeout;
+    let answer = answer(node, &partition, fetch, request.decode, None);
+    let late = |_| Err(Error::timed_out("the read", limit.as_millis() as u64));
+    node.host.timeout(limit, answer).await.unwrap_or_else(late)
+}
+
+/// How long an answer waits for room. Then a small one is made without: clients that take nothing
+/// slow the others down, and stop nobody.
+const ROOM_LIMIT: Duration = Duration::from_secs(3);
+const SMALL_BYTES: usize = 64 << 10;
+
+/// Reads and answers. Where there is no room for the answer it goes, and is made again when there
+/// is: who waits holds no memory.
+async fn answer(
+    node: &Node,
+    partition: &Partition,
+    mut fetch: Fetch,
+    decode: bool,
+    ahead: Option<&ReadAhead>,
+) -> Result<Answer> {
+    let (mut held, mut is_small) = (None, false);
+    loop {
+        let found = node.fetch_ahead(partition, &fetch, ahead).await?;
+        let bytes = found.batches.len();
+        let response = response(found, decode, fetch.offset).await?;
+        if bytes == 0 {
+            return Ok(Answer::small(response));
+        }
+        let wanted = response.encoded_len();
+        let room = node.answers.take(wanted, held.take());
+        if room.is_some() || is_small {
+            return Ok(Answer { response, bytes, room });
+        }
+        drop(response);
+        held = node.host.timeout(ROOM_LIMIT, node.answers.wait(wanted)).await.ok().flatten();
+        is_small = held.is_none();
+        // No more than there is room for now.
+        let max_bytes = if is_small { bytes.min(SMALL_BYTES) } else { bytes };
+        fetch = Fetch { max_bytes, min_bytes: 1, wait: Duration::ZERO, ..fetch };
+    }
 }
 
 fn size(request: &ReadRequest) -> usize {
@@ -150,13 +191,13 @@ fn encoded(record: DecodedRecord) -> Record {
     }
 }
 
-type Answers = mpsc::Sender<std::result::Result<ReadResponse, Status>>;
+type Outgoing = mpsc::Sender<std::result::Result<Answer, Status>>;
 
 /// Serves a read stream until the client goes away, the read fails, or this broker stops.
 pub(super) async fn stream(
     node: Arc<Node>,
     mut requests: Streaming<ReadStreamRequest>,
-    answers: Answers,
+    answers: Outgoing,
 ) -> std::result::Result<(), Status> {
     let mut draining = node.draining();
     let first = tokio::select! {
@@ -194,12 +235,13 @@ struct Reader {
 }
 
 /// How many answers may wait for the client.
-pub(super) fn channel() -> (Answers, mpsc::Receiver<std::result::Result<ReadResponse, Status>>) {
-    mpsc::channel(AHEAD)
+pub(super) fn channel() -> (Outgoing, Answers) {
+    let (send, receive) = mpsc::channel(AHEAD);
+    (send, Answers { receive, held: None })
 }
 
 impl Reader {
-    async fn run(mut self, answers: Answers) {
+    async fn run(mut self, answers: Outgoing) {
         let mut draining = self.node.draining();
         let mut offset = self.start.offset;
         loop {
@@ -207,39 +249,62 @@ impl Reader {
                 biased;
                 _ = draining.wait_for(|draining| *draining) => Err(Error::shutting_down()),
                 () = answers.closed() => return,
-                next = self.next(offset) => next,
+                next = self.next(offset, &answers) => next,
             };
             let (answer, ends) = match next {
                 Ok(answer) => (answer, false),
                 Err(error) => {
-                    (ReadResponse { error: Some(error.to_detail()), ..Default::default() }, true)
+                    let error = Some(error.to_detail());
+                    (Answer::small(ReadResponse { error, ..Default::default() }), true)
                 }
             };
-            offset = offset.max(answer.next_offset);
-            if answers.send(Ok(answer)).await.is_err() || ends {
+            offset = offset.max(answer.response.next_offset);
+            let sent = tokio::select! {
+                biased;
+                sent = answers.send(Ok(answer)) => sent.is_ok(),
+                // A client that takes nothing does not hold up a stop.
+                _ = draining.wait_for(|draining| *draining) => false,
+            };
+            if !sent || ends {
                 return;
             }
         }
     }
 
-    /// The next answer: records, or nothing after the heartbeat.
-    async fn next(&mut self, offset: u64) -> Result<ReadResponse> {
+    /// The next answer: records, or nothing after the heartbeat. A read that takes longer than that
+    /// gives signs of life beside it.
+    async fn next(&mut self, offset: u64, answers: &Outgoing) -> Result<Answer> {
         let credit = self.credit().await;
-        let wait = if credit == 0 { Duration::ZERO } else { self.heartbeat };
-        let max_bytes = size(&self.start).min(usize::try_from(credit).unwrap_or(usize::MAX));
         if credit == 0 {
-            let ladder = self.partition.readable()?;
-            return Ok(ReadResponse {
-                next_offset: offset,
-                high_watermark: ladder.high_watermark(),
-                log_start: ladder.log_start(),
-                ..Default::default()
-            });
+            return self.sign_of_life(offset);
         }
-        let fetch = Fetch { offset, max_bytes, min_bytes: 1, wait };
-        let found = self.node.fetch_ahead(&self.partition, &fetch, Some(&self.ahead)).await?;
-        self.sent += found.batches.len() as u64;
-        response(found, self.start.decode, offset).await
+        let max_bytes = size(&self.start).min(usize::try_from(credit).unwrap_or(usize::MAX));
+        let fetch = Fetch { offset, max_bytes, min_bytes: 1, wait: self.heartbeat };
+        let (partition, ahead) = (&self.partition, Some(&self.ahead));
+        let mut read =
+            std::pin::pin!(answer(&self.node, partition, fetch, self.start.decode, ahead));
+        // At the end of the log it answers after a heartbeat itself.
+        let late = self.heartbeat * 3 / 2;
+        let answer = loop {
+            match tokio::time::timeout(late, &mut read).await {
+                Ok(answer) => break answer?,
+                // Where there is no place for it, others are on their way.
+                Err(_) => drop(answers.try_send(Ok(self.sign_of_life(offset)?))),
+            }
+        };
+        self.sent += answer.bytes as u64;
+        Ok(answer)
+    }
+
+    /// An answer without records.
+    fn sign_of_life(&self, offset: u64) -> Result<Answer> {
+        let ladder = self.partition.readable()?;
+        Ok(Answer::small(ReadResponse {
+            next_offset: offset,
+            high_watermark: ladder.high_watermark(),
+            log_start: ladder.log_start(),
+            ..Default::default()
+        }))
     }
 
     /// Bytes that may be sent; 0 where the client grants none for a heartbeat.

@@ -26,6 +26,7 @@ use crate::cluster::view::View;
 use crate::config::BrokerConfig;
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::listener::answers::AnswerRoom;
 use crate::pace::Pace;
 use crate::partition::TailBytes;
 use crate::tiers::Tiers;
@@ -220,8 +221,8 @@ impl Opening<'_> {
     /// Reads what the bucket holds, however long that takes: before the session, which must not
     /// fall silent, and while the controller goes on.
     async fn load(&self, store: &Store, mut pushes: Pushes) -> Result<(Tiers, Pushes), StartError> {
-        let tiers = Tiers::open(self.host, store, self.config).await;
         let state = self.view.read().clone();
+        let tiers = Tiers::open(self.host, store, self.config, state.cluster).await;
         {
             let mut loaded = std::pin::pin!(tiers.load(&state));
             loop {
@@ -302,6 +303,7 @@ impl Opening<'_> {
             )),
             disk_free: Default::default(),
             waiting_bytes: tokio::sync::Semaphore::new(config.waiting_bytes()),
+            answers: AnswerRoom::new(config.answer_bytes),
             producer_ids: Default::default(),
         });
         Ok((node, pushes))

@@ -52,9 +52,13 @@ impl Tail {
         out
     }
 
-    /// Batches below `end`, oldest first, up to `max_bytes` (at least one).
+    /// Batches below `end` of one leader epoch, oldest first, up to `max_bytes` (at least one).
     pub fn oldest(&self, max_bytes: usize, end: u64) -> Vec<StoredBatch> {
-        self.read(self.start, max_bytes, end)
+        let mut batches = self.read(self.start, max_bytes, end);
+        if let Some(epoch) = batches.first().map(|first| first.header.leader_epoch) {
+            batches.truncate(batches.partition_point(|b| b.header.leader_epoch == epoch));
+        }
+        batches
     }
 
     /// Drops batches below `to`, which must be a batch border.

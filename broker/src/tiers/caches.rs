@@ -3,14 +3,17 @@
 //! Copies, never a promise: a start takes over what it finds, and everything is checked as it is
 //! read. They give way before hot segments do, and those before appends are refused.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
+use levee_proto::ids::Nonce;
 use levee_runtime::Host;
 use levee_tiering::remote::DiskCache;
 
 use crate::config::BrokerConfig;
 
-/// In the data folder.
+/// In the data folder; each cluster has a folder of its own in it, as keys are names only there.
 const CACHE_DIR: &str = "cache";
 /// Footers get this part of the budget.
 const FOOTER_SHARE: u64 = 16;
@@ -24,40 +27,57 @@ pub(super) struct Caches {
 
 impl Caches {
     /// Takes over what an earlier life left; nothing where the budget is 0.
-    pub(super) async fn open(host: &Host, config: &BrokerConfig) -> Option<Self> {
+    pub(super) async fn open(host: &Host, config: &BrokerConfig, cluster: Nonce) -> Option<Self> {
         let dir = config.data_dir.join(CACHE_DIR);
-        let keeps = config.cache_budget(u64::MAX) > 0;
-        // Objects of a cluster in memory are gone, and their names come again.
-        if !(keeps && config.bucket_url.lasts()) {
-            match host.disk().remove_dir_all(&dir).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(dir = %dir.display(), %error, "old cached copies stay, unused");
-                    return None;
-                }
-                _ => {}
-            }
+        // Objects of a cluster in memory go with it, and no disk is nearer than they are.
+        let keeps = config.cache_budget(u64::MAX) > 0 && config.bucket_url.lasts();
+        let own = keeps.then(|| cluster.to_string());
+        if let Err(error) = keep_only(host, &dir, own.as_deref()).await {
+            tracing::warn!(dir = %dir.display(), %error, "old cached copies stay, unused");
         }
-        if !keeps {
-            return None;
-        }
+        let dir = dir.join(own?);
         let open = |name, allowed| DiskCache::open(host.clone(), dir.join(name), name, allowed);
         let caches = Self {
             chunks: open("chunks", u64::MAX).await,
             footers: open("footers", u64::MAX).await,
         };
-        let free = host.disk().free_bytes(&config.data_dir).await.ok();
-        caches.fit(config, free).await;
+        match host.disk().free_bytes(&config.data_dir).await {
+            Ok(free) => caches.fit(config, free).await,
+            // Until it is known, they keep what they have.
+            Err(_) => {
+                caches.chunks.fit(caches.chunks.used()).await;
+                caches.footers.fit(caches.footers.used()).await;
+            }
+        }
         Some(caches)
     }
 
-    /// Free space that is unknown counts as none.
-    pub(super) async fn fit(&self, config: &BrokerConfig, free: Option<u64>) {
+    /// `free`: bytes on their disk.
+    pub(super) async fn fit(&self, config: &BrokerConfig, free: u64) {
         let used = self.chunks.used() + self.footers.used();
-        let room = used.saturating_add(free.unwrap_or(0));
-        let room = room.saturating_sub(config.disk_reserve_bytes.saturating_mul(RESERVES));
-        let budget = config.cache_budget(used.saturating_add(free.unwrap_or(0))).min(room);
+        let room = used.saturating_add(free);
+        let budget = config.cache_budget(room);
+        let reserved = config.disk_reserve_bytes.saturating_mul(RESERVES);
+        let budget = budget.min(room.saturating_sub(reserved));
         let footers = budget / FOOTER_SHARE;
         self.chunks.fit(budget - footers).await;
         self.footers.fit(footers).await;
     }
+}
+
+/// Removes everything in a folder, except for one name.
+async fn keep_only(host: &Host, dir: &Path, name: Option<&str>) -> io::Result<()> {
+    let disk = host.disk();
+    let found = match disk.list(dir).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    for entry in found.iter().filter(|entry| Some(&entry.name[..]) != name) {
+        let path = dir.join(&entry.name);
+        match entry.is_dir {
+            true => disk.remove_dir_all(&path).await?,
+            false => disk.remove_file(&path).await?,
+        }
+    }
+    Ok(())
 }

@@ -1,10 +1,9 @@
 //! The sweep: what ended sessions wrote and nothing ever referred to leaves the bucket.
 //!
 //! Uploads that were never committed, slots that landed above the FENCE of their lane, files that
-//! a killed process staged in a folder bucket. Owns: that decision, which is taken by the writer
-//! in the key and never by age (I14). FENCE objects stay (I21).
+//! a killed process staged in a folder bucket, old probes. Owns: that decision, which is taken by
+//! the writer in the key and never by age (I14). FENCE objects stay (I21).
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +20,8 @@ use crate::node::Node;
 
 /// The first sweep of a session comes early: it is what a restart left behind that is swept.
 const FIRST: Duration = Duration::from_secs(300);
+/// No probe runs that long.
+const PROBE_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs until the session ends.
 pub async fn run(node: Arc<Node>) {
@@ -38,28 +39,53 @@ pub async fn run(node: Arc<Node>) {
 }
 
 async fn sweep(node: &Arc<Node>) -> Result<u64> {
-    let mut over = BTreeSet::new();
+    let (mut count, mut newest_ms) = (0, i64::MIN);
     for folder in [keys::DATA, keys::PARTITIONS] {
-        let listed = node.store.list(folder).await.map_err(Error::store_unavailable)?;
-        // The state must be newer than the listing: what it does not name then, was never named.
-        validate(node).await?;
-        let ghosts = {
-            let state = node.view.read();
-            let orphans = listed.iter().filter(|found| is_orphan(&state, &found.key));
-            over.extend(orphans.map(|found| found.key.clone()));
-            ghost_slots(&state, &listed)
-        };
-        for ghost in ghosts {
-            if !is_fence(node, ghost).await? {
-                over.insert(ghost.key.clone());
-            }
+        let mut pages = node.store.listing(folder);
+        let mut last = None;
+        while let Some(listed) = pages.next().await.map_err(Error::store_unavailable)? {
+            newest_ms = listed.iter().map(|found| found.modified_ms).fold(newest_ms, i64::max);
+            count += sweep_some(node, &listed, &mut last).await?;
         }
     }
-    let count = over.len() as u64;
-    delete(node, over.into_iter().collect()).await?;
+    count += sweep_probes(node, newest_ms).await?;
     validate(node).await?;
     let staged = node.store.remove_staged(|key| is_decided(&node.view.read(), key)).await;
     Ok(count + staged.map_err(Error::store_unavailable)?)
+}
+
+/// Sweeps a page of a listing; `last` is the lane of the last slot of the page before.
+async fn sweep_some(node: &Arc<Node>, listed: &[Listed], last: &mut Option<LaneId>) -> Result<u64> {
+    // The state must be newer than the listing: what it does not name then, was never named.
+    validate(node).await?;
+    let (mut over, ghosts) = {
+        let state = node.view.read();
+        let orphans = listed.iter().filter(|found| is_orphan(&state, &found.key));
+        let over: Vec<String> = orphans.map(|found| found.key.clone()).collect();
+        (over, ghost_slots(&state, listed, last))
+    };
+    for ghost in ghosts {
+        if !is_fence(node, ghost).await? {
+            over.push(ghost.key.clone());
+        }
+    }
+    let count = over.len() as u64;
+    delete(node, over).await?;
+    Ok(count)
+}
+
+/// What probes left behind that were killed or refused. By age, as nothing ever refers to it, and
+/// by the bucket's own clock.
+async fn sweep_probes(node: &Arc<Node>, newest_ms: i64) -> Result<u64> {
+    let before = newest_ms.saturating_sub(PROBE_AGE.as_millis() as i64);
+    let (mut pages, mut count) = (node.store.listing(keys::PROBE), 0);
+    while let Some(listed) = pages.next().await.map_err(Error::store_unavailable)? {
+        let old = listed.into_iter().filter(|found| found.modified_ms < before);
+        let old: Vec<String> = old.map(|found| found.key).collect();
+        count += old.len() as u64;
+        delete(node, old).await?;
+    }
+    Ok(count)
 }
 
 /// An object of an ended writer that no record names.
@@ -78,8 +104,11 @@ fn is_orphan(state: &MetaState, key: &str) -> bool {
 
 /// What stands above the end of a closed lane. Where the state has forgotten the lane, its FENCE
 /// is the lowest that is left of it.
-fn ghost_slots<'a>(state: &MetaState, listed: &'a [Listed]) -> Vec<&'a Listed> {
-    let mut last: Option<LaneId> = None;
+fn ghost_slots<'a>(
+    state: &MetaState,
+    listed: &'a [Listed],
+    last: &mut Option<LaneId>,
+) -> Vec<&'a Listed> {
     let mut ghosts = Vec::new();
     for found in listed {
         let Some((lane, slot)) = keys::slot_of(&found.key) else { continue };

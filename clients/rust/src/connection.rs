@@ -20,8 +20,8 @@ const DEFAULT_PORT: u16 = 9644;
 /// Bytes of one message: the largest batch and what is around it.
 const MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX + (16 << 20);
 /// HTTP/2 windows, bytes under way: of one stream, and of all of them together.
-const STREAM_WINDOW: u32 = 16 << 20;
-const CONNECTION_WINDOW: u32 = 64 << 20;
+pub(crate) const STREAM_WINDOW: u32 = 16 << 20;
+pub(crate) const CONNECTION_WINDOW: u32 = 128 << 20;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A peer that does not answer a ping within twice this is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -73,9 +73,9 @@ impl Client {
         log_over(self.channel.clone())
     }
 
-    /// A place for a reader that leaves at most so many bytes lying.
-    pub(crate) fn seat(&self, window_bytes: u64) -> Seat {
-        self.seats.take(&self.endpoint, window_bytes)
+    /// A place for a reader.
+    pub(crate) fn seat(&self) -> Seat {
+        self.seats.take(&self.endpoint)
     }
 
     /// The `Admin` service, as it is on the wire; no deadlines. See [`Client::manage`].

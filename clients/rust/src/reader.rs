@@ -141,7 +141,7 @@ impl Reader {
             }
         };
         Ok(Self {
-            seat: client.seat(config.window_bytes),
+            seat: client.seat(),
             trouble: client.trouble().clone(),
             topic: topic.to_owned(),
             partition,

@@ -1,15 +1,15 @@
 //! Connections of readers, apart from those of producers: what a reader leaves lying would fill the
 //! window of a shared connection, and acks would wait behind it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tonic::transport::{Channel, Endpoint};
 
-/// Streams of one connection: a server lets a bounded number of them run side by side.
-const STREAMS: u64 = 64;
-/// Part of a connection's window that readers may leave full.
-const FILLED: u64 = 48 << 20;
+use crate::connection::{CONNECTION_WINDOW, STREAM_WINDOW};
+
+/// Readers of one connection: as many as its window has place for, whatever they leave lying.
+const READERS: u32 = CONNECTION_WINDOW / STREAM_WINDOW;
 
 /// The connections of readers of one client, made as they are needed.
 #[derive(Default)]
@@ -19,38 +19,27 @@ pub(crate) struct Seats {
 
 struct Line {
     channel: Channel,
-    streams: AtomicU64,
-    bytes: AtomicU64,
+    readers: AtomicU32,
 }
 
-/// A place on a connection for a reader with a window of so many bytes.
+/// A place on a connection for a reader.
 pub(crate) struct Seat {
     line: Arc<Line>,
-    bytes: u64,
 }
 
 impl Seats {
-    pub(crate) fn take(&self, endpoint: &Endpoint, bytes: u64) -> Seat {
+    pub(crate) fn take(&self, endpoint: &Endpoint) -> Seat {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.retain(|line| line.strong_count() > 0);
-        let free = lines.iter().filter_map(Weak::upgrade).find(|line| line.has_room(bytes));
-        let line = free.unwrap_or_else(|| {
-            let channel = endpoint.connect_lazy();
-            let line = Line { channel, streams: AtomicU64::new(0), bytes: AtomicU64::new(0) };
-            let line = Arc::new(line);
+        let has_place = |line: &Arc<Line>| line.readers.load(Ordering::Relaxed) < READERS;
+        let line = lines.iter().filter_map(Weak::upgrade).find(has_place).unwrap_or_else(|| {
+            let (channel, readers) = (endpoint.connect_lazy(), AtomicU32::new(0));
+            let line = Arc::new(Line { channel, readers });
             lines.push(Arc::downgrade(&line));
             line
         });
-        line.streams.fetch_add(1, Ordering::Relaxed);
-        line.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Seat { line, bytes }
-    }
-}
-
-impl Line {
-    fn has_room(&self, bytes: u64) -> bool {
-        self.streams.load(Ordering::Relaxed) < STREAMS
-            && self.bytes.load(Ordering::Relaxed).saturating_add(bytes) <= FILLED
+        line.readers.fetch_add(1, Ordering::Relaxed);
+        Seat { line }
     }
 }
 
@@ -62,7 +51,6 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.line.streams.fetch_sub(1, Ordering::Relaxed);
-        self.line.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.line.readers.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -55,14 +55,20 @@ pub fn footer_bytes(data: u64, producers: Option<&ProducerSnapshot>) -> u64 {
 impl Range {
     /// Byte position in the range of a block that holds `offset` or ends before it.
     pub fn seek(&self, offset: u64) -> u32 {
+        self.block(offset).0
+    }
+
+    /// As `seek`, and the offset that the block begins with.
+    pub fn block(&self, offset: u64) -> (u32, u64) {
         match &self.index {
             Index::Full(batches) => {
                 let at = batches.partition_point(|b| b.end_offset() <= offset);
-                batches.get(at).map_or(self.len as u32, |b| b.pos)
+                batches.get(at).map_or((self.len as u32, self.end), |b| (b.pos, b.base_offset))
             }
             Index::Sparse(blocks) => {
                 let after = blocks.partition_point(|b| b.base_offset <= offset);
-                after.checked_sub(1).map_or(0, |at| blocks[at].pos)
+                let block = after.checked_sub(1).map(|at| &blocks[at]);
+                block.map_or((0, self.base), |b| (b.pos, b.base_offset))
             }
         }
     }

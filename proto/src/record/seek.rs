@@ -13,14 +13,48 @@ pub enum Seek {
     Needs { from: usize, bytes: usize },
 }
 
-/// Whole batches from the one that holds `offset` on, up to `max_bytes`, at least one.
-pub fn seek(bytes: &[u8], offset: u64, max_bytes: usize) -> Result<Seek, FormatError> {
+/// What batches must be that stand behind each other in a file or object. A batch's own crc does
+/// not cover its offset and epoch, so they are held against where it stands (I17).
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    /// Base offset of the next batch: they leave nothing out.
+    pub next: u64,
+    /// Exclusive.
+    pub end: u64,
+    pub leader_epoch: u32,
+}
+
+impl Run {
+    fn check(&self, at: usize, header: &BatchHeader) -> Result<(), FormatError> {
+        let (base, end, epoch) = (header.base_offset, header.end_offset(), header.leader_epoch);
+        if base == self.next && end <= self.end && epoch == self.leader_epoch {
+            return Ok(());
+        }
+        let Self { next, end: last, leader_epoch } = self;
+        let why = format!(
+            "offsets {base}..{end} of epoch {epoch} where {next}..{last} of epoch {leader_epoch} \
+             must be"
+        );
+        Err(FormatError::new("record batches", at, why))
+    }
+}
+
+/// Whole batches from the one that holds `offset` on, up to `max_bytes`, at least one. `run` is of
+/// the batch that `bytes` begin with, and afterwards of what follows on the answer.
+pub fn seek(
+    bytes: &[u8],
+    run: &mut Run,
+    offset: u64,
+    max_bytes: usize,
+) -> Result<Seek, FormatError> {
     let (mut at, mut start) = (0, None);
     while bytes.len() - at >= HEADER_BYTES {
         let header = BatchHeader::decode(&bytes[at..])?;
+        run.check(at, &header)?;
         let len = header.bytes as usize;
         let is_whole = at + len <= bytes.len();
         if header.end_offset() <= offset {
+            run.next = header.end_offset();
             if !is_whole {
                 return Ok(Seek::Needs { from: at + len, bytes: SPARSE_INDEX_STRIDE });
             }
@@ -36,6 +70,7 @@ pub fn seek(bytes: &[u8], offset: u64, max_bytes: usize) -> Result<Seek, FormatE
         }
         check(&bytes[at..at + len])?;
         start.get_or_insert(at);
+        run.next = header.end_offset();
         at += len;
     }
     Ok(match start {

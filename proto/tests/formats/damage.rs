@@ -12,7 +12,7 @@ use levee_proto::object::{Footer, ProducerSnapshot, Trailer};
 use levee_proto::record::batch::{self, BatchHeader};
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::decode_records;
-use levee_proto::record::seek::seek;
+use levee_proto::record::seek::{Run, seek};
 use levee_proto::wal::{GROUP_HEAD_BYTES, GroupHead};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -26,7 +26,7 @@ fn decode_all(bytes: &Bytes) {
     drop(BatchHeader::decode(bytes));
     drop(decode_records(bytes));
     drop(batch::check_run(bytes, |_, _| true));
-    drop(seek(bytes, 5, 1000));
+    drop(seek(bytes, &mut Run { next: 0, end: u64::MAX, leader_epoch: 0 }, 5, 1000));
     drop(Footer::decode(bytes).map(|footer| footer.encode()));
     if let Ok(trailer) = Trailer::decode(bytes, bytes.len() as u64) {
         let pos = trailer.footer_pos as usize;

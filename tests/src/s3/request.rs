@@ -86,7 +86,9 @@ pub(super) fn ok(body: impl Into<Bytes>) -> Response<Body> {
 }
 
 pub(super) fn error(status: u16, code: &str, message: &str) -> Response<Body> {
-    answer(status, format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>").into())
+    // Some servers repeat tokens in their answers.
+    let said = format!("<Code>{code}</Code><Message>{message}</Message>");
+    answer(status, format!("<Error>{said}<Token-0>hunter2</Token-0></Error>").into())
 }
 
 pub(super) fn answer(status: u16, body: Bytes) -> Response<Body> {

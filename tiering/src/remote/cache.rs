@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use levee_proto::keys;
 use levee_runtime::Host;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -26,7 +27,7 @@ use tokio::sync::Semaphore;
 use super::read::RemoteError;
 use crate::store::Store;
 pub use disk::DiskCache;
-pub(crate) use flights::{Flight, Flights};
+pub(crate) use flights::{Flight, Flights, Hurry};
 use ghost::Ghost;
 use memory::Memory;
 
@@ -48,6 +49,14 @@ pub(crate) type Hasher = BuildHasherDefault<DefaultHasher>;
 pub struct ChunkId {
     pub object: Arc<str>,
     pub number: u64,
+}
+
+impl ChunkId {
+    /// Whether it can name only these bytes for ever. Slots have no nonce in their keys: where a
+    /// bucket is put back to what it was, other slots get the same ones.
+    pub(crate) fn lasts(&self) -> bool {
+        keys::slot_of(&self.object).is_none()
+    }
 }
 
 /// Where a chunk was found.
@@ -153,33 +162,46 @@ impl Chunks {
         }
     }
 
-    /// Counts a use of chunks by a read that found its batches at these bytes of an object. A second
-    /// use is what the disk waits for.
-    pub(crate) fn used(&self, object: &Arc<str>, bytes: Range<u64>) {
+    /// Counts a use of chunks by a read that found its batches at these bytes of an object, in the
+    /// range that begins at `range`. A second use is what the disk waits for.
+    pub(crate) fn used(&self, object: &Arc<str>, range: u64, bytes: Range<u64>) {
         for number in bytes.start / self.chunk_bytes..=(bytes.end - 1) / self.chunk_bytes {
             let id = ChunkId { object: object.clone(), number };
-            let again = self.memory.used(&id, bytes.start);
-            if let (Some(chunk), Some(disk)) = (again, &self.disk) {
+            let again = self.memory.used(&id, range, bytes.start);
+            if let (Some(chunk), Some(disk)) = (again, self.disk_of(&id)) {
                 disk.put(id, chunk);
             }
         }
     }
 
+    /// The disk, where it may keep this.
+    fn disk_of(&self, id: &ChunkId) -> Option<&Arc<DiskCache>> {
+        self.disk.as_ref().filter(|_| id.lasts())
+    }
+
     fn fetch(self: &Arc<Self>, id: &ChunkId, object_bytes: u64, urgency: Urgency) -> Coming {
         let (chunks, wanted) = (self.clone(), id.clone());
         let (flight, is_joined) =
-            self.flights.join(&self.host, "chunk", id.clone(), || async move {
-                chunks.load(&wanted, object_bytes, urgency).await
+            self.flights.join(&self.host, "chunk", id.clone(), |hurry| async move {
+                chunks.load(&wanted, object_bytes, (urgency, hurry)).await
             });
         if is_joined {
             metrics::counter!("levee_cache_joined_total").increment(1);
+            if urgency == Urgency::Waiting {
+                self.hurry(id);
+            }
         }
         Coming::Flight(flight)
     }
 
-    async fn load(&self, id: &ChunkId, object_bytes: u64, urgency: Urgency) -> Chunk {
+    /// Somebody waits for a chunk that is on its way.
+    pub(crate) fn hurry(&self, id: &ChunkId) {
+        self.flights.hurry(id);
+    }
+
+    async fn load(&self, id: &ChunkId, object_bytes: u64, asked: (Urgency, Hurry)) -> Chunk {
         count("memory", false);
-        if let Some(disk) = &self.disk {
+        if let Some(disk) = self.disk_of(id) {
             let found = disk.get(id).await;
             count("disk", found.is_some());
             if let Some(bytes) = found {
@@ -187,15 +209,8 @@ impl Chunks {
                 return Ok((bytes, Level::Disk));
             }
         }
-        let turn = async {
-            let ahead = match urgency {
-                Urgency::Ahead => Some(self.ahead.acquire().await),
-                Urgency::Waiting => None,
-            };
-            (ahead, self.fetches.acquire().await)
-        };
-        let turn = self.host.timeout(TURN_LIMIT, turn).await;
-        let _turn = turn.map_err(|_| RemoteError::Busy(id.object.to_string()))?;
+        let turn = self.turn(asked).await;
+        let _turn = turn.ok_or_else(|| RemoteError::Busy(id.object.to_string()))?;
         if self.flights.unwanted(id) {
             return Err(RemoteError::Stopped(id.object.to_string()));
         }
@@ -203,7 +218,7 @@ impl Chunks {
         let end = (start + self.chunk_bytes).min(object_bytes);
         let got = self.store.get_range(&id.object, start..end).await?;
         let bytes = got.ok_or_else(|| RemoteError::Missing(id.object.to_string()))?;
-        if let Some(disk) = &self.disk {
+        if let Some(disk) = self.disk_of(id) {
             let room = (disk.allowed() / self.chunk_bytes).clamp(GHOSTS_MIN, GHOSTS_MAX) as usize;
             if self.ghost.lock().seen(entry::fingerprint(id), room) {
                 disk.put(id.clone(), bytes.clone());
@@ -211,6 +226,21 @@ impl Chunks {
         }
         self.insert(id, &bytes);
         Ok((bytes, Level::Bucket))
+    }
+
+    /// Waits for a place among the fetches. What is read ahead has fewer of them, until somebody
+    /// waits for it.
+    async fn turn(&self, (urgency, hurry): (Urgency, Hurry)) -> Option<impl Sized + '_> {
+        let ahead = match urgency {
+            Urgency::Waiting => None,
+            Urgency::Ahead => tokio::select! {
+                biased;
+                () = hurry.notified() => None,
+                turn = self.host.timeout(TURN_LIMIT, self.ahead.acquire()) => Some(turn.ok()?),
+            },
+        };
+        let turn = self.host.timeout(TURN_LIMIT, self.fetches.acquire()).await;
+        Some((ahead, turn.ok()?))
     }
 
     fn insert(&self, id: &ChunkId, bytes: &Bytes) {

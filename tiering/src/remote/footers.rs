@@ -7,6 +7,9 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use levee_proto::FormatError;
 use levee_proto::crc::crc32c;
+use levee_proto::ids::LaneId;
+use levee_proto::keys;
+use levee_proto::metalog::ObjectRef;
 use levee_proto::object::{Footer, Index, Range, TRAILER_BYTES, Trailer};
 use levee_runtime::Host;
 use moka::sync::Cache;
@@ -33,13 +36,29 @@ pub enum FootersError {
     Stopped(String),
 }
 
-/// An object whose footer is wanted from the bucket.
-#[derive(Debug, Clone)]
+/// An object whose footer is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    pub key: String,
+    pub key: Arc<str>,
     pub bytes: u64,
     /// What its reference says of it; nothing for a slot.
     pub footer_crc: Option<u32>,
+}
+
+impl Wanted {
+    /// Of an object that is referenced.
+    pub fn object(object: &ObjectRef) -> Self {
+        let (bytes, footer_crc) = (object.bytes, Some(object.footer_crc));
+        Self { key: object.key().into(), bytes, footer_crc }
+    }
+
+    pub fn slot(lane: LaneId, slot: u64, bytes: u64) -> Self {
+        Self { key: keys::lane_slot(lane, slot).into(), bytes, footer_crc: None }
+    }
+
+    fn format(&self, error: FormatError) -> FootersError {
+        FootersError::Format { key: self.key.to_string(), error }
+    }
 }
 
 type Outcome = Result<Arc<Footer>, FootersError>;
@@ -69,30 +88,20 @@ impl Footers {
         Self { host, from, flights: Flights::new() }
     }
 
-    /// The footer of an object of `bytes` bytes.
-    pub async fn get(&self, key: &Arc<str>, bytes: u64) -> Outcome {
-        match self.from.memory.get(key) {
+    /// The footer of an object.
+    pub async fn get(&self, wanted: &Wanted) -> Outcome {
+        match self.from.memory.get(&wanted.key) {
             Some(footer) => Ok(footer),
             None => {
-                let loaded = self.load(&self.host, key, bytes).await;
-                loaded.unwrap_or_else(|| Err(FootersError::Stopped(key.to_string())))
+                let loaded = self.load(&self.host, wanted).await;
+                loaded.unwrap_or_else(|| Err(FootersError::Stopped(wanted.key.to_string())))
             }
         }
     }
 
     /// As the bucket has it now, whatever is kept of it.
     pub async fn fresh(&self, wanted: &Wanted) -> Outcome {
-        let Wanted { key, bytes, footer_crc } = wanted;
-        let (footer, end) = self.from.fetch(key, *bytes).await?;
-        let found = crc32c(&end[..end.len() - TRAILER_BYTES]);
-        match footer_crc.is_none_or(|crc| crc == found) {
-            true => Ok(footer),
-            false => {
-                let why = "its footer is another one than was referenced";
-                let error = FormatError::new("object", 0, why);
-                Err(FootersError::Format { key: key.clone(), error })
-            }
-        }
+        Ok(self.from.fetch(wanted).await?.0)
     }
 
     /// As `fresh`, for many objects, each with its own answer.
@@ -108,37 +117,30 @@ impl Footers {
     }
 
     /// Has a footer fetched that will be asked for soon.
-    pub(crate) fn prepare(&self, host: &Host, key: &Arc<str>, bytes: u64) {
-        drop(self.load(host, key, bytes));
+    pub(crate) fn prepare(&self, host: &Host, wanted: &Wanted) {
+        drop(self.load(host, wanted));
     }
 
-    fn load(&self, host: &Host, key: &Arc<str>, bytes: u64) -> Flight<Outcome> {
-        let (from, wanted) = (self.from.clone(), key.clone());
-        let load = || async move { from.load(&wanted, bytes).await };
-        self.flights.join(host, "footer", key.clone(), load).0
+    fn load(&self, host: &Host, wanted: &Wanted) -> Flight<Outcome> {
+        let (from, key, wanted) = (self.from.clone(), wanted.key.clone(), wanted.clone());
+        self.flights.join(host, "footer", key, |_| async move { from.load(&wanted).await }).0
     }
 
     /// Footers of many objects, in the order given.
-    pub async fn get_all(
-        &self,
-        objects: Vec<(Arc<str>, u64)>,
-    ) -> Result<Vec<Arc<Footer>>, FootersError> {
+    pub async fn get_all(&self, objects: Vec<Wanted>) -> Result<Vec<Arc<Footer>>, FootersError> {
         stream::iter(self.loads(objects)).buffered(SIDE_BY_SIDE).try_collect().await
     }
 
     /// As `get_all`, each with its own answer.
-    pub async fn read_all(
-        &self,
-        objects: Vec<(Arc<str>, u64)>,
-    ) -> Vec<Result<Arc<Footer>, FootersError>> {
+    pub async fn read_all(&self, objects: Vec<Wanted>) -> Vec<Outcome> {
         stream::iter(self.loads(objects)).buffered(SIDE_BY_SIDE).collect().await
     }
 
     fn loads(
         &self,
-        objects: Vec<(Arc<str>, u64)>,
-    ) -> impl Iterator<Item = impl Future<Output = Result<Arc<Footer>, FootersError>>> + '_ {
-        objects.into_iter().map(move |(key, bytes)| async move { self.get(&key, bytes).await })
+        objects: Vec<Wanted>,
+    ) -> impl Iterator<Item = impl Future<Output = Outcome>> + '_ {
+        objects.into_iter().map(move |wanted| async move { self.get(&wanted).await })
     }
 
     /// Keeps the footer of an object that this process wrote, for its next start.
@@ -167,18 +169,27 @@ impl Footers {
 }
 
 impl From {
-    async fn load(&self, key: &Arc<str>, bytes: u64) -> Outcome {
-        let id = ChunkId { object: key.clone(), number: bytes };
-        if let Some(disk) = &self.disk {
+    async fn load(&self, wanted: &Wanted) -> Outcome {
+        let Wanted { key, bytes, .. } = wanted;
+        let id = ChunkId { object: key.clone(), number: *bytes };
+        let disk = self.disk.as_ref().filter(|_| id.lasts());
+        if let Some(disk) = disk {
             let kept = disk.get(&id).await;
             count("footers", kept.is_some());
-            if let Some(footer) = kept.and_then(|end| decoded(&end, bytes)) {
+            if let Some(footer) = kept.and_then(|end| decoded(&end, wanted)) {
                 self.memory.insert(key.clone(), footer.clone());
                 return Ok(footer);
             }
         }
-        let (footer, end) = self.fetch(key, bytes).await?;
-        if let Some(disk) = &self.disk {
+        let (footer, end) = match self.fetch(wanted).await {
+            // It may have been damaged on its way: once more.
+            Err(FootersError::Format { error, .. }) => {
+                tracing::warn!(%key, %error, "a damaged footer was read, fetching again");
+                self.fetch(wanted).await
+            }
+            fetched => fetched,
+        }?;
+        if let Some(disk) = disk {
             disk.put(id, end);
         }
         self.memory.insert(key.clone(), footer.clone());
@@ -186,18 +197,27 @@ impl From {
     }
 
     /// Also the end of the object from the footer on.
-    async fn fetch(&self, key: &str, bytes: u64) -> Result<(Arc<Footer>, Bytes), FootersError> {
-        let format = |error| FootersError::Format { key: key.to_owned(), error };
-        let missing = || FootersError::Missing(key.to_owned());
+    async fn fetch(&self, wanted: &Wanted) -> Result<(Arc<Footer>, Bytes), FootersError> {
+        let Wanted { key, bytes, footer_crc } = wanted;
+        let format = |error| wanted.format(error);
+        let missing = || FootersError::Missing(key.to_string());
+        if *bytes < TRAILER_BYTES as u64 {
+            let why = format!("{bytes} bytes, a trailer has {TRAILER_BYTES}");
+            return Err(format(FormatError::new("object", 0, why)));
+        }
         let from = bytes.saturating_sub(TAIL_GUESS);
-        let tail = match self.store.get_range(key, from..bytes).await {
+        let tail = match self.store.get_range(key, from..*bytes).await {
             // The object is there and ends early: that is no trouble of the store.
             Err(short) if short.kind == Kind::Short => {
                 return Err(format(FormatError::new("object", 0, short.message)));
             }
             read => read?.ok_or_else(missing)?,
         };
-        let trailer = Trailer::decode(&tail, bytes).map_err(format)?;
+        let trailer = Trailer::decode(&tail, *bytes).map_err(format)?;
+        if footer_crc.is_some_and(|crc| crc != trailer.footer_crc) {
+            let why = "its footer is another one than was referenced";
+            return Err(format(FormatError::new("object", 0, why)));
+        }
         let footer_end = bytes - TRAILER_BYTES as u64;
         let footer = match trailer.footer_pos.checked_sub(from) {
             Some(at) => tail.slice(at as usize..(footer_end - from) as usize),
@@ -218,10 +238,12 @@ fn end_of(footer: &[u8], trailer: &Trailer) -> Bytes {
     end.freeze()
 }
 
-/// The footer in the end of an object of `bytes` bytes.
-fn decoded(end: &[u8], bytes: u64) -> Option<Arc<Footer>> {
-    let trailer = Trailer::decode(end, bytes).ok()?;
-    trailer.footer(end.get(..trailer.footer_len as usize)?).ok().map(Arc::new)
+/// The footer in the end of an object, if it is the one that is wanted.
+fn decoded(end: &[u8], wanted: &Wanted) -> Option<Arc<Footer>> {
+    let trailer = Trailer::decode(end, wanted.bytes).ok()?;
+    let is_wanted = wanted.footer_crc.is_none_or(|crc| crc == trailer.footer_crc);
+    let footer = end.get(..trailer.footer_len as usize).filter(|_| is_wanted)?;
+    trailer.footer(footer).ok().map(Arc::new)
 }
 
 /// Bytes in memory, producers included.

@@ -7,10 +7,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use levee_proto::ids::{LaneId, PartitionId, SessionId, TopicId, Writer};
-use levee_proto::keys;
 use levee_proto::metalog::{ObjectId, ObjectRef};
 use levee_proto::object::{Footer, Index, Level, ProducerSnapshot, RangeKind};
 use parking_lot::RwLock;
+
+use super::footers::Wanted;
 
 /// Whose bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +28,8 @@ pub struct RangeRef {
     pub key: Arc<str>,
     /// Size of the whole object.
     pub object_bytes: u64,
+    /// What its reference says of its footer; nothing for a slot.
+    pub footer_crc: Option<u32>,
     pub level: Level,
     /// Place in the footer's list.
     pub number: u32,
@@ -76,6 +79,12 @@ impl RangeRef {
     fn is_object(&self) -> bool {
         matches!(self.source, Source::Object(_))
     }
+
+    /// The footer of its object.
+    pub fn wanted(&self) -> Wanted {
+        let (bytes, footer_crc) = (self.object_bytes, self.footer_crc);
+        Wanted { key: self.key.clone(), bytes, footer_crc }
+    }
 }
 
 impl Log {
@@ -103,15 +112,15 @@ impl Log {
 impl RemoteIndex {
     pub fn add_object(&self, object: &ObjectRef, footer: &Footer) {
         let source = Source::Object(object.id());
-        self.add(source, &object.key(), object.bytes, footer);
+        self.add(source, Wanted::object(object), footer);
     }
 
     pub fn add_slot(&self, lane: LaneId, slot: u64, object_bytes: u64, footer: &Footer) {
-        self.add(Source::Slot(lane, slot), &keys::lane_slot(lane, slot), object_bytes, footer);
+        self.add(Source::Slot(lane, slot), Wanted::slot(lane, slot, object_bytes), footer);
     }
 
-    fn add(&self, source: Source, key: &str, object_bytes: u64, footer: &Footer) {
-        let key: Arc<str> = key.into();
+    fn add(&self, source: Source, object: Wanted, footer: &Footer) {
+        let Wanted { key, bytes: object_bytes, footer_crc } = object;
         let mut inner = self.inner.write();
         let Inner { partitions, sources } = &mut *inner;
         let new = || Held { ranges: Vec::new(), newest_ms: -1 };
@@ -125,6 +134,7 @@ impl RemoteIndex {
                 source,
                 key: key.clone(),
                 object_bytes,
+                footer_crc,
                 level: footer.level,
                 number: number as u32,
                 base: range.base,

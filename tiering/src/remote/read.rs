@@ -9,8 +9,7 @@ use levee_proto::head::HEAD_BYTES;
 use levee_proto::ids::PartitionId;
 use levee_proto::limits::SPARSE_INDEX_STRIDE;
 use levee_proto::object::Range;
-use levee_proto::record::BatchHeader;
-use levee_proto::record::seek::{Seek, next_read, seek};
+use levee_proto::record::seek::{Run, Seek, next_read, seek};
 use levee_runtime::Host;
 use thiserror::Error;
 
@@ -133,7 +132,7 @@ impl RemoteReader {
         let started = self.host.now();
         let stray = ahead.is_none().then(|| self.strays.take(&self.ahead, partition, offset));
         let window = ahead.or(stray.as_ref());
-        let footer = self.footers.get(&place.key, place.object_bytes).await?;
+        let footer = self.footers.get(&place.wanted()).await?;
         let missing = || RemoteError::Missing(place.key.to_string());
         let range = footer.ranges.get(place.number as usize).ok_or_else(missing)?;
         let first = self.read_range(&place, range, offset, max_bytes, window).await;
@@ -176,7 +175,9 @@ impl RemoteReader {
         // A reader that goes on begins at its batch, any other one a little before.
         let known = ahead.and_then(|ahead| ahead.place(&place.key, offset));
         let known = known.and_then(|pos| pos.checked_sub(range.pos)).filter(|at| *at < range.len);
-        let mut at = known.unwrap_or_else(|| u64::from(range.seek(offset)));
+        let (block, base) = range.block(offset);
+        let (mut at, next) = known.map_or((u64::from(block), base), |at| (at, offset));
+        let mut run = Run { next, end: range.end, leader_epoch: range.leader_epoch };
         let spare = if known.is_some() { 0 } else { SPARSE_INDEX_STRIDE };
         let mut len = (max_bytes.saturating_add(spare) as u64).min(range.len - at);
         let (mut cached, mut has_waited) = (true, false);
@@ -190,14 +191,13 @@ impl RemoteReader {
                 offset,
                 error,
             };
-            match seek(&stretch.bytes, offset, max_bytes).map_err(corrupt)? {
+            match seek(&stretch.bytes, &mut run, offset, max_bytes).map_err(corrupt)? {
                 Seek::Batches(found) => {
-                    let batches = stretch.bytes.slice(found.clone());
-                    let next_offset = end_of(&batches, range, offset).map_err(corrupt)?;
+                    let batches = self.own(stretch.bytes.slice(found.clone()));
                     let start = range.pos + at;
                     let pos = start + found.end as u64;
-                    self.chunks.used(&place.key, start + found.start as u64..pos);
-                    let read = RemoteRead { batches, next_offset, cached };
+                    self.chunks.used(&place.key, range.pos, start + found.start as u64..pos);
+                    let read = RemoteRead { batches, next_offset: run.next, cached };
                     return Ok(Found { read, pos, has_waited });
                 }
                 Seek::Needs { from, bytes } => {
@@ -221,6 +221,10 @@ impl RemoteReader {
             .map(|number| {
                 let id = ChunkId { object: place.key.clone(), number };
                 let prepared = ahead.and_then(|ahead| ahead.take(&id));
+                // What was read ahead and is not here yet is waited for now.
+                if prepared.as_ref().is_some_and(|chunk| !chunk.is_here()) {
+                    self.chunks.hurry(&id);
+                }
                 let ask = || self.chunks.ask(&id, place.object_bytes, Urgency::Waiting);
                 let chunk = prepared.unwrap_or_else(ask);
                 (id, chunk)
@@ -244,6 +248,14 @@ impl RemoteReader {
         Ok(Stretch { bytes: join(pieces, len), cached, has_waited })
     }
 
+    /// A small part of a chunk would keep all of it in memory.
+    fn own(&self, batches: Bytes) -> Bytes {
+        match (batches.len() as u64) < self.chunks.chunk_bytes() / 4 {
+            true => Bytes::copy_from_slice(&batches),
+            false => batches,
+        }
+    }
+
     /// Drops every copy of a range.
     fn forget(&self, key: &Arc<str>, range: &Range, ahead: Option<&ReadAhead>) {
         let size = self.chunks.chunk_bytes();
@@ -262,29 +274,6 @@ impl RemoteReader {
         self.chunks.clear().await;
         self.footers.forget_all().await;
     }
-}
-
-/// Offset after the last of whole checked batches. Offset and epoch of a batch are outside of its
-/// crc: here they are held against the range, which is dense, and against each other (I17).
-fn end_of(batches: &[u8], range: &Range, offset: u64) -> Result<u64, FormatError> {
-    let wrong = |at, why| Err(FormatError::new("record batch", at, why));
-    let (mut at, mut next) = (0, None);
-    while at < batches.len() {
-        let header = BatchHeader::decode(&batches[at..])?;
-        let (base, end) = (header.base_offset, header.end_offset());
-        let follows = match next {
-            Some(next) => base == next,
-            None => base >= range.base && base <= offset.max(range.base) && end > offset,
-        };
-        if !follows || end > range.end || header.leader_epoch != range.leader_epoch {
-            let epoch = header.leader_epoch;
-            let why = format!("offsets {base}..{end} of epoch {epoch} do not belong here");
-            return wrong(at, why);
-        }
-        next = Some(end);
-        at += header.bytes as usize;
-    }
-    Ok(next.unwrap_or(offset))
 }
 
 fn join(mut pieces: Vec<Bytes>, len: u64) -> Bytes {

@@ -14,9 +14,6 @@ use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
 use super::direct::{self, DIRECT_ABOVE};
 use super::{Kind, Op, Store, StoreError};
 
-/// The slowest line that a large body still gets through.
-const SLOW_BYTES_PER_SECOND: u64 = 256 << 10;
-
 /// What came of a create.
 #[derive(Debug)]
 pub enum Created {
@@ -50,13 +47,11 @@ impl Store {
     /// `nonce`, which the head must carry.
     pub async fn create(&self, key: &str, body: Vec<Bytes>, nonce: Nonce) -> Created {
         let bytes = body.iter().map(Bytes::len).sum::<usize>() as u64;
-        // A large body gets the time that it takes on a slow line.
-        let deadline = self.deadlines.request + Duration::from_secs(bytes / SLOW_BYTES_PER_SECOND);
         let put = || {
             let put = self.put_new(key, body.clone(), bytes);
-            self.once_within(deadline, Op::Create, key, put)
+            self.once_within(self.request_limit(bytes), Op::Create, key, put)
         };
-        let error = match self.hedged(Op::Create, bytes, put).await {
+        let error = match self.hedge.run(&self.host, Op::Create, bytes, put).await {
             Ok(()) => {
                 metrics::counter!("levee_store_bytes_total", "op" => "create").increment(bytes);
                 return Created::Won;
@@ -64,7 +59,7 @@ impl Store {
             Err(error) => error,
         };
         error.ensure_disk();
-        self.resolve(key, nonce, error).await
+        self.resolve(key, (nonce, bytes), error).await
     }
 
     async fn put_new(&self, key: &str, body: Vec<Bytes>, bytes: u64) -> object_store::Result<()> {
@@ -80,17 +75,22 @@ impl Store {
         }
     }
 
-    /// Whose object is there after a create without a clear yes.
-    async fn resolve(&self, key: &str, nonce: Nonce, error: StoreError) -> Created {
+    /// Whose object is there after a create without a clear yes; ours has this nonce and size.
+    async fn resolve(&self, key: &str, (nonce, bytes): (Nonce, u64), error: StoreError) -> Created {
         // Two reads must agree before a damaged head counts as somebody else's: bytes can be
         // damaged on their way, and Lost is final.
         let (first, again) = (self.head_of(key).await, self.head_of(key));
         match first {
-            Some(Ok(head)) if head.nonce == nonce => match self.sync_folder(key).await {
+            // A store that writes in place may have got half of it, now or for ever.
+            Some(Ok((head, size))) if head.nonce == nonce && size != bytes => {
+                let why = format!("{size} of {bytes} bytes are there");
+                Created::Unknown(self.error(Op::Create, key, Kind::Unavailable, why))
+            }
+            Some(Ok((head, _))) if head.nonce == nonce => match self.sync_folder(key).await {
                 Ok(()) => Created::Won,
                 Err(error) => Created::Unknown(error),
             },
-            Some(Ok(head)) => Created::Lost(Lost { key: key.into(), found: Ok(head) }),
+            Some(Ok((head, _))) => Created::Lost(Lost { key: key.into(), found: Ok(head) }),
             Some(Err(why)) if again.await == Some(Err(why.clone())) => {
                 Created::Lost(Lost { key: key.into(), found: Err(why) })
             }
@@ -98,12 +98,17 @@ impl Store {
         }
     }
 
-    /// The head of an object, or why it is none; nothing where none is there or nobody can tell.
-    async fn head_of(&self, key: &str) -> Option<Result<Head, String>> {
+    /// Head and size of an object, or why it has none; nothing where no object is there or nobody
+    /// can tell.
+    async fn head_of(&self, key: &str) -> Option<Result<(Head, u64), String>> {
         match self.get_range_once(key, 0..HEAD_BYTES as u64).await {
-            Ok(found) => Some(Head::decode(&found?).map_err(|error| error.to_string())),
-            // Ours is never that short.
-            Err(short) if short.kind == Kind::Short => Some(Err(short.message)),
+            Ok(found) => {
+                let (size, bytes) = found?;
+                let head = Head::decode(&bytes).map_err(|error| error.to_string());
+                Some(head.map(|head| (head, size)))
+            }
+            // Ours is never that short. Always the same words: two reads are compared.
+            Err(short) if short.kind == Kind::Short => Some(Err("it has no whole head".into())),
             Err(_) => None,
         }
     }

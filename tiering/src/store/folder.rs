@@ -57,8 +57,10 @@ fn find(root: &Arc<Path>) -> std::io::Result<Vec<(String, PathBuf)>> {
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.is_dir() {
+            let entry = entry?;
+            let path = entry.path();
+            // A link to a folder above would have no end.
+            if entry.file_type()?.is_dir() {
                 folders.push(path);
             } else if let Some(key) = key_of(root, &path) {
                 found.push((key, path));

@@ -29,6 +29,11 @@ pub struct Hedging {
     pub floor: Duration,
 }
 
+impl Hedging {
+    /// Each request once.
+    pub const NONE: Self = Self { reads: false, creates: false, percent: 0, floor: Duration::ZERO };
+}
+
 impl Default for Hedging {
     fn default() -> Self {
         Self { reads: true, creates: false, percent: 5, floor: Duration::from_millis(10) }
@@ -154,9 +159,13 @@ impl Hedge {
         count(op, "sent");
         let second = std::pin::pin!(attempt());
         match select(first, second).await {
-            Either::Left((Ok(answer), _)) => Ok(answer),
+            Either::Left((Ok(answer), _)) => {
+                count_dropped(op);
+                Ok(answer)
+            }
             Either::Right((Ok(answer), _)) => {
                 count(op, "won");
+                count_dropped(op);
                 Ok(answer)
             }
             Either::Left((Err(_), second)) => second.await.inspect(|_| count(op, "won")),
@@ -187,6 +196,12 @@ impl Hedge {
 
 fn count(op: Op, outcome: &'static str) {
     metrics::counter!("levee_store_hedges_total", "op" => op.name(), "outcome" => outcome)
+        .increment(1);
+}
+
+/// A request that nobody waited for to its end: the store may bill it all the same.
+fn count_dropped(op: Op) {
+    metrics::counter!("levee_store_requests_total", "op" => op.name(), "outcome" => "dropped")
         .increment(1);
 }
 

@@ -13,6 +13,9 @@ use super::{Op, Store, StoreError};
 /// Objects of one page: what S3 gives at once.
 const PAGE: usize = 1000;
 
+/// Objects that are listed and looked at at a time.
+const TURN: usize = 10_000;
+
 /// An object in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
@@ -27,6 +30,11 @@ impl Store {
     /// All objects below a folder, sorted by key.
     pub async fn list(&self, folder: &str) -> Result<Vec<Listed>, StoreError> {
         self.list_some(folder, None, usize::MAX).await
+    }
+
+    /// As `list`, some at a time.
+    pub fn listing(&self, folder: &str) -> Listing<'_> {
+        Listing { store: self, folder: folder.to_owned(), after: None, is_over: false }
     }
 
     /// The first objects below a folder, after a key if one is named, sorted by key; fewer than
@@ -68,7 +76,7 @@ impl Store {
         let path = self.path(folder);
         let all = || self.inner.list(Some(&path)).map_ok(|meta| meta.location).try_collect();
         let all: Vec<Path> =
-            self.retried(Op::List, folder, || self.once(Op::List, folder, all())).await?;
+            self.retried(Op::List, folder, 0, || self.once(Op::List, folder, all())).await?;
         Ok(!self.lists_in_order || all.is_sorted())
     }
 
@@ -102,6 +110,29 @@ impl Store {
             listed.extend(page.into_iter().map(|meta| below(root, &meta)));
         }
         Ok(())
+    }
+}
+
+/// A listing that goes on from page to page.
+pub struct Listing<'a> {
+    store: &'a Store,
+    folder: String,
+    after: Option<String>,
+    is_over: bool,
+}
+
+impl Listing<'_> {
+    /// More of it; nothing at the end. What a folder on disk has comes at once: it would be listed
+    /// as a whole for each page.
+    pub async fn next(&mut self) -> Result<Option<Vec<Listed>>, StoreError> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let max = if self.store.lists_in_order { TURN } else { usize::MAX };
+        let page = self.store.list_some(&self.folder, self.after.as_deref(), max).await?;
+        self.is_over = page.len() < max;
+        self.after = page.last().map(|last| last.key.clone());
+        Ok((!page.is_empty()).then_some(page))
     }
 }
 

@@ -74,6 +74,10 @@ impl Store {
             let why = "names a user or password: put credentials into the environment";
             return Err(invalid(&parsed, why));
         }
+        if parsed.fragment().is_some() {
+            let why = "has a # in it, and what follows would not count: write %23";
+            return Err(invalid(&parsed, why));
+        }
         let prefix = parsed.path().trim_matches('/').to_owned();
         let opened = match parsed.scheme() {
             "s3" => s3::open(&parsed, prefix, &host)?,

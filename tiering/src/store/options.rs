@@ -47,42 +47,54 @@ const fn option(
     OptionInfo { name, form, default, help }
 }
 
+/// An option of one form.
+macro_rules! forms {
+    ($($name:ident $form:ident),*) => {
+        $(const fn $name(
+            name: &'static str,
+            default: &'static str,
+            help: &'static str,
+        ) -> OptionInfo {
+            option(name, Form::$form, default, help)
+        })*
+    };
+}
+forms!(text Text, secret Secret, flag Flag, url Url, file File);
+
 /// Of every store that is reached by HTTP, opendal's aside.
 const HTTP: &[OptionInfo] = &[
-    option("allow_http", Form::Flag, "false", "connect without TLS, for trusted networks"),
-    option("ca_file", Form::File, "the system's", "certificates to trust besides, as PEM"),
+    flag("allow_http", "false", "connect without TLS, for trusted networks"),
+    file("ca_file", "the system's", "certificates to trust besides, as PEM"),
     option("request_timeout", Form::Duration, "30s", "one request; large bodies get more"),
     option("connect_timeout", Form::Duration, "5s", "to connect, with TLS"),
 ];
 
 const S3: &[OptionInfo] = &[
-    option("region", Form::Text, "AWS_REGION, or us-east-1", "region of the bucket"),
-    option("endpoint", Form::Url, "AWS", "a server that speaks S3"),
-    option("path_style", Form::Flag, "true", "ENDPOINT/BUCKET/KEY; false: BUCKET.ENDPOINT/KEY"),
-    option("access_key_id", Form::Secret, "AWS_ACCESS_KEY_ID", "a key"),
-    option("secret_access_key", Form::Secret, "AWS_SECRET_ACCESS_KEY", "its secret"),
-    option("session_token", Form::Secret, "AWS_SESSION_TOKEN", "its token, if it is temporary"),
-    option("profile", Form::Text, "AWS_PROFILE", "keys of ~/.aws/credentials and ~/.aws/config"),
-    option("role_arn", Form::Text, "AWS_ROLE_ARN", "role to take on with a web identity"),
-    option(
+    text("region", "AWS_REGION, or us-east-1", "region of the bucket"),
+    url("endpoint", "AWS", "a server that speaks S3"),
+    flag("path_style", "true", "ENDPOINT/BUCKET/KEY; false: BUCKET.ENDPOINT/KEY"),
+    secret("access_key_id", "AWS_ACCESS_KEY_ID", "a key"),
+    secret("secret_access_key", "AWS_SECRET_ACCESS_KEY", "its secret"),
+    secret("session_token", "AWS_SESSION_TOKEN", "its token, if it is temporary"),
+    text("profile", "AWS_PROFILE", "keys of ~/.aws/credentials and ~/.aws/config"),
+    text("role_arn", "AWS_ROLE_ARN", "role to take on with a web identity"),
+    file(
         "web_identity_token_file",
-        Form::File,
         "AWS_WEB_IDENTITY_TOKEN_FILE",
         "token of the web identity (IRSA)",
     ),
-    option("role_session_name", Form::Text, "WebIdentitySession", "how AWS logs this broker"),
-    option("sts_endpoint", Form::Url, "the region's", "where web identities get their keys"),
+    text("role_session_name", "WebIdentitySession", "how AWS logs this broker"),
+    url("sts_endpoint", "the region's", "where web identities get their keys"),
     option(
         "sse",
         Form::OneOf(&["s3", "kms"]),
         "the bucket's",
         "encryption at rest: SSE-S3 or SSE-KMS",
     ),
-    option("sse_kms_key_id", Form::Text, "AWS's own", "key of sse=kms"),
-    option("sse_bucket_key", Form::Flag, "the bucket's", "sse=kms: fewer requests to KMS"),
-    option(
+    text("sse_kms_key_id", "AWS's own", "key of sse=kms"),
+    flag("sse_bucket_key", "the bucket's", "sse=kms: fewer requests to KMS"),
+    flag(
         "unsigned_payload",
-        Form::Flag,
         "false",
         "leave the body out of the signature: less CPU; only with TLS",
     ),
@@ -92,35 +104,29 @@ const S3: &[OptionInfo] = &[
         "crc64nvme with unsigned_payload, else none",
         "checksum header of uploads, for the server to check",
     ),
-    option("bulk_delete", Form::Flag, "true", "false for servers without DeleteObjects"),
+    flag("bulk_delete", "true", "false for servers without DeleteObjects"),
 ];
 
 const GCS: &[OptionInfo] = &[
-    option("endpoint", Form::Url, "Google", "another server that speaks the same"),
-    option(
+    url("endpoint", "Google", "another server that speaks the same"),
+    file(
         "service_account",
-        Form::File,
         "GOOGLE_SERVICE_ACCOUNT, else the machine's",
         "key file of a service account",
     ),
-    option("service_account_key", Form::Secret, "GOOGLE_SERVICE_ACCOUNT_KEY", "the same, as JSON"),
+    secret("service_account_key", "GOOGLE_SERVICE_ACCOUNT_KEY", "the same, as JSON"),
 ];
 
 const AZURE: &[OptionInfo] = &[
-    option("account_name", Form::Text, "AZURE_STORAGE_ACCOUNT_NAME", "storage account"),
-    option("access_key", Form::Secret, "AZURE_STORAGE_ACCOUNT_KEY", "key of the account"),
-    option("sas_token", Form::Secret, "AZURE_STORAGE_SAS_TOKEN", "a shared access signature"),
-    option("tenant_id", Form::Text, "AZURE_TENANT_ID", "tenant of the client"),
-    option("client_id", Form::Text, "AZURE_CLIENT_ID", "client, or managed identity"),
-    option("client_secret", Form::Secret, "AZURE_CLIENT_SECRET", "secret of the client"),
-    option(
-        "federated_token_file",
-        Form::File,
-        "AZURE_FEDERATED_TOKEN_FILE",
-        "token of a workload identity",
-    ),
-    option("endpoint", Form::Url, "the account's", "another server that speaks the same"),
-    option("use_emulator", Form::Flag, "false", "Azurite on this machine"),
+    text("account_name", "AZURE_STORAGE_ACCOUNT_NAME", "storage account"),
+    secret("access_key", "AZURE_STORAGE_ACCOUNT_KEY", "key of the account"),
+    secret("sas_token", "AZURE_STORAGE_SAS_TOKEN", "a shared access signature"),
+    text("tenant_id", "AZURE_TENANT_ID", "tenant of the client"),
+    text("client_id", "AZURE_CLIENT_ID", "client, or managed identity"),
+    secret("client_secret", "AZURE_CLIENT_SECRET", "secret of the client"),
+    file("federated_token_file", "AZURE_FEDERATED_TOKEN_FILE", "token of a workload identity"),
+    url("endpoint", "the account's", "another server that speaks the same"),
+    flag("use_emulator", "false", "Azurite on this machine"),
 ];
 
 /// Everything that the query of `SCHEME://` may say; nothing for schemes whose options are not

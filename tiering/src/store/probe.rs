@@ -100,13 +100,13 @@ pub enum Outcome {
     Skipped,
 }
 
-/// Whether Levee can use a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether Levee can use a store. The worst that any check says counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     Safe,
-    Unsafe,
     /// Nothing answered, or nothing was allowed: the store may be fine.
     Unreachable,
+    Unsafe,
 }
 
 /// How long small requests took.
@@ -133,14 +133,16 @@ pub struct Report {
 
 impl Report {
     pub fn verdict(&self) -> Verdict {
-        match self.checks.iter().find(|(_, outcome)| !matches!(outcome, Outcome::Passed(_))) {
-            None => Verdict::Safe,
-            Some((_, Outcome::Failed(error))) => match error.kind {
+        let verdicts = self.checks.iter().map(|(_, outcome)| match outcome {
+            Outcome::Passed(_) => Verdict::Safe,
+            Outcome::Broken(_) => Verdict::Unsafe,
+            Outcome::Failed(error) => match error.kind {
                 Kind::Exists | Kind::Unsupported | Kind::Short | Kind::NotFound => Verdict::Unsafe,
                 _ => Verdict::Unreachable,
             },
-            Some(_) => Verdict::Unsafe,
-        }
+            Outcome::Skipped => Verdict::Unreachable,
+        });
+        verdicts.max().unwrap_or(Verdict::Unreachable)
     }
 }
 
@@ -158,8 +160,9 @@ pub async fn probe(store: &Store, host: &Host, rounds: Rounds) -> Result<(), Pro
             break;
         }
     }
-    // What stays after a failure is below `probe/`, which nothing ever reads.
-    let _ = remove(store, &probe.folder).await;
+    if let Err(error) = remove(store, &probe.folder).await {
+        tracing::warn!(folder = probe.folder, %error, "what the probe wrote stays until the sweep");
+    }
     result
 }
 
@@ -204,4 +207,28 @@ async fn remove(store: &Store, folder: &str) -> Result<(), StoreError> {
         join_all(deletes).await.into_iter().collect::<Result<(), _>>()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_check_gives_the_verdict() {
+        let failed = |kind| Outcome::Failed(StoreError::new(Op::Create, "k", kind, "no"));
+        let (passed, broken) = (Outcome::Passed("x".into()), Outcome::Broken("x".into()));
+        for (outcomes, verdict) in [
+            (vec![passed.clone()], Verdict::Safe),
+            (vec![passed.clone(), failed(Kind::Timeout)], Verdict::Unreachable),
+            (vec![failed(Kind::Unavailable), passed.clone(), broken], Verdict::Unsafe),
+            (vec![failed(Kind::Denied), failed(Kind::Unsupported)], Verdict::Unsafe),
+            (vec![failed(Kind::Denied), Outcome::Skipped], Verdict::Unreachable),
+        ] {
+            let checks = outcomes.into_iter().map(|outcome| (Check::Race, outcome)).collect();
+            let (bucket, server) = ("b".into(), None);
+            let (caveat, latencies, left_behind) = (None, Vec::new(), None);
+            let report = Report { bucket, server, caveat, checks, latencies, left_behind };
+            assert_eq!(report.verdict(), verdict, "{report:?}");
+        }
+    }
 }

@@ -1,12 +1,14 @@
 //! S3 from a bucket URL: the server, the credentials, encryption, signatures and checksums.
 
+use std::ffi::OsString;
+
 use levee_runtime::Host;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
 use url::Url;
 
 use super::StoreError;
 use super::aws_profile::{self, Profile};
-use super::cloud::{client, no_retry, opened};
+use super::cloud::{self, client, is_plain, no_retry, opened};
 use super::open::{Opened, bucket, invalid};
 use super::options::Options;
 use super::server::Server;
@@ -17,9 +19,11 @@ const CREDENTIALS: [&str; 4] =
 
 pub(super) fn open(url: &Url, prefix: String, host: &Host) -> Result<Opened, StoreError> {
     let (options, server) = (Options::of(url)?, Server::default());
-    let mut builder = environment(options.has_any(&CREDENTIALS))
+    let builder = environment(&options, std::env::vars_os());
+    let endpoint = options.text("endpoint").map(str::to_owned).or_else(|| endpoint_of(&builder));
+    let mut builder = builder
         .with_bucket_name(bucket(url)?)
-        .with_client_options(client(url, &options)?)
+        .with_client_options(client(url, &options, endpoint.as_deref())?)
         .with_http_connector(server.clone())
         .with_retry(no_retry());
     for (option, key) in [
@@ -49,25 +53,31 @@ pub(super) fn open(url: &Url, prefix: String, host: &Host) -> Result<Opened, Sto
     Ok(opened(store, prefix, &options, server))
 }
 
-/// What `AWS_*` variables say.
-fn environment(without_credentials: bool) -> AmazonS3Builder {
+/// What `AWS_*` variables say, as far as the URL does not say it.
+fn environment(
+    options: &Options,
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> AmazonS3Builder {
     let is_credential = |key: &Key| {
         let keys = [Key::AccessKeyId, Key::SecretAccessKey, Key::Token];
         let identity = [Key::RoleArn, Key::WebIdentityTokenFile, Key::RoleSessionName];
         keys.contains(key) || identity.contains(key)
     };
-    let mut builder = AmazonS3Builder::new();
-    for (name, value) in std::env::vars_os() {
-        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
-        let key = name.starts_with("AWS_").then(|| name.to_ascii_lowercase().parse::<Key>());
-        match key {
-            Some(Ok(key)) if !(without_credentials && is_credential(&key)) => {
-                builder = builder.with_config(key, value);
-            }
-            _ => {}
-        }
-    }
-    builder
+    let has_credentials = options.has_any(&CREDENTIALS);
+    let is_said = |key: &Key| match key {
+        Key::Checksum => options.has_any(&["checksum"]),
+        key => has_credentials && is_credential(key),
+    };
+    let found = cloud::environment::<Key>("AWS_", variables).into_iter();
+    found
+        .filter(|(key, _)| !is_said(key))
+        .fold(AmazonS3Builder::new(), |all, (key, value)| all.with_config(key, value))
+}
+
+/// The endpoint that the library would use.
+fn endpoint_of(builder: &AmazonS3Builder) -> Option<String> {
+    let own = builder.get_config_value(&Key::S3Endpoint);
+    own.or_else(|| builder.get_config_value(&Key::Endpoint))
 }
 
 /// Where the bucket stands in the address.
@@ -76,13 +86,11 @@ fn addressed(
     url: &Url,
     options: &Options,
 ) -> Result<AmazonS3Builder, StoreError> {
-    if options.flag("path_style") != Some(false) {
-        return Ok(builder);
-    }
-    let builder = builder.with_virtual_hosted_style_request(true);
+    let Some(path_style) = options.flag("path_style") else { return Ok(builder) };
+    let builder = builder.with_virtual_hosted_style_request(!path_style);
     // Of an endpoint, the library wants the form that it shall have.
-    let Some(endpoint) = options.text("endpoint") else { return Ok(builder) };
-    let mut endpoint = Url::parse(endpoint).map_err(|e| invalid(url, e.to_string()))?;
+    let Some(endpoint) = endpoint_of(&builder).filter(|_| !path_style) else { return Ok(builder) };
+    let mut endpoint = Url::parse(&endpoint).map_err(|e| invalid(url, e.to_string()))?;
     let (bucket, host) = (bucket(url)?, endpoint.host_str().unwrap_or_default().to_owned());
     let own = format!("{bucket}.");
     if !host.starts_with(&own) {
@@ -91,7 +99,8 @@ fn addressed(
             invalid(url, why)
         })?;
     }
-    Ok(builder.with_endpoint(endpoint.as_str().trim_end_matches('/')))
+    let endpoint = endpoint.as_str().trim_end_matches('/');
+    Ok(builder.with_endpoint(endpoint).with_config(Key::S3Endpoint, endpoint))
 }
 
 /// Encryption at rest, and what guards bodies on their way.
@@ -121,9 +130,7 @@ fn protected(
         builder = builder.with_config(key, value);
     }
     let unsigned = options.flag("unsigned_payload").unwrap_or_default();
-    let endpoint = builder.get_config_value(&Key::S3Endpoint);
-    let endpoint = endpoint.or_else(|| builder.get_config_value(&Key::Endpoint));
-    if unsigned && endpoint.is_some_and(|endpoint| endpoint.starts_with("http:")) {
+    if unsigned && endpoint_of(&builder).is_some_and(|endpoint| is_plain(&endpoint)) {
         let why = "unsigned_payload=true needs a TLS endpoint: nothing else guards the bytes";
         return Err(invalid(url, why));
     }
@@ -153,16 +160,29 @@ fn identified(
         let why = "access_key_id and secret_access_key go together: give both";
         return Err(invalid(url, why));
     }
-    if options.text("web_identity_token_file").is_some() && !has(Key::RoleArn) {
-        return Err(invalid(url, "web_identity_token_file needs a role_arn"));
-    }
-    if options.text("sts_endpoint").is_some_and(|endpoint| endpoint.starts_with("http:")) {
+    if options.text("sts_endpoint").is_some_and(is_plain) {
         return Err(invalid(url, "sts_endpoint must be https: a token is sent there"));
     }
-    let asked = options.text("profile").map(str::to_owned);
-    if asked.is_some() && options.has_any(&["access_key_id", "web_identity_token_file"]) {
-        return Err(invalid(url, "profile and other credentials exclude each other: give one"));
+    // What would be taken and not used is refused: somebody relies on it.
+    let of_role = ["role_arn", "role_session_name", "sts_endpoint"];
+    let needs = [
+        ("session_token", Key::AccessKeyId, "access_key_id"),
+        ("web_identity_token_file", Key::RoleArn, "role_arn"),
+    ];
+    let needs = needs.into_iter().chain(
+        of_role.map(|option| (option, Key::WebIdentityTokenFile, "web_identity_token_file")),
+    );
+    for (option, key, needed) in needs {
+        if options.text(option).is_some() && !has(key) {
+            return Err(invalid(url, format!("{option} says nothing without {needed}")));
+        }
     }
+    let identities = ["access_key_id", "web_identity_token_file", "profile"];
+    let given: Vec<_> = identities.into_iter().filter(|name| options.has_any(&[name])).collect();
+    if let [one, other, ..] = given[..] {
+        return Err(invalid(url, format!("{one} and {other} exclude each other: give one")));
+    }
+    let asked = options.text("profile").map(str::to_owned);
     let is_given = has(Key::AccessKeyId)
         || (has(Key::WebIdentityTokenFile) && has(Key::RoleArn))
         || has(Key::ContainerCredentialsRelativeUri)
@@ -174,7 +194,11 @@ fn identified(
     let found = match asked.or_else(from_environment) {
         Some(name) => Some(aws_profile::find(&name).map_err(|why| invalid(url, why))?),
         None if is_given => None,
-        None => aws_profile::find_default().map_err(|why| invalid(url, why))?,
+        // Nobody asked for it: the machine's own role may do.
+        None => aws_profile::find_default().unwrap_or_else(|why| {
+            tracing::warn!(why, "the default profile is not used");
+            None
+        }),
     };
     Ok(match found {
         None => builder,
@@ -214,6 +238,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_the_url_says_goes_before_the_environment() {
+        let built = |query: &str, variables: &[(&str, &str)]| {
+            let url = Url::parse(&format!("s3://logs/p?{query}")).unwrap();
+            let options = Options::of(&url).unwrap();
+            let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+            addressed(environment(&options, variables), &url, &options).unwrap()
+        };
+        let hosted = ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true");
+        for (query, variables, key, found) in [
+            ("checksum=none", ("AWS_CHECKSUM_ALGORITHM", "sha256"), Key::Checksum, None),
+            ("path_style=true", hosted, Key::VirtualHostedStyleRequest, Some("false")),
+            ("region=a", hosted, Key::VirtualHostedStyleRequest, Some("true")),
+            ("profile=p", ("AWS_ACCESS_KEY_ID", "k"), Key::AccessKeyId, None),
+            (
+                "path_style=false",
+                ("AWS_ENDPOINT_URL_S3", "https://h:9"),
+                Key::S3Endpoint,
+                Some("https://logs.h:9"),
+            ),
+        ] {
+            let value = built(query, &[variables]).get_config_value(&key);
+            assert_eq!(value.as_deref(), found, "{query}");
+        }
+    }
+
+    #[test]
     fn the_bucket_is_in_the_path_or_in_the_name_of_the_host() {
         for (query, endpoint) in [
             ("endpoint=https://h:9", Some("https://h:9")),
@@ -235,7 +285,8 @@ mod tests {
             assert_eq!(hosted.as_deref(), Some(&query.contains("false").to_string()[..]));
         }
         let url = Url::parse("s3://logs?path_style=false&endpoint=https://10.0.0.1").unwrap();
-        let error = addressed(AmazonS3Builder::new(), &url, &Options::of(&url).unwrap());
+        let builder = AmazonS3Builder::new().with_endpoint("https://10.0.0.1");
+        let error = addressed(builder, &url, &Options::of(&url).unwrap());
         assert!(error.unwrap_err().to_string().contains("10.0.0.1"));
     }
 }

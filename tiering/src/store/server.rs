@@ -72,8 +72,10 @@ struct Noting {
 impl HttpService for Noting {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let uri = request.uri();
-        let (scheme, host) = (uri.scheme_str().unwrap_or_default(), uri.authority());
-        let address = host.map(|host| format!("{scheme}://{host}")).unwrap_or_default();
+        // Not the authority: an endpoint from the environment may hold a user and password.
+        let (scheme, host) = (uri.scheme_str().unwrap_or_default(), uri.host());
+        let port = uri.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+        let address = host.map(|host| format!("{scheme}://{host}{port}")).unwrap_or_default();
         let response = self.client.execute(request).await?;
         let name = response.headers().get("server").and_then(|name| name.to_str().ok());
         self.server.note(address, name);

@@ -133,7 +133,7 @@ impl Store {
         step: impl Future<Output = object_store::Result<T>>,
         progress: Progress,
     ) -> Result<T, StoreError> {
-        self.moving(key, self.once(Op::Upload, key, step), progress).await
+        self.once_within(progress.stalled_after, Op::Upload, key, step).await
     }
 
     async fn moving<T>(

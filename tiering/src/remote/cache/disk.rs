@@ -6,8 +6,8 @@
 //! read, and one that is damaged, torn or gone is a miss (I17). A file is never written over, so a
 //! read that is overtaken by its eviction still reads what it looked up.
 //!
-//! Owns: files, entries, the peace of a disk that fails; room and second chances (`room`). Does not own: what deserves to
-//! be kept (`super`).
+//! Owns: files, entries, the peace of a disk that fails; room and second chances (`room`). Does not
+//! own: what deserves to be kept (`super`).
 
 mod open;
 mod room;
@@ -39,7 +39,9 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 const FILE_BYTES_MIN: u64 = 256 << 10;
 /// Most files at a time: each start begins a new one.
 const FILES_MAX: usize = 128;
-const EXTENSION: &str = "cache";
+/// Of a file that is appended to, and of one that is full and has a table: data could look like one.
+const OPEN: &str = "cache";
+const FULL: &str = "full";
 
 /// One ring.
 pub struct DiskCache {
@@ -76,6 +78,7 @@ struct Place {
 struct Kept {
     file: Arc<dyn File>,
     bytes: u64,
+    is_full: bool,
     entries: Vec<u64>,
 }
 
@@ -102,6 +105,16 @@ impl Ring {
         let Row { fingerprint, block, blocks } = row;
         kept.entries.push(fingerprint);
         self.places.insert(fingerprint, Place { file: number, block, blocks, is_used });
+    }
+
+    /// Room for so many bytes at the end of a file, which count from now on: after a failed write
+    /// nobody knows how many of them are there.
+    fn grow(&mut self, number: u32, bytes: u64) -> Option<(Arc<dyn File>, u64)> {
+        let kept = self.files.get_mut(&number)?;
+        let pos = kept.bytes;
+        kept.bytes += bytes;
+        self.used += bytes;
+        Some((kept.file.clone(), pos))
     }
 
     /// Forgets a file and what only it had; how many entries that were.
@@ -235,18 +248,12 @@ impl DiskCache {
         let number = self.file_for(writer, bytes).await?;
         // Where the file ends; whatever goes wrong, it is not appended to again.
         writer.file = None;
-        let (file, pos) = {
-            let ring = self.ring.lock();
-            let kept = ring.files.get(&number).ok_or(io::ErrorKind::NotFound)?;
-            (kept.file.clone(), kept.bytes)
+        let Some((file, pos)) = self.ring.lock().grow(number, bytes) else {
+            return Err(io::ErrorKind::NotFound.into());
         };
         writer.buffer = Some(self.write(&file, pos, buffer).await?);
         writer.file = Some(number);
         let mut ring = self.ring.lock();
-        if let Some(kept) = ring.files.get_mut(&number) {
-            kept.bytes += bytes;
-            ring.used += bytes;
-        }
         let (block, blocks) = ((pos / BLOCK as u64) as u32, (bytes / BLOCK as u64) as u32);
         ring.add(number, Row { fingerprint, block, blocks }, false);
         Ok(())
@@ -286,35 +293,34 @@ impl DiskCache {
         let open = async {
             let disk = self.host.disk();
             disk.create_dir_all(&self.dir).await?;
-            disk.open(&self.path(number), mode).await
+            disk.open(&self.path(number, false), mode).await
         };
         let file = self.host.timeout(WRITE_LIMIT, open).await;
         let file = file.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        self.ring.lock().files.insert(number, Kept { file, bytes: 0, entries: Vec::new() });
+        let kept = Kept { file, bytes: 0, is_full: false, entries: Vec::new() };
+        self.ring.lock().files.insert(number, kept);
         Ok(number)
     }
 
-    /// Writes the table of a full file behind its entries.
+    /// Writes the table of a full file behind its entries, and says so by its name.
     async fn seal(&self, number: u32, rows: &[Row]) -> io::Result<()> {
-        let (file, pos) = {
-            let ring = self.ring.lock();
-            let Some(kept) = ring.files.get(&number) else { return Ok(()) };
-            (kept.file.clone(), kept.bytes)
-        };
+        let pos = self.ring.lock().files.get(&number).map_or(0, |kept| kept.bytes);
         let mut buffer = AlignedBuf::with_capacity(rows.len() * 16 + 2 * BLOCK);
         entry::write_table(&mut buffer, rows, (pos / BLOCK as u64) as u32);
-        let bytes = buffer.len() as u64;
+        let grown = self.ring.lock().grow(number, buffer.len() as u64);
+        let Some((file, pos)) = grown else { return Ok(()) };
         self.write(&file, pos, buffer).await?;
-        let mut ring = self.ring.lock();
-        if let Some(kept) = ring.files.get_mut(&number) {
-            kept.bytes += bytes;
-            ring.used += bytes;
+        let (open, full) = (self.path(number, false), self.path(number, true));
+        let renamed = self.host.timeout(WRITE_LIMIT, self.host.disk().rename(&open, &full)).await;
+        renamed.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        if let Some(kept) = self.ring.lock().files.get_mut(&number) {
+            kept.is_full = true;
         }
         Ok(())
     }
 
-    fn path(&self, number: u32) -> PathBuf {
-        self.dir.join(format!("{number:08x}.{EXTENSION}"))
+    fn path(&self, number: u32, is_full: bool) -> PathBuf {
+        self.dir.join(format!("{number:08x}.{}", if is_full { FULL } else { OPEN }))
     }
 
     /// Not to be used again: its bytes passed their checksum here, and are wrong all the same.

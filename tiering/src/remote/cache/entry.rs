@@ -165,6 +165,11 @@ impl Trailer {
         Ok(Self { head: last_block.slice(..TRAILER_BYTES - 4), entries, table_at, crc })
     }
 
+    /// Bytes of the table, with what fills its last block.
+    pub(super) fn table_bytes(&self) -> u64 {
+        (self.entries as u64 * ROW_BYTES as u64).next_multiple_of(BLOCK as u64)
+    }
+
     /// `table` is what stands between the entries and the trailer.
     pub(super) fn rows(&self, table: &[u8]) -> Result<Vec<Row>, FormatError> {
         let len = self.entries.saturating_mul(ROW_BYTES);

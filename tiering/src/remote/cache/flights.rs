@@ -8,9 +8,13 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use levee_runtime::Host;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// The outcome of a fetch, for as many as ask; `None` where its task was stopped.
 pub(crate) type Flight<V> = Shared<BoxFuture<'static, Option<V>>>;
+
+/// Told once somebody waits for a fetch that began for nobody in particular.
+pub(crate) type Hurry = Arc<Notify>;
 
 /// What is being fetched. A fetch runs on a task of its own: who gives up does not stop it for the
 /// others. It is forgotten as it ends, so a failure is for those who waited and nobody else.
@@ -19,9 +23,15 @@ pub(crate) struct Flights<K, V> {
 }
 
 struct Running<K, V> {
-    /// Each with a number: one that was given up must not end its successor.
-    flights: BTreeMap<K, (u64, Flight<V>)>,
+    flights: BTreeMap<K, Entry<V>>,
     next: u64,
+}
+
+struct Entry<V> {
+    /// One that was given up must not end its successor.
+    number: u64,
+    flight: Flight<V>,
+    hurry: Hurry,
 }
 
 impl<K, V> Flights<K, V>
@@ -39,34 +49,42 @@ where
         host: &Host,
         name: &'static str,
         key: K,
-        fetch: impl FnOnce() -> F,
+        fetch: impl FnOnce(Hurry) -> F,
     ) -> (Flight<V>, bool)
     where
         F: Future<Output = V> + Send + 'static,
     {
         let mut running = self.running.lock();
-        if let Some((_, flight)) = running.flights.get(&key) {
-            return (flight.clone(), true);
+        if let Some(entry) = running.flights.get(&key) {
+            return (entry.flight.clone(), true);
         }
         let number = running.next;
         running.next += 1;
         let landed = Landed { running: self.running.clone(), key: key.clone(), number };
-        let fetch = fetch();
+        let hurry = Hurry::default();
+        let fetch = fetch(hurry.clone());
         let task = host.spawn(name, async move {
             let out = fetch.await;
             drop(landed);
             out
         });
         let flight = task.boxed().shared();
-        running.flights.insert(key, (number, flight.clone()));
+        running.flights.insert(key, Entry { number, flight: flight.clone(), hurry });
         (flight, false)
+    }
+
+    /// Somebody waits for this fetch.
+    pub(crate) fn hurry(&self, key: &K) {
+        if let Some(entry) = self.running.lock().flights.get(key) {
+            entry.hurry.notify_one();
+        }
     }
 
     /// Ends the fetch of `key` before it has begun, if nobody waits for it any more.
     pub(crate) fn unwanted(&self, key: &K) -> bool {
         let mut running = self.running.lock();
-        let flight = running.flights.get(key);
-        let alone = flight.is_some_and(|(_, flight)| flight.strong_count() == Some(1));
+        let entry = running.flights.get(key);
+        let alone = entry.is_some_and(|entry| entry.flight.strong_count() == Some(1));
         if alone {
             running.flights.remove(key);
         }
@@ -84,7 +102,7 @@ struct Landed<K: Ord, V> {
 impl<K: Ord, V> Drop for Landed<K, V> {
     fn drop(&mut self) {
         let mut running = self.running.lock();
-        if running.flights.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+        if running.flights.get(&self.key).is_some_and(|entry| entry.number == self.number) {
             running.flights.remove(&self.key);
         }
     }

@@ -3,10 +3,11 @@
 //!
 //! Owns: what counts as a use. Does not own: fetching.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 
@@ -17,7 +18,9 @@ const TYPICAL_ENTRY: u64 = 64 << 10;
 /// Part of the memory for what is used again. The rest must hold what all readers that pass by have
 /// under way, or they would push out each other's chunks and fetch them twice.
 const HOT: f64 = 0.7;
-const NOBODY: u64 = u64::MAX;
+/// Ranges of one chunk whose newest read is remembered. What is read in further ones counts as read
+/// for the first time.
+const RANGES: usize = 64;
 
 pub(super) struct Memory {
     cache: Cache<ChunkId, Arc<Held>, ByBytes, Hasher>,
@@ -25,8 +28,9 @@ pub(super) struct Memory {
 
 struct Held {
     bytes: Bytes,
-    /// Where in the object the batches of the newest read of this chunk began.
-    begun: AtomicU64,
+    /// Where in the object the batches of the newest read in each range began, by the start of the
+    /// range: the chunks of a shared object hold many, and their readers are not one.
+    begun: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl Memory {
@@ -44,8 +48,7 @@ impl Memory {
     }
 
     pub(super) fn insert(&self, id: ChunkId, bytes: Bytes) {
-        let begun = AtomicU64::new(NOBODY);
-        self.cache.insert(id, Arc::new(Held { bytes, begun }));
+        self.cache.insert(id, Arc::new(Held { bytes, begun: Mutex::default() }));
     }
 
     /// Does not count as a use.
@@ -53,15 +56,20 @@ impl Memory {
         self.cache.peek(id).map(|held| held.bytes.clone())
     }
 
-    /// Counts a read whose batches begin at `pos` of the object, and gives the chunk if it is used
-    /// again: a reader that goes on within a chunk uses it once; one that begins at or before the
-    /// place where the last one began passes over it again, or is another reader.
-    pub(super) fn used(&self, id: &ChunkId, pos: u64) -> Option<Bytes> {
+    /// Counts a read of a range whose batches begin at `pos` of the object, and gives the chunk if
+    /// it is used again: a reader that goes on within a chunk uses it once; one that begins at or
+    /// before the place where the last one of this range began passes over it again, or is another
+    /// reader.
+    pub(super) fn used(&self, id: &ChunkId, range: u64, pos: u64) -> Option<Bytes> {
         let held = self.cache.peek(id)?;
-        let before = held.begun.swap(pos, Ordering::Relaxed);
-        if before == NOBODY || pos > before {
-            return None;
-        }
+        let before = {
+            let mut begun = held.begun.lock();
+            if begun.len() >= RANGES && !begun.contains_key(&range) {
+                begun.pop_first();
+            }
+            begun.insert(range, pos)
+        };
+        before.filter(|before| pos <= *before)?;
         self.cache.get(id).map(|held| held.bytes.clone())
     }
 
@@ -81,9 +89,12 @@ impl Memory {
 #[derive(Clone)]
 struct ByBytes;
 
+/// Of an entry with few ranges.
+const OVERHEAD: u64 = 300;
+
 impl Weighter<ChunkId, Arc<Held>> for ByBytes {
     fn weight(&self, id: &ChunkId, held: &Arc<Held>) -> u64 {
-        (held.bytes.len() + id.object.len()) as u64 + 100
+        (held.bytes.len() + id.object.len()) as u64 + OVERHEAD
     }
 }
 
@@ -105,14 +116,14 @@ mod tests {
             memory.insert(id(number), vec![0; CHUNK].into());
         }
         for quarter in 0..4 {
-            memory.used(&id(number), start + quarter * 250);
+            memory.used(&id(number), 0, start + quarter * 250);
         }
         was_there
     }
 
     #[test]
     fn a_full_scan_leaves_what_is_used_again() {
-        let memory = Memory::new(100 * (CHUNK as u64 + 101));
+        let memory = Memory::new(100 * (CHUNK as u64 + OVERHEAD + 1));
         let working_set = || (0..60).filter(|n| pass(&memory, *n)).count();
         for _ in 0..3 {
             working_set();
@@ -121,18 +132,32 @@ mod tests {
         assert!(!(1000..2000).any(|n| pass(&memory, n)));
         let left = working_set();
         assert!(left >= 54, "{left} of 60");
-        assert!(memory.bytes() <= 100 * (CHUNK as u64 + 101));
+        assert!(memory.bytes() <= 100 * (CHUNK as u64 + OVERHEAD + 1));
     }
 
     #[test]
     fn a_reader_that_goes_on_uses_a_chunk_once() {
         let memory = Memory::new(1 << 20);
         memory.insert(id(1), vec![0; CHUNK].into());
-        let reused = |pos| memory.used(&id(1), pos).is_some();
+        let reused = |pos| memory.used(&id(1), 0, pos).is_some();
         // One after the other; another reader behind; both go on; from the start.
         assert_eq!(
             [1000, 1200, 1900, 1100, 1950, 1300, 1000].map(reused),
             [false, false, false, true, false, true, true]
         );
+    }
+
+    #[test]
+    fn readers_of_other_ranges_are_not_the_same_reader_again() {
+        let memory = Memory::new(1 << 20);
+        memory.insert(id(1), vec![0; CHUNK].into());
+        // In whatever order they come: each range once, then each once more.
+        let ranges = [1600, 1000, 1900, 1300, 1800, 1100];
+        let pass = || ranges.map(|range| memory.used(&id(1), range, range).is_some());
+        assert_eq!(pass(), [false; 6]);
+        assert_eq!(pass(), [true; 6]);
+        // However many there are, little is remembered.
+        (0..1000).for_each(|range| assert!(memory.used(&id(1), 2000 + range, 0).is_none()));
+        assert!(memory.cache.peek(&id(1)).unwrap().begun.lock().len() <= RANGES);
     }
 }

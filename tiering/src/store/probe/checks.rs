@@ -1,5 +1,7 @@
 //! What a store must do, one check each.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,12 +44,14 @@ pub(super) struct Probe<'a> {
     racers: usize,
     /// Of this probe alone.
     pub folder: String,
+    /// That somebody waits for a slow store was said.
+    told: AtomicBool,
 }
 
 impl<'a> Probe<'a> {
     pub(super) fn new(store: &'a Store, host: &'a Host, rounds: usize, racers: usize) -> Self {
         let folder = format!("{}/{:032x}", keys::PROBE, host.random_u128());
-        Self { store, host, rounds, racers, folder }
+        Self { store, host, rounds, racers, folder, told: AtomicBool::new(false) }
     }
 
     /// Runs a check; says what was seen.
@@ -238,10 +242,11 @@ impl<'a> Probe<'a> {
     }
 
     /// Whether this create won; tried again while nobody can tell (a lost reply, a transient 409,
-    /// which racing creates do cause).
+    /// which racing creates do cause), for as long as other operations are.
     async fn wins(&self, key: &str, (nonce, body): &(Nonce, Bytes)) -> Result<bool, StoreError> {
         const TRIES: usize = 10;
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        let begun = self.host.now();
         let mut tries = 0;
         loop {
             tries += 1;
@@ -250,10 +255,13 @@ impl<'a> Probe<'a> {
                 Created::Lost(_) => return Ok(false),
                 Created::Unknown(error) => {
                     let passes = error.is_retriable() || error.kind == store::Kind::Exists;
-                    if !passes || tries == TRIES {
+                    let is_over = self.host.now().since(begun) >= self.store.deadlines.operation;
+                    if !passes || is_over || tries == TRIES {
                         return Err(error);
                     }
-                    tracing::debug!(%error, "probe: a create got no clear answer");
+                    if error.kind != store::Kind::Exists && !self.told.swap(true, Relaxed) {
+                        tracing::info!(%error, "the bucket gives no clear answers yet");
+                    }
                 }
             }
             backoff.wait(self.host).await;

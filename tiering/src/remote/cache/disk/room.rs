@@ -65,14 +65,17 @@ impl DiskCache {
     }
 
     async fn remove(&self, number: u32) -> io::Result<()> {
+        let is_full = self.ring.lock().files.get(&number).is_some_and(|kept| kept.is_full);
+        let (disk, path) = (self.host.disk(), self.path(number, is_full));
+        let removed = self.host.timeout(WRITE_LIMIT, disk.remove_file(&path)).await;
+        match removed.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))? {
+            // It stays, and its bytes count.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let evicted = self.ring.lock().forget(number) as u64;
         metrics::counter!("levee_cache_evicted_total", "cache" => self.name).increment(evicted);
-        let disk = self.host.disk();
-        let removed = self.host.timeout(WRITE_LIMIT, disk.remove_file(&self.path(number))).await;
-        match removed.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))? {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Tells how many bytes the files may have now, and gives up the oldest ones above that. Does
