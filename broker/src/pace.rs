@@ -37,6 +37,8 @@ const NEWEST: f64 = 0.3;
 /// What the pace becomes after a round with too many late acks, and after one without.
 const CUT: f64 = 0.8;
 const RISE: f64 = 1.10;
+/// Bytes per second that nobody reaches.
+const MOST: f64 = 1e12;
 /// Rounds from one measurement of what is usual to the next, and those that it takes. In the first
 /// one what was read before is still under way.
 const CYCLE: u32 = 25;
@@ -133,7 +135,12 @@ impl Pace {
     }
 
     fn limit(&self, limit: f64) {
-        self.state.lock().limit = limit;
+        let mut state = self.state.lock();
+        let before = std::mem::replace(&mut state.limit, limit);
+        // What is waited for costs as much as what follows.
+        let (now, part) = (self.host.now(), if before < limit { before / limit } else { 1.0 });
+        state.paid_at = now + state.paid_at.since(now).mul_f64(part);
+        drop(state);
         metrics::gauge!("levee_catch_up_limit_bytes_per_second").set(limit);
     }
 }
@@ -164,6 +171,13 @@ struct Seen {
     bytes_per_second: f64,
 }
 
+impl Seen {
+    /// Nothing was appended.
+    fn is_quiet(&self) -> bool {
+        self.acks.iter().all(|acks| acks.acks == 0)
+    }
+}
+
 impl Rounds {
     fn new(pace: Arc<Pace>, least: f64, limit: f64) -> Self {
         Self { pace, least, limit, lanes: Default::default(), unread: 0 }
@@ -175,10 +189,12 @@ impl Rounds {
                 self.learn().await;
             }
             for _ in 0..CYCLE {
+                let was_free = self.limit.is_infinite();
                 self.pace.limit(self.limit);
                 let seen = self.round().await;
                 self.adjust(&seen);
-                if self.unread >= UNREAD_MAX {
+                let begins = was_free && self.limit.is_finite();
+                if begins || self.unread >= UNREAD_MAX {
                     break;
                 }
             }
@@ -189,10 +205,16 @@ impl Rounds {
     /// Measures what is usual.
     async fn learn(&mut self) {
         self.pace.limit(self.least);
-        self.round().await;
         let mut acks = [Round::default(), Round::default()];
-        for _ in 0..LEARN {
+        for number in 0..=LEARN {
             let seen = self.round().await;
+            if seen.is_quiet() {
+                self.limit = f64::INFINITY;
+                return;
+            }
+            if number == 0 {
+                continue;
+            }
             acks.iter_mut().zip(&seen.acks).for_each(|(all, seen)| all.add(seen));
         }
         for (lane, acks) in self.lanes.iter_mut().zip(&acks) {
@@ -207,16 +229,20 @@ impl Rounds {
     fn adjust(&mut self, seen: &Seen) {
         for (lane, acks) in self.lanes.iter_mut().zip(&seen.acks) {
             let late = lane.usual.and_then(|usual| acks.part_above(usual * LATE));
-            lane.late += NEWEST * (late.unwrap_or_default() - lane.late);
+            // Few acks tell little.
+            let weight = NEWEST * (f64::from(acks.acks) / f64::from(ACKS_MIN)).min(1.0);
+            lane.late += weight * (late.unwrap_or_default() - lane.late);
         }
         let reached = seen.bytes_per_second;
-        self.limit = if seen.acks.iter().all(|acks| acks.acks == 0) {
+        self.limit = if seen.is_quiet() {
             f64::INFINITY
+        } else if self.limit.is_infinite() {
+            // The first appends beside these readers: what is usual is not known.
+            self.least
         } else if self.lanes.iter().any(|lane| lane.late > LATE_PART) {
             (self.limit.min(reached) * CUT).max(self.least)
         } else {
-            // Not far above what is asked for: the next cut must be felt.
-            (self.limit * RISE).min(reached.max(self.least) * 2.0)
+            (self.limit * RISE).min(MOST)
         };
     }
 

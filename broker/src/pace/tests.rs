@@ -130,3 +130,18 @@ fn percentiles_are_of_the_bucket_that_holds_them() {
     acks.add(Duration::from_secs(1 << 20));
     assert!(acks.take().percentile(0.9).unwrap() > 3000.0);
 }
+
+#[test]
+fn a_few_appends_slow_readers_for_a_moment() {
+    Sim::run(1, |sim| async move {
+        let machine = Machine::new(&sim, MIB, Some(LEAST));
+        let now_and_then = async {
+            for _ in 0..6 {
+                machine.pace.acked(LaneKind::Object, Duration::from_millis(300));
+                machine.host.sleep(LONG / 6).await;
+            }
+        };
+        let (_, rate) = tokio::join!(now_and_then, machine.catch_up(LONG));
+        assert!(rate > 2 << 30, "{} MiB/s", rate / MIB);
+    });
+}
