@@ -9,6 +9,7 @@ mod floor;
 mod partitions;
 mod paths;
 mod reads;
+mod round_trip;
 mod soak;
 
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use levee_proto::wal::{GROUP_ENTRY_BYTES, GROUP_HEAD_BYTES};
 
 use super::floor::syncs;
+use super::round_trip::round_trips;
 use super::{Bench, measured, print_table};
 use crate::bucket::Bucket;
 use crate::error::{Error, Result};
@@ -31,8 +32,17 @@ pub async fn run(bench: &Bench) -> Result<()> {
     }
     print_table(
         "Acks of class `local`, one send at a time, beside write + fdatasync of the same bytes \
-         (file written before): p50 / p99 ms",
-        &["bytes", "floor, O_DIRECT", "floor, page cache", "levee", "levee / O_DIRECT at p50"],
+         (file written before), and beside the way to the broker and back (the same sends, \
+         answered before they are synced): p50 / p99 ms",
+        &[
+            "bytes",
+            "fdatasync, O_DIRECT",
+            "fdatasync, page cache",
+            "there and back",
+            "levee",
+            "levee / fdatasync at p50",
+            "levee / (fdatasync + way) at p50",
+        ],
         rows,
     )?;
     let mut rows = Vec::new();
@@ -72,23 +82,28 @@ async fn local(bench: &Bench, bytes: u64) -> Result<Vec<String>> {
     bench.say(&format!("acks, local, {bytes} bytes"));
     let around = AROUND + (GROUP_HEAD_BYTES + GROUP_ENTRY_BYTES) as u64;
     let workload = one_at_a_time(bench, "ack-local", bytes - around, "local");
-    let written = Payload::new(&workload)?.plain(0).len() + GROUP_HEAD_BYTES + GROUP_ENTRY_BYTES;
+    let batch = Payload::new(&workload)?.plain(0);
+    let written = batch.len() + GROUP_HEAD_BYTES + GROUP_ENTRY_BYTES;
     // Before and behind: what drifts falls on both.
     let mut direct = floor(bench, written, true).await?;
     let mut cached = floor(bench, written, false).await?;
     let started = bench.started(&workload.name, &[], &[]);
     let (results, target) = bench.measure(&workload, &started).await?;
+    let address = target.process.as_ref().map_or("", |process| &process.grpc);
+    let way = round_trips(address, batch, half(bench)).await?;
     bench.clear(target, &started).await?;
     add_up(&mut direct, &floor(bench, written, true).await?);
     add_up(&mut cached, &floor(bench, written, false).await?);
     let levee = &measured(&results)?.latency;
-    let floor = milliseconds(direct.value_at_quantile(0.5));
+    let median = |of: &Histogram<u64>| milliseconds(of.value_at_quantile(0.5));
     Ok(vec![
         Size(bytes).to_string(),
         both(&direct),
         both(&cached),
+        both(&way),
         format!("{} / {}", ms(levee.p50), ms(levee.p99)),
-        format!("{:.2}", levee.p50 / floor),
+        format!("{:.2}", levee.p50 / median(&direct)),
+        format!("{:.2}", levee.p50 / (median(&direct) + median(&way))),
     ])
 }
 
