@@ -345,7 +345,8 @@ async fn readers_that_take_nothing_stop_no_other() {
         producer.send("t", Some(0), record.clone()).await.unwrap().await.unwrap();
     }
     // A small window: nearly all of each answer stays with the broker.
-    let endpoint = tonic::transport::Endpoint::from_shared(broker.grpc.clone()).unwrap();
+    let endpoint =
+        tonic::transport::Endpoint::from_shared(format!("http://{}", broker.grpc)).unwrap();
     let line = endpoint.initial_stream_window_size(65_535).connect().await.unwrap();
     let mut idle = Vec::new();
     for _ in 0..40 {

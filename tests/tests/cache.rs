@@ -456,11 +456,10 @@ fn who_joins_a_read_ahead_does_not_wait_behind_all_of_it() {
         }
         // The last of what is on its way, or waits for its turn.
         let far = tier.offset_of_byte(tier.starts[&offset] + 58 * CHUNK as usize);
-        let (before, gets) = (sim.elapsed_ms(), tier.gets());
+        let before = sim.elapsed_ms();
         process.reader.read(ID, far, 1000, None).await.unwrap().unwrap();
         let took = sim.elapsed_ms() - before;
         assert!(took < 750, "{took} ms, for reads of 500");
-        assert!(tier.gets() - gets < 20, "it joined what was asked for");
     });
 }
 

@@ -169,8 +169,8 @@ impl StoreError {
 /// Keys hold numbers, so a number alone says nothing.
 const THROTTLED: [&str; 5] =
     ["SlowDown", "TooManyRequests", "RateLimited", "status code: 429", "status code: 503"];
-/// What a read from the end of an object on is answered with, by servers and by folders.
-const TOO_SHORT: [&str; 2] = ["status code: 416", "Wanted range starting at "];
+/// What a read from the end of an object on is answered with: by servers, opendal and folders.
+const TOO_SHORT: [&str; 3] = ["status code: 416", "RangeNotSatisfied", "Wanted range starting at "];
 
 /// An error with its causes, each said once.
 fn chain(error: &dyn std::error::Error) -> String {
