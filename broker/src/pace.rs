@@ -5,7 +5,8 @@
 //! out: while both go on, the times to acks are held against usual ones, and the pace is cut by a
 //! part when too many acks come late, and raised by a smaller part when they do not. What is usual
 //! is measured anew every few seconds, while readers are held at the least pace (as BBR does for
-//! the round trip: Cardwell et al., 2016). Where nothing is appended nobody waits.
+//! the round trip: Cardwell et al., 2016). Where nothing is appended nobody waits; where appends
+//! wait and no ack comes, all of them are late.
 //!
 //! ```text
 //! turn (waits until it is due) -> read from the bucket -> settle -> answer
@@ -15,7 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use levee_proto::metalog::LaneKind;
@@ -39,14 +40,15 @@ const CUT: f64 = 0.8;
 const RISE: f64 = 1.10;
 /// Bytes per second that nobody reaches.
 const MOST: f64 = 1e12;
-/// Rounds from one measurement of what is usual to the next, and those that it takes. In the first
-/// one what was read before is still under way.
+/// Rounds from one measurement of what is usual to the next, and those that it takes.
 const CYCLE: u32 = 25;
 const LEARN: u32 = 3;
 /// Rounds without reads after which nothing is measured.
 const UNREAD_MAX: u32 = 10;
-/// Longest that one answer waits: very many readers at once are slowed less.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Longest that one read waits. More readers at once than can read in this time are slowed less.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What a read is thought to bring, before any has.
+const ANSWER: f64 = (1 << 20) as f64;
 
 /// See the module.
 pub struct Pace {
@@ -57,6 +59,8 @@ pub struct Pace {
     acks: [Acks; 2],
     /// When the newest one was, in nanoseconds of `Host::now`.
     acked_at: AtomicU64,
+    /// Appends that wait for their acks.
+    waiting: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -67,38 +71,79 @@ struct State {
     paid_at: Mono,
     /// Bytes read in this round.
     read: u64,
+    /// Bytes that a read brings, about.
+    answer: f64,
     is_measured: bool,
 }
 
-/// Leave to read.
-pub struct Turn {
-    bytes: u64,
-    cost: Duration,
+/// Leave to read; what it was charged for.
+pub struct Turn(f64);
+
+/// An append that waits for its ack.
+pub struct Waiting {
+    pace: Arc<Pace>,
+    lane: LaneKind,
+    since: Mono,
+}
+
+impl Waiting {
+    /// It is acknowledged, or was given up.
+    pub fn ends(self) {
+        let took = self.pace.host.now().since(self.since);
+        self.pace.acks[usize::from(self.lane == LaneKind::Local)].add(took);
+        self.pace.acked_at.store(self.pace.host.now().0.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.pace.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    /// Charges bytes, or gives them back. A debt that nobody waits for is none.
+    fn pay(&mut self, now: Mono, bytes: f64) {
+        let cost = Duration::from_secs_f64(bytes.abs() / self.limit).min(PATIENCE);
+        self.paid_at = match bytes < 0.0 {
+            true => Mono(self.paid_at.0.saturating_sub(cost)),
+            false => (self.paid_at + cost).min(now + PATIENCE),
+        };
+    }
 }
 
 impl Pace {
     pub fn new(host: Host, least: Option<u64>) -> Arc<Self> {
-        let state =
-            State { limit: f64::INFINITY, paid_at: Mono::default(), read: 0, is_measured: false };
-        let least = least.map(|bytes| bytes as f64);
+        let state = State {
+            limit: f64::INFINITY,
+            paid_at: Mono::default(),
+            read: 0,
+            answer: ANSWER,
+            is_measured: false,
+        };
         Arc::new(Self {
             host,
-            least,
+            least: least.map(|bytes| bytes as f64),
             acks: Default::default(),
             acked_at: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
             state: Mutex::new(state),
         })
     }
 
-    /// An append was acknowledged after this time.
-    pub fn acked(&self, lane: LaneKind, took: Duration) {
-        self.acked_at.store(self.host.now().0.as_nanos() as u64, Ordering::Relaxed);
-        self.acks[usize::from(lane == LaneKind::Local)].add(took);
+    /// An append has its place and waits for its ack.
+    pub fn append(self: &Arc<Self>, lane: LaneKind) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting { pace: self.clone(), lane, since: self.host.now() }
+    }
+
+    fn appends_wait(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Returns when up to `bytes` may be read from the bucket; `settle` tells what became of it.
     pub async fn turn(self: &Arc<Self>, bytes: u64) -> Turn {
-        let Some(least) = self.least else { return Turn { bytes: 0, cost: Duration::ZERO } };
+        let Some(least) = self.least else { return Turn(0.0) };
         let (turn, wait) = self.charge(bytes, least);
         if !wait.is_zero() {
             metrics::histogram!("levee_catch_up_wait_seconds").record(wait.as_secs_f64());
@@ -114,24 +159,24 @@ impl Pace {
             // Those of the time since the last measurements tell nothing.
             self.acks.iter().map(Acks::take).for_each(drop);
             let acked_at = Mono(Duration::from_nanos(self.acked_at.load(Ordering::Relaxed)));
-            let is_quiet = now.since(acked_at) > ROUND * ROUNDS_MAX;
+            let is_quiet = now.since(acked_at) > ROUND * ROUNDS_MAX && !self.appends_wait();
             state.limit = if is_quiet { f64::INFINITY } else { least };
             drop(self.host.spawn("pace", Rounds::new(self.clone(), least, state.limit).run()));
         }
         let due = state.paid_at.max(now);
-        let cost = Duration::from_secs_f64(bytes as f64 / state.limit).min(PATIENCE);
-        // A debt that nobody waits for is none.
-        state.paid_at = (due + cost).min(now + PATIENCE);
-        (Turn { bytes, cost }, due.since(now))
+        let bytes = state.answer.min(bytes as f64);
+        state.paid_at = due;
+        state.pay(now, bytes);
+        (Turn(bytes), due.since(now))
     }
 
-    /// So many bytes of a turn were read.
+    /// So many bytes were read in a turn.
     pub fn settle(&self, turn: &Turn, read: u64) {
         let mut state = self.state.lock();
         state.read += read;
-        let part = 1.0 - (read as f64 / turn.bytes.max(1) as f64).min(1.0);
-        let unused = turn.cost.mul_f64(part);
-        state.paid_at = Mono(state.paid_at.0.saturating_sub(unused));
+        state.answer += (read as f64 - state.answer) / 8.0;
+        let now = self.host.now();
+        state.pay(now, read as f64 - turn.0);
     }
 
     fn limit(&self, limit: f64) {
@@ -161,6 +206,8 @@ struct Rounds {
 struct LaneAcks {
     /// Seconds to an ack while readers are held at the least.
     usual: Option<f64>,
+    /// Acks of which that will be made; too few until now.
+    held: Round,
     /// Part of acks that come late, of the rounds until now.
     late: f64,
 }
@@ -168,12 +215,31 @@ struct LaneAcks {
 /// What was seen in a round.
 struct Seen {
     acks: [Round; 2],
+    /// Appends wait at its end.
+    waits: bool,
     bytes_per_second: f64,
+}
+
+impl LaneAcks {
+    fn learn(&mut self) {
+        if self.held.acks < ACKS_MIN {
+            return;
+        }
+        let seen = std::mem::take(&mut self.held).percentile(USUAL);
+        self.usual = match (self.usual, seen) {
+            (Some(usual), Some(seen)) => Some((usual + seen) / 2.0),
+            (usual, seen) => seen.or(usual),
+        };
+    }
 }
 
 impl Seen {
     /// Nothing was appended.
     fn is_quiet(&self) -> bool {
+        self.has_no_acks() && !self.waits
+    }
+
+    fn has_no_acks(&self) -> bool {
         self.acks.iter().all(|acks| acks.acks == 0)
     }
 }
@@ -205,24 +271,18 @@ impl Rounds {
     /// Measures what is usual.
     async fn learn(&mut self) {
         self.pace.limit(self.least);
-        let mut acks = [Round::default(), Round::default()];
-        for number in 0..=LEARN {
+        // What was read before is still under way.
+        self.round().await;
+        for _ in 0..LEARN {
             let seen = self.round().await;
             if seen.is_quiet() {
                 self.limit = f64::INFINITY;
                 return;
             }
-            if number == 0 {
-                continue;
-            }
-            acks.iter_mut().zip(&seen.acks).for_each(|(all, seen)| all.add(seen));
+            self.lanes.iter_mut().zip(&seen.acks).for_each(|(lane, acks)| lane.held.add(acks));
         }
-        for (lane, acks) in self.lanes.iter_mut().zip(&acks) {
-            let seen = acks.percentile(USUAL);
-            lane.usual = match (lane.usual, seen) {
-                (Some(usual), Some(seen)) => Some((usual + seen) / 2.0),
-                (usual, seen) => seen.or(usual),
-            };
+        for lane in &mut self.lanes {
+            lane.learn();
         }
     }
 
@@ -239,7 +299,7 @@ impl Rounds {
         } else if self.limit.is_infinite() {
             // The first appends beside these readers: what is usual is not known.
             self.least
-        } else if self.lanes.iter().any(|lane| lane.late > LATE_PART) {
+        } else if seen.has_no_acks() || self.lanes.iter().any(|lane| lane.late > LATE_PART) {
             (self.limit.min(reached) * CUT).max(self.least)
         } else {
             (self.limit * RISE).min(MOST)
@@ -260,7 +320,7 @@ impl Rounds {
         let read = std::mem::take(&mut pace.state.lock().read);
         self.unread = if read == 0 { self.unread + 1 } else { 0 };
         let took = pace.host.now().since(started).as_secs_f64();
-        Seen { acks, bytes_per_second: read as f64 / took }
+        Seen { acks, waits: pace.appends_wait(), bytes_per_second: read as f64 / took }
     }
 }
 
@@ -300,8 +360,9 @@ struct Round {
 impl Round {
     fn put(&mut self, bucket: usize, acks: u32) {
         if acks > 0 {
-            self.acks += acks;
-            *self.buckets.entry(bucket).or_default() += acks;
+            self.acks = self.acks.saturating_add(acks);
+            let held = self.buckets.entry(bucket).or_default();
+            *held = held.saturating_add(acks);
         }
     }
 

@@ -12,6 +12,7 @@ use levee_runtime::Mono;
 
 use crate::error::{Error, Result};
 use crate::node::Node;
+use crate::pace::Waiting;
 use crate::partition::{Appended, Ticket};
 
 /// When an append is answered.
@@ -31,7 +32,8 @@ pub struct Pending {
     limit: Duration,
     bytes: u64,
     records: u64,
-    lane: LaneKind,
+    /// None where nobody waits for the ack.
+    waiting: Option<Waiting>,
 }
 
 impl Node {
@@ -86,7 +88,8 @@ impl Node {
             DurabilityClass::Object => LaneKind::Object,
             _ => LaneKind::Local,
         };
-        Ok(Pending { ticket, acks, started, limit, bytes, records, lane })
+        let waiting = (acks == Acks::All).then(|| self.pace.append(lane));
+        Ok(Pending { ticket, acks, started, limit, bytes, records, waiting })
     }
 }
 
@@ -102,6 +105,9 @@ impl Pending {
                 Err(_) => Err(Error::timed_out_append(self.limit.as_millis() as u64)),
             },
         };
+        if let Some(waiting) = self.waiting {
+            waiting.ends();
+        }
         match &outcome {
             Ok(appended) => {
                 count(if appended.duplicate { "duplicate" } else { "ok" });
@@ -110,7 +116,6 @@ impl Pending {
                 let now = node.host.now();
                 let took = now.since(self.started).as_secs_f64();
                 metrics::histogram!("levee_append_seconds").record(took);
-                node.pace.acked(self.lane, now.since(self.started));
                 let waited = now.since(placed).as_secs_f64();
                 metrics::histogram!("levee_ack_seconds").record(waited);
             }

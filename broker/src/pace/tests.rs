@@ -35,7 +35,14 @@ impl Machine {
                 self.host.sleep(Duration::from_millis(1)).await;
                 let over = rate as f64 / self.spare as f64;
                 let took = Duration::from_micros(1000).mul_f64(over.max(1.0));
-                self.pace.acked(LaneKind::Local, took);
+                let waiting = self.pace.append(LaneKind::Local);
+                drop(self.host.spawn("ack", {
+                    let host = self.host.clone();
+                    async move {
+                        host.sleep(took).await;
+                        waiting.ends();
+                    }
+                }));
             }
             rate = (self.read.get() - before) * 20;
             before = self.read.get();
@@ -137,11 +144,63 @@ fn a_few_appends_slow_readers_for_a_moment() {
         let machine = Machine::new(&sim, MIB, Some(LEAST));
         let now_and_then = async {
             for _ in 0..6 {
-                machine.pace.acked(LaneKind::Object, Duration::from_millis(300));
+                let waiting = machine.pace.append(LaneKind::Object);
+                machine.host.sleep(Duration::from_millis(300)).await;
+                waiting.ends();
                 machine.host.sleep(LONG / 6).await;
             }
         };
         let (_, rate) = tokio::join!(now_and_then, machine.catch_up(LONG));
         assert!(rate > 2 << 30, "{} MiB/s", rate / MIB);
+    });
+}
+
+#[test]
+fn acks_that_stay_away_are_late() {
+    Sim::run(1, |sim| async move {
+        let machine = Machine::new(&sim, MIB, Some(LEAST));
+        let stalled: Vec<_> = (0..10).map(|_| machine.pace.append(LaneKind::Object)).collect();
+        let rate = machine.catch_up(LONG).await;
+        assert!((LEAST * 9 / 10..LEAST * 2).contains(&rate), "{} MiB/s", rate / MIB);
+        drop(stalled);
+        machine.catch_up(Duration::from_secs(3)).await;
+        assert!(machine.catch_up(LONG).await > 3 << 30);
+    });
+}
+
+#[test]
+fn small_answers_are_charged_as_such() {
+    const ANSWER: u64 = 10 << 10;
+    Sim::run(1, |sim| async move {
+        let machine = Machine::new(&sim, MIB, Some(LEAST));
+        let stalled = machine.pace.append(LaneKind::Local);
+        let readers = (0..16).map(|_| async {
+            for _ in 0..2_000 {
+                let turn = machine.pace.turn(16 * MIB).await;
+                machine.host.sleep(Duration::from_millis(5)).await;
+                machine.pace.settle(&turn, ANSWER);
+            }
+        });
+        let started = machine.host.now();
+        futures::future::join_all(readers).await;
+        let took = machine.host.now().since(started).as_secs_f64();
+        // 16 readers of 5 ms an answer ask for 31 MiB/s.
+        let rate = (16 * 2_000 * ANSWER) as f64 / took;
+        assert!(rate > LEAST as f64 * 0.9, "{} MiB/s", rate as u64 / MIB);
+        drop(stalled);
+    });
+}
+
+#[test]
+fn many_readers_are_held_together() {
+    Sim::run(1, |sim| async move {
+        let machine = Machine::new(&sim, MIB, Some(LEAST));
+        let stalled = machine.pace.append(LaneKind::Local);
+        let readers = (0..64).map(|_| machine.catch_up(LONG));
+        let rates = futures::future::join_all(readers).await;
+        let rate: u64 = machine.read.get() / LONG.as_secs();
+        assert!((LEAST * 9 / 10..LEAST * 3 / 2).contains(&rate), "{} MiB/s", rate / MIB);
+        assert!(rates.len() == 64);
+        drop(stalled);
     });
 }
