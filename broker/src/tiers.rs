@@ -21,8 +21,8 @@ use levee_tiering::remote::{
     Footers, FootersError, RangeRef, ReadConfig, RemoteError, RemoteIndex, RemoteReader, Source,
     Wanted,
 };
+use levee_tiering::store::Progress;
 use levee_tiering::store::Store;
-use levee_tiering::store::transfer::Progress;
 use levee_tiering::upload::{Part, Planned, SourceError, UploadError};
 use parking_lot::Mutex;
 
@@ -208,10 +208,6 @@ impl Tiers {
             footer,
         };
         Ok(slots.iter().zip(footers).map(with).collect())
-    }
-
-    pub fn add_object(&self, object: &ObjectRef, footer: &Footer) {
-        self.index.add_object(object, footer);
     }
 
     /// Slots of closed lanes. Together they hold all that follows on what is known of each

@@ -12,16 +12,16 @@
 //! audit        proves all of it from the metadata and a listing
 //! ```
 
-pub mod consolidate;
-pub mod merge;
+mod consolidate;
+mod merge;
 pub mod scrub;
 mod job;
 pub(crate) mod needed;
 mod aside;
 pub mod retention;
-pub mod collect;
-pub mod sweep;
-pub mod audit;
+mod collect;
+mod sweep;
+mod audit;
 
 use std::sync::Arc;
 

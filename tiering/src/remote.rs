@@ -5,9 +5,9 @@
 
 mod ahead;
 mod cache;
-pub mod footers;
-pub mod index;
-pub mod read;
+mod footers;
+mod index;
+mod read;
 
 pub use ahead::ReadAhead;
 pub use cache::{ChunkId, DiskCache};

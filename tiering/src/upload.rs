@@ -24,8 +24,7 @@ use thiserror::Error;
 
 pub use room::Room;
 
-use crate::store::transfer::{MULTIPART_ABOVE, Progress};
-use crate::store::{Created, Store, StoreError};
+use crate::store::{Created, MULTIPART_ABOVE, Progress, Store, StoreError};
 
 /// Bytes read back at once.
 const VERIFY_BYTES: u64 = 8 << 20;

@@ -36,11 +36,8 @@ impl Caches {
             tracing::warn!(dir = %dir.display(), %error, "old cached copies stay, unused");
         }
         let dir = dir.join(own?);
-        let open = |name, allowed| DiskCache::open(host.clone(), dir.join(name), name, allowed);
-        let caches = Self {
-            chunks: open("chunks", u64::MAX).await,
-            footers: open("footers", u64::MAX).await,
-        };
+        let open = |name| DiskCache::open(host.clone(), dir.join(name), name, u64::MAX);
+        let caches = Self { chunks: open("chunks").await, footers: open("footers").await };
         match host.disk().free_bytes(&config.data_dir).await {
             Ok(free) => caches.fit(config, free).await,
             // Until it is known, they keep what they have.

@@ -18,7 +18,7 @@ const FOOTER_MEMORY: u64 = 8 << 20;
 const ORPHANS_PER_CENT: u64 = 1;
 
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+pub(super) async fn run(node: Arc<Node>) {
     let Some(every) = node.config.audit_interval else { return };
     let mut next = FIRST.min(every);
     while !node.is_ended() {

@@ -37,7 +37,7 @@ struct Seen {
 }
 
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+pub(super) async fn run(node: Arc<Node>) {
     let mut seen = Seen::default();
     while !node.is_ended() {
         node.host.sleep(EVERY.min(node.config.gc_grace)).await;

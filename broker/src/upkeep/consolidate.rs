@@ -22,12 +22,13 @@ use crate::node::reference::commit;
 use crate::tiers::read_remote;
 
 const EVERY: Duration = Duration::from_secs(10);
+
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+pub(super) async fn run(node: Arc<Node>) {
     // One bad slot must not hold the others back.
     let mut aside = Aside::default();
     while !node.is_ended() {
-        node.host.sleep(EVERY.min(node.config.gc_grace)).await;
+        node.host.sleep(EVERY).await;
         loop {
             match round(&node, &mut aside).await {
                 Ok(0) => break,

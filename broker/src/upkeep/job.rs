@@ -85,7 +85,7 @@ async fn write(
 ) -> std::result::Result<Written, Failed> {
     let inputs = inputs(node, ids).await?;
     let needed = Needed::now(node).await;
-    let is_needed = |_: &Input, range: &Range| needed.in_object(node, range.partition, range.end);
+    let is_needed = |range: &Range| needed.in_object(node, range.partition, range.end);
     let mut tiles = tile(&inputs, is_needed);
     let blame = |error: Error, inputs| Failed::Damaged { error, inputs };
     let windows = Arc::new(Windows::new(node.store.clone(), node.budget.clone(), &inputs));

@@ -15,7 +15,7 @@ use crate::node::Node;
 const SLOW_ROUNDS: u32 = 30;
 
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+pub(super) async fn run(node: Arc<Node>) {
     let mut aside = Aside::default();
     let mut round = 0;
     while !node.is_ended() {

@@ -34,7 +34,7 @@ const LATE_PART: i64 = 64;
 type Next = BTreeMap<PartitionId, (Source, i64)>;
 
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+pub(super) async fn run(node: Arc<Node>) {
     let mut next = Next::new();
     while !node.is_ended() {
         node.host.sleep(node.config.retention_check_interval).await;

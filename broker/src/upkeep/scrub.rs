@@ -22,7 +22,7 @@ const TRIES: u32 = 3;
 pub type Damages = BTreeMap<ObjectId, Vec<String>>;
 
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+pub(super) async fn run(node: Arc<Node>) {
     let Some(rate) = node.config.scrub_bytes_per_second else { return };
     let own = Budget::new(node.host.clone(), rate, u64::MAX);
     while !node.is_ended() {

@@ -24,7 +24,7 @@ const FIRST: Duration = Duration::from_secs(300);
 const PROBE_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+pub(super) async fn run(node: Arc<Node>) {
     let every = node.config.sweep_interval;
     let mut next = FIRST.min(every);
     while !node.is_ended() {

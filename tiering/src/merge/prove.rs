@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use levee_proto::ids::{PartitionId, TopicId};
-use levee_proto::object::{Footer, ProducerSnapshot, Range, RangeKind};
+use levee_proto::object::{Footer, ProducerSnapshot, Range};
 use thiserror::Error;
 
-use super::Input;
 use super::plan::Output;
 use super::tile::Tile;
+use super::{Input, needed};
 
 /// The outputs are not what the inputs were: nothing may be replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -24,17 +24,13 @@ type Stretch = (u32, u64, u64);
 /// `footers` are those of `outputs`, as they were read back.
 pub fn prove(
     inputs: &[Input],
-    is_needed: impl Fn(&Input, &Range) -> bool,
+    is_needed: impl Fn(&Range) -> bool,
     outputs: &[Output],
     footers: &[Footer],
 ) -> Result<(), Unproven> {
     let mut wanted: BTreeMap<PartitionId, Vec<&Range>> = BTreeMap::new();
-    for input in inputs {
-        for range in &input.footer.ranges {
-            if range.kind == RangeKind::Data && is_needed(input, range) {
-                wanted.entry(range.partition).or_default().push(range);
-            }
-        }
+    for (_, _, range) in needed(inputs, is_needed) {
+        wanted.entry(range.partition).or_default().push(range);
     }
     let mut found: BTreeMap<PartitionId, Vec<&Range>> = BTreeMap::new();
     for range in footers.iter().flat_map(|footer| &footer.ranges) {

@@ -93,7 +93,7 @@ impl Footers {
         match self.from.memory.get(&wanted.key) {
             Some(footer) => Ok(footer),
             None => {
-                let loaded = self.load(&self.host, wanted).await;
+                let loaded = self.load(wanted).await;
                 loaded.unwrap_or_else(|| Err(FootersError::Stopped(wanted.key.to_string())))
             }
         }
@@ -117,13 +117,13 @@ impl Footers {
     }
 
     /// Has a footer fetched that will be asked for soon.
-    pub(crate) fn prepare(&self, host: &Host, wanted: &Wanted) {
-        drop(self.load(host, wanted));
+    pub(crate) fn prepare(&self, wanted: &Wanted) {
+        drop(self.load(wanted));
     }
 
-    fn load(&self, host: &Host, wanted: &Wanted) -> Flight<Outcome> {
+    fn load(&self, wanted: &Wanted) -> Flight<Outcome> {
         let (from, key, wanted) = (self.from.clone(), wanted.key.clone(), wanted.clone());
-        self.flights.join(host, "footer", key, |_| async move { from.load(&wanted).await }).0
+        self.flights.join(&self.host, "footer", key, |_| async move { from.load(&wanted).await }).0
     }
 
     /// Footers of many objects, in the order given.
