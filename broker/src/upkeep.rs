@@ -1,8 +1,6 @@
 //! What runs beside the requests of a node, for as long as its session lives.
 //!
 //! ```text
-//! keeper       measures, keeps tails and hot copies within their bounds
-//! offload      local bytes become objects
 //! consolidate  slots that older sessions left become objects
 //! merge        small objects become large ones
 //! scrub        reads everything again, slowly; repairs what is damaged
@@ -11,6 +9,7 @@
 //! sweep        what nothing ever named leaves the bucket
 //! audit        proves all of it from the metadata and a listing
 //! ```
+//! The keepers of memory and disk (`keeper`) and `offload` stand elsewhere, and start here.
 
 mod consolidate;
 mod merge;

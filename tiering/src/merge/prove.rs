@@ -63,15 +63,15 @@ fn prove_one(wanted: &[&Range], tiles: &[&Tile], found: &[&Range]) -> Result<(),
     if bytes != have {
         return Err(format!("wanted {bytes} bytes, found {have}"));
     }
-    // Of a part of a range neither is known before it is written.
+    // Of a part of a range the records are not known before they are written.
     let records: Option<u64> = tiles.iter().map(|tile| tile.records).sum();
     let have = sum(found, |range| range.records);
     if records.is_some_and(|records| records != have) {
         return Err(format!("wanted {records:?} records, found {have}"));
     }
     let newest = |ranges: &[&Range]| ranges.iter().map(|range| range.max_timestamp).max();
-    let (oldest, same) = (newest(wanted) < newest(found), newest(wanted) == newest(found));
-    if oldest || (records.is_some() && wanted.len() == tiles.len() && !same) {
+    let (is_newer, same) = (newest(wanted) < newest(found), newest(wanted) == newest(found));
+    if is_newer || (records.is_some() && wanted.len() == tiles.len() && !same) {
         return Err(format!("newest record {:?}, found {:?}", newest(wanted), newest(found)));
     }
     if told(wanted) != told(found) {
