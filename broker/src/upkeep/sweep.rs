@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use levee_proto::head::{HEAD_BYTES, Head, Kind};
-use levee_proto::ids::{LaneId, Writer};
+use levee_proto::ids::LaneId;
 use levee_proto::keys;
 use levee_proto::metalog::ObjectId;
 use levee_tiering::metalog::MetaState;
@@ -92,14 +92,8 @@ async fn sweep_probes(node: &Arc<Node>, newest_ms: i64) -> Result<u64> {
 fn is_orphan(state: &MetaState, key: &str) -> bool {
     let Some((writer, seq)) = keys::object_of(key) else { return false };
     let id = ObjectId { writer, seq };
-    if state.objects.contains_key(&id) || state.unreferenced.contains_key(&id) {
-        return false;
-    }
-    match writer.as_session() {
-        Some(session) => state.has_ended(session),
-        // A job that is not running can commit nothing any more.
-        None => writer.as_job().is_some_and(|job| !state.jobs.contains_key(&job)),
-    }
+    let is_named = state.objects.contains_key(&id) || state.unreferenced.contains_key(&id);
+    !is_named && state.writer_ended(writer)
 }
 
 /// What stands above the end of a closed lane. Where the state has forgotten the lane, its FENCE
@@ -139,13 +133,9 @@ fn is_decided(state: &MetaState, key: &str) -> bool {
     if key.starts_with(keys::META_LOG) {
         return keys::meta_slot_of(key).is_some_and(|slot| slot <= state.head);
     }
-    let session = match (keys::slot_of(key), keys::object_of(key)) {
-        (Some((lane, _)), _) => Some(lane.session),
-        (_, Some((writer, _))) => match writer.as_job() {
-            Some(job) => return !state.jobs.contains_key(&job),
-            None => Writer::as_session(writer),
-        },
-        _ => None,
-    };
-    session.is_some_and(|session| state.has_ended(session))
+    match (keys::slot_of(key), keys::object_of(key)) {
+        (Some((lane, _)), _) => state.has_ended(lane.session),
+        (_, Some((writer, _))) => state.writer_ended(writer),
+        _ => false,
+    }
 }
