@@ -19,7 +19,7 @@ use levee_runtime::Host;
 use levee_tiering::metalog::MetaState;
 use levee_tiering::remote::{
     Footers, FootersError, RangeRef, ReadConfig, RemoteError, RemoteIndex, RemoteReader, Source,
-    Wanted,
+    Wanted, read_footer,
 };
 use levee_tiering::store::Progress;
 use levee_tiering::store::Store;
@@ -144,7 +144,7 @@ impl Tiers {
 
     /// The footer of an object as the bucket has it now.
     pub async fn fresh_footer(&self, object: &ObjectRef) -> Result<Arc<Footer>, FootersError> {
-        self.footers.fresh(&Wanted::object(object)).await
+        read_footer(&self.store, &Wanted::object(object)).await
     }
 
     /// Gives the disk caches the room that `free` bytes on their disk leave them.

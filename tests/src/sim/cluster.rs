@@ -23,7 +23,6 @@ use levee_runtime::sim::{Sim, SimHost};
 use levee_tiering::audit::{Audit, audit};
 use levee_tiering::budget::Budget;
 use levee_tiering::metalog::MetaLog;
-use levee_tiering::remote::Footers;
 use levee_tiering::store::{Deadlines, Store};
 use parking_lot::Mutex;
 
@@ -107,9 +106,8 @@ impl Cluster {
         let store = Store::over(Arc::new(self.bucket.clone()), "", host.clone(), "sim");
         let cluster = MetaLog::identify(&store, &host).await.expect("it is there");
         let log = MetaLog::open(store.clone(), host.clone(), cluster.id);
-        let footers = Footers::new(host.clone(), store.clone(), 8 << 20, None);
         let budget = Budget::new(host, u64::MAX, u64::MAX);
-        audit(&log, &store, &footers, &budget).await.expect("it is readable")
+        audit(&log, &store, &budget).await.expect("it is readable")
     }
 
     /// Starts a broker process on a host and makes it the one that clients reach.
