@@ -157,9 +157,7 @@ fn f1_a_paused_leader_acknowledges_nothing_after_the_take_over() {
         first.resume();
         later(20).await;
         assert!(old.is_ended(), "it knows that it was fenced");
-        load.stop();
-        later(15).await;
-        load.verify().await;
+        load.finish().await;
     });
 }
 
@@ -191,11 +189,8 @@ fn f9_a_bucket_that_is_away_stalls_object_topics_and_nothing_else() {
         bucket.set(Faults::default());
         safe.progress(50).await;
         node.ensure_lease().unwrap();
-        safe.stop();
-        local.stop();
-        later(15).await;
-        safe.verify().await;
-        local.verify().await;
+        safe.finish().await;
+        local.finish().await;
     });
 }
 
@@ -259,9 +254,7 @@ fn f15_a_failed_sync_ends_the_session_and_acknowledges_nothing() {
         machine.power_loss();
         cluster.start(&machine, &bucket).await;
         load.progress(50).await;
-        load.stop();
-        later(15).await;
-        load.verify().await;
+        load.finish().await;
     });
 }
 
@@ -287,9 +280,7 @@ fn f2_a_ghost_slot_of_a_fenced_session_changes_nothing() {
         machine.kill();
         cluster.start(&machine, &bucket).await;
         load.progress(50).await;
-        load.stop();
-        later(15).await;
-        load.verify().await;
+        load.finish().await;
     });
 }
 
@@ -318,9 +309,7 @@ fn f5_a_controller_that_slept_past_garbage_collection_says_nothing() {
         later(60).await;
         assert!(old.is_ended());
         assert!(answer.await.is_none_or(|answer| answer.is_err()), "it decides nothing any more");
-        load.stop();
-        later(15).await;
-        load.verify().await;
+        load.finish().await;
         let state = cluster.node().unwrap().view.read().topic_named("late").cloned();
         assert_eq!(state, None);
     });
@@ -356,9 +345,7 @@ fn f6_two_claims_of_one_slot_make_one_controller() {
                 false => second.kill(),
             }
             load.progress(20).await;
-            load.stop();
-            later(15).await;
-            load.verify().await;
+            load.finish().await;
         });
     }
 }
@@ -453,11 +440,8 @@ fn f17_recoverers_that_die_leave_one_truth() {
             cluster.start(&machine, &bucket).await;
             safe.progress(30).await;
             local.progress(30).await;
-            safe.stop();
-            local.stop();
-            later(15).await;
-            safe.verify().await;
-            local.verify().await;
+            safe.finish().await;
+            local.finish().await;
         });
     }
 }
@@ -488,9 +472,7 @@ fn f18_a_crash_in_a_hand_off_keeps_offsets_and_order() {
                 }
             }
             load.progress(10).await;
-            load.stop();
-            later(15).await;
-            load.verify().await;
+            load.finish().await;
         });
     }
 }
@@ -523,9 +505,7 @@ fn f23_retention_beside_failing_uploads_deletes_nothing_inside_the_rule() {
             cluster.start(&machine, &bucket).await;
         }
         later(120).await;
-        load.stop();
-        later(15).await;
-        load.verify().await;
+        load.finish().await;
     });
 }
 

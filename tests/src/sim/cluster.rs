@@ -285,6 +285,13 @@ impl SimLoad {
         self.inner.lock().stop = true;
     }
 
+    /// Stops, and verifies once what is under way has come to rest.
+    pub async fn finish(&self) {
+        self.stop();
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        self.verify().await;
+    }
+
     /// From now on records below `offset` may be gone.
     pub fn deletes_to(&self, offset: u64) {
         let mut inner = self.inner.lock();
