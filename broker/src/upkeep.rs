@@ -16,18 +16,21 @@ mod merge;
 pub mod scrub;
 mod job;
 pub(crate) mod needed;
-mod aside;
 pub mod retention;
 mod collect;
 mod sweep;
 mod audit;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use levee_runtime::Task;
 
 use crate::node::Node;
 use crate::{keeper, offload};
+
+/// What cannot be read in the bucket is tried again this often at least.
+const LONGEST_ASIDE: Duration = Duration::from_secs(3600);
 
 /// Starts all of it.
 pub fn beside(node: &Arc<Node>) -> Vec<Task<()>> {

@@ -34,7 +34,7 @@ fn f16_scrub_repairs_from_another_copy_or_names_the_place() {
         later(30).await;
         let key = cluster.rot(64 + 61 + 5).await;
         later(120).await;
-        assert!(node.damages.lock().is_empty());
+        assert!(node.unrepaired.lock().is_empty());
         let keys = cluster.bucket.keys().await;
         assert!(!keys.contains(&key), "it was replaced");
         cluster.audit().await;
@@ -44,14 +44,14 @@ fn f16_scrub_repairs_from_another_copy_or_names_the_place() {
         let node = cluster.start(&machine, &bucket).await;
         let key = cluster.rot(64 + 61 + 5).await;
         later(180).await;
-        let damages = node.damages.lock().clone();
+        let damages = node.unrepaired.lock().clone();
         let named: Vec<&String> = damages.values().flatten().collect();
         assert!(named.len() == 1 && named[0].contains(&key), "{named:?}");
         assert!(named[0].contains("offsets 0 to") && named[0].contains("bytes 64 to"), "{named:?}");
         cluster.audit().await;
         cluster.heal(&key, 64 + 61 + 5).await;
         later(180).await;
-        assert!(node.damages.lock().is_empty());
+        assert!(node.unrepaired.lock().is_empty());
         load.verify().await;
     });
 }

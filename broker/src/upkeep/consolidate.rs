@@ -15,7 +15,8 @@ use levee_proto::object::Level;
 use levee_tiering::remote::{RangeRef, Source};
 use levee_tiering::upload::{Batches, Part, Room, SourceError, UploadError};
 
-use super::aside::Aside;
+use super::LONGEST_ASIDE;
+use crate::aside::Aside;
 use crate::error::Result;
 use crate::node::Node;
 use crate::node::reference::commit;
@@ -26,7 +27,7 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Runs until the session ends.
 pub(super) async fn run(node: Arc<Node>) {
     // One bad slot must not hold the others back.
-    let mut aside = Aside::default();
+    let mut aside = Aside::new(LONGEST_ASIDE);
     while !node.is_ended() {
         node.host.sleep(EVERY).await;
         loop {
@@ -51,7 +52,7 @@ async fn round(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result<u64> 
     let read: Vec<PartitionId> = parts.iter().map(|part| part.partition).collect();
     match node.tiers.upload(node.writer(), Level::L1, parts).await {
         Ok((object, footer)) => {
-            aside.forget(|id| read.contains(id));
+            aside.retain(|id| !read.contains(id));
             commit(node, object, footer, Vec::new()).await
         }
         Err(error) => {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use levee_proto::metalog::{JOB_MERGE, ObjectId, ObjectRef};
 use levee_tiering::merge::{Candidate, pick};
 
-use super::aside::Aside;
+use super::LONGEST_ASIDE;
 use super::job::{self, Done, Failed};
 use super::needed::Needed;
+use crate::aside::Aside;
 use crate::error::{Error, Result};
 use crate::node::Node;
 
@@ -16,7 +17,7 @@ const SLOW_ROUNDS: u32 = 30;
 
 /// Runs until the session ends.
 pub(super) async fn run(node: Arc<Node>) {
-    let mut aside = Aside::default();
+    let mut aside = Aside::new(LONGEST_ASIDE);
     let mut round = 0;
     while !node.is_ended() {
         node.host.sleep(node.config.merge_interval).await;
@@ -41,7 +42,7 @@ async fn merge(node: &Arc<Node>, aside: &mut Aside<ObjectId>, all: bool) -> Resu
     let full = node.config.tier_object_bytes / 2;
     {
         let state = node.view.read();
-        aside.forget(|id| !state.objects.contains_key(id));
+        aside.retain(|id| state.objects.contains_key(id));
     }
     let candidates = candidates(node, aside, full, all).await;
     let inputs = pick(&candidates, node.config.merge_fan_in as usize, full);

@@ -85,7 +85,7 @@ async fn one(node: &Arc<Node>, own: &Budget, key: &str, object: &ObjectRef) -> R
     let id = object.id();
     // It may have been replaced and deleted under the read.
     if damages.is_empty() || !node.view.read().objects.contains_key(&id) {
-        node.damages.lock().remove(&id);
+        node.unrepaired.lock().remove(&id);
         return Ok(());
     }
     for damage in &damages {
@@ -113,7 +113,7 @@ async fn repair(node: &Arc<Node>, key: &str, id: ObjectId, damages: &[Damage]) -
             metrics::counter!("levee_scrub_damaged_total", "outcome" => "lost").increment(1);
             tracing::error!(key, %error, "no other copy: these records cannot be read");
             let places = damages.iter().map(|damage| format!("{key}: {damage}")).collect();
-            node.damages.lock().insert(id, places);
+            node.unrepaired.lock().insert(id, places);
             Ok(())
         }
         Err(Failed::Later(error)) => Err(error),
@@ -124,7 +124,7 @@ async fn repair(node: &Arc<Node>, key: &str, id: ObjectId, damages: &[Damage]) -
 /// Objects that were replaced or deleted since are no damage any more.
 fn forget_unreferenced(node: &Node) {
     let state = node.view.read();
-    let mut damages = node.damages.lock();
-    damages.retain(|id, _| state.objects.contains_key(id));
-    metrics::gauge!("levee_scrub_damaged_objects").set(damages.len() as f64);
+    let mut unrepaired = node.unrepaired.lock();
+    unrepaired.retain(|id, _| state.objects.contains_key(id));
+    metrics::gauge!("levee_scrub_damaged_objects").set(unrepaired.len() as f64);
 }
