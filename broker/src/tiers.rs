@@ -52,7 +52,7 @@ pub struct Slot {
 pub struct Tiers {
     host: Host,
     store: Store,
-    progress: Progress,
+    pub(crate) progress: Progress,
     verify_data: bool,
     pub index: Arc<RemoteIndex>,
     pub reader: RemoteReader,
