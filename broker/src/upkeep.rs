@@ -21,6 +21,7 @@ mod collect;
 mod sweep;
 mod audit;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,4 +48,40 @@ pub fn beside(node: &Arc<Node>) -> Vec<Task<()>> {
         host.spawn("merge", merge::run(node.clone())),
         host.spawn("scrub", scrub::run(node.clone())),
     ]
+}
+
+/// Has a duty done again and again until the session ends; a round that fails stops nothing.
+struct Regularly {
+    what: &'static str,
+    /// How long before the first round, and after one that failed.
+    first: Duration,
+    every: Duration,
+    next: Duration,
+}
+
+impl Regularly {
+    fn every(every: Duration, what: &'static str) -> Self {
+        Self { what, first: every, every, next: every }
+    }
+
+    /// The first round comes early: a restart is when there is most to do.
+    fn soon(self, first: Duration) -> Self {
+        let first = first.min(self.every);
+        Self { first, next: first, ..self }
+    }
+
+    /// Waits for the next round; false when there is none any more.
+    async fn is_due(&mut self, node: &Node) -> bool {
+        if !node.is_ended() {
+            node.host.sleep(std::mem::replace(&mut self.next, self.every)).await;
+        }
+        !node.is_ended()
+    }
+
+    fn told(&mut self, done: Result<(), impl fmt::Display>) {
+        if let Err(error) = done {
+            tracing::warn!(%error, "{} is tried again later", self.what);
+            self.next = self.first;
+        }
+    }
 }

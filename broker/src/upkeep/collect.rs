@@ -17,6 +17,7 @@ use levee_proto::metalog::{Deleted, LaneKind, LaneTrim, ObjectId, Record, SlotsD
 use levee_runtime::Mono;
 use levee_tiering::remote::Source;
 
+use super::Regularly;
 use super::needed::Needed;
 use crate::cluster::message::Request;
 use crate::error::{Error, Result};
@@ -39,11 +40,9 @@ struct Seen {
 /// Runs until the session ends.
 pub(super) async fn run(node: Arc<Node>) {
     let mut seen = Seen::default();
-    while !node.is_ended() {
-        node.host.sleep(EVERY.min(node.config.gc_grace)).await;
-        if let Err(error) = round(&node, &mut seen).await {
-            tracing::warn!(%error, "garbage collection is tried again");
-        }
+    let mut times = Regularly::every(EVERY.min(node.config.gc_grace), "garbage collection");
+    while times.is_due(&node).await {
+        times.told(round(&node, &mut seen).await);
     }
 }
 

@@ -15,7 +15,7 @@ use levee_proto::object::Level;
 use levee_tiering::remote::{RangeRef, Source};
 use levee_tiering::upload::{Batches, Part, Room, SourceError, UploadError};
 
-use super::LONGEST_ASIDE;
+use super::{LONGEST_ASIDE, Regularly};
 use crate::aside::Aside;
 use crate::error::Result;
 use crate::node::Node;
@@ -28,17 +28,17 @@ const EVERY: Duration = Duration::from_secs(10);
 pub(super) async fn run(node: Arc<Node>) {
     // One bad slot must not hold the others back.
     let mut aside = Aside::new(LONGEST_ASIDE);
-    while !node.is_ended() {
-        node.host.sleep(EVERY).await;
-        loop {
-            match round(&node, &mut aside).await {
-                Ok(0) => break,
-                Ok(bytes) => tracing::info!(bytes, "slots of older sessions consolidated"),
-                Err(error) => {
-                    tracing::warn!(%error, "slots of older sessions stay a while");
-                    break;
-                }
-            }
+    let mut times = Regularly::every(EVERY, "consolidation of older sessions' slots");
+    while times.is_due(&node).await {
+        times.told(consolidate(&node, &mut aside).await);
+    }
+}
+
+async fn consolidate(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result<()> {
+    loop {
+        match round(node, aside).await? {
+            0 => return Ok(()),
+            bytes => tracing::info!(bytes, "slots of older sessions consolidated"),
         }
     }
 }

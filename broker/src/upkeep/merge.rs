@@ -5,9 +5,9 @@ use std::sync::Arc;
 use levee_proto::metalog::{JOB_MERGE, ObjectId, ObjectRef};
 use levee_tiering::merge::{Candidate, pick};
 
-use super::LONGEST_ASIDE;
 use super::job::{self, Done, Failed};
 use super::needed::Needed;
+use super::{LONGEST_ASIDE, Regularly};
 use crate::aside::Aside;
 use crate::error::{Error, Result};
 use crate::node::Node;
@@ -19,22 +19,20 @@ const SLOW_ROUNDS: u32 = 30;
 pub(super) async fn run(node: Arc<Node>) {
     let mut aside = Aside::new(LONGEST_ASIDE);
     let mut round = 0;
-    while !node.is_ended() {
-        node.host.sleep(node.config.merge_interval).await;
-        while !node.is_ended() {
-            match merge(&node, &mut aside, round % SLOW_ROUNDS == 0).await {
-                Ok(None) => break,
-                Ok(Some(Done { inputs, outputs, bytes })) => {
-                    tracing::info!(inputs, outputs, bytes, "small objects merged");
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "objects are merged later");
-                    break;
-                }
-            }
-        }
+    let mut times = Regularly::every(node.config.merge_interval, "merging");
+    while times.is_due(&node).await {
+        times.told(merge_all(&node, &mut aside, round % SLOW_ROUNDS == 0).await);
         round += 1;
     }
+}
+
+async fn merge_all(node: &Arc<Node>, aside: &mut Aside<ObjectId>, all: bool) -> Result<()> {
+    while !node.is_ended()
+        && let Some(Done { inputs, outputs, bytes }) = merge(node, aside, all).await?
+    {
+        tracing::info!(inputs, outputs, bytes, "small objects merged");
+    }
+    Ok(())
 }
 
 /// One job; nothing where nothing is worth one.

@@ -14,6 +14,7 @@ use levee_proto::metalog::ObjectId;
 use levee_tiering::metalog::MetaState;
 use levee_tiering::store::Listed;
 
+use super::Regularly;
 use super::collect::{delete, validate};
 use crate::error::{Error, Result};
 use crate::node::Node;
@@ -25,20 +26,13 @@ const PROBE_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs until the session ends.
 pub(super) async fn run(node: Arc<Node>) {
-    let every = node.config.sweep_interval;
-    let mut next = FIRST.min(every);
-    while !node.is_ended() {
-        node.host.sleep(next).await;
-        next = every;
-        match sweep(&node).await {
-            Ok(0) => {}
-            Ok(objects) => tracing::info!(objects, "swept what ended sessions left behind"),
-            Err(error) => tracing::warn!(%error, "the sweep is tried again later"),
-        }
+    let mut times = Regularly::every(node.config.sweep_interval, "the sweep").soon(FIRST);
+    while times.is_due(&node).await {
+        times.told(sweep(&node).await);
     }
 }
 
-async fn sweep(node: &Arc<Node>) -> Result<u64> {
+async fn sweep(node: &Arc<Node>) -> Result<()> {
     let (mut count, mut newest_ms) = (0, i64::MIN);
     for folder in [keys::DATA, keys::PARTITIONS] {
         let mut pages = node.store.listing(folder);
@@ -51,7 +45,11 @@ async fn sweep(node: &Arc<Node>) -> Result<u64> {
     count += sweep_probes(node, newest_ms).await?;
     validate(node).await?;
     let staged = node.store.remove_staged(|key| is_decided(&node.view.read(), key)).await;
-    Ok(count + staged.map_err(Error::store_unavailable)?)
+    match count + staged.map_err(Error::store_unavailable)? {
+        0 => {}
+        objects => tracing::info!(objects, "swept what ended sessions left behind"),
+    }
+    Ok(())
 }
 
 /// Sweeps a page of a listing; `last` is the lane of the last slot of the page before.
