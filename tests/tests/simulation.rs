@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use levee_runtime::sim::{DiskFaults, Sim};
@@ -481,5 +482,39 @@ fn a_new_cluster_takes_over_no_cached_copies() {
             disk.remove_dir_all("/data/wal".as_ref()).await.unwrap();
             machine.kill();
         }
+    });
+}
+
+/// A number names other bytes where chunks have another size.
+#[test]
+fn another_chunk_size_finds_no_older_chunks() {
+    Sim::run(seed(61), |sim| async move {
+        let cluster = Cluster::new(&sim, &FAST);
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        cluster.start(&machine, &bucket).await;
+        cluster.create("bucket", 1, "object").await;
+        let load = SimLoad::start(&cluster, "bucket", 0);
+        load.progress(200).await;
+        load.stop();
+        later(60).await;
+        machine.kill();
+        let chunks = |size: u64| {
+            let of_size = format!("/chunks-{size}/");
+            let is_one = |name: &&PathBuf| name.to_string_lossy().contains(&of_size);
+            machine.disk().names().iter().filter(is_one).count()
+        };
+        cluster.start(&machine, &bucket).await;
+        for _ in 0..3 {
+            load.verify().await;
+            later(10).await;
+        }
+        assert!(chunks(1 << 20) > 0, "{:?}", machine.disk().names());
+        machine.kill();
+        let mut settings = FAST.to_vec();
+        settings.push(("cache.chunk.bytes", "64KiB"));
+        cluster.with_settings(&settings).start(&machine, &bucket).await;
+        assert_eq!(chunks(1 << 20), 0, "they are gone");
+        load.verify().await;
     });
 }

@@ -51,6 +51,12 @@ impl Cluster {
         }
     }
 
+    /// The same cluster, where the next start has other settings.
+    pub fn with_settings(&self, settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Self { settings: Arc::new(settings), ..self.clone() }
+    }
+
     /// Objects of some kilobytes: what takes a day elsewhere happens in a minute. How many become
     /// one, and when a partition gets an object of its own, is another at each start.
     pub fn with_small_objects(mut self) -> Self {
