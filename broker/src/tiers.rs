@@ -156,7 +156,7 @@ impl Tiers {
 
     /// Fills the index with all that the MetaLog says is part of the log and that is not in it yet.
     pub async fn load(&self, state: &MetaState) -> Result<(), Error> {
-        let is_new = |o: &&ObjectRef| self.index.held_by(Source::Object(o.id())).is_none();
+        let is_new = |o: &&ObjectRef| !self.index.knows(Source::Object(o.id()));
         let objects: Vec<&ObjectRef> = state.objects.values().filter(is_new).collect();
         for objects in objects.chunks(LOAD_AT_ONCE) {
             let asked = objects.iter().map(|object| Wanted::object(object)).collect();
@@ -167,7 +167,7 @@ impl Tiers {
         let mut slots = Vec::new();
         for lane in state.lanes.values() {
             let Some(end) = lane.end else { continue };
-            let is_known = |slot| self.index.held_by(Source::Slot(lane.id, slot)).is_some();
+            let is_known = |slot| self.index.knows(Source::Slot(lane.id, slot));
             if lane.kind == LaneKind::Object && !(lane.trim..end).all(is_known) {
                 slots.extend(self.closed_slots(lane.id, lane.trim..end).await?);
             }

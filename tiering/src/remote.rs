@@ -12,5 +12,5 @@ mod read;
 pub use ahead::ReadAhead;
 pub use cache::{ChunkId, DiskCache};
 pub use footers::{Footers, FootersError, Wanted, read_footer, read_footers};
-pub use index::{RangeRef, RemoteIndex, Source};
+pub use index::{Held, HeldRange, RangeRef, RemoteIndex, Source};
 pub use read::{ReadConfig, RemoteError, RemoteRead, RemoteReader};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use levee_proto::metalog::{JOB_MERGE, ObjectId, ObjectRef};
 use levee_tiering::merge::{Candidate, pick};
+use levee_tiering::remote::{HeldRange, Source};
 
 use super::job::{self, Done, Failed};
 use super::needed::Needed;
@@ -82,16 +83,16 @@ async fn candidates(node: &Node, aside: &Aside<ObjectId>, full: u64, all: bool) 
     let index = &node.tiers.index;
     let candidate = |object: ObjectRef| {
         let id = object.id();
+        let held = index.held_by(Source::Object(id))?;
         let bytes = match all {
             true => {
-                let held = index.bytes_held_by(id)?.into_iter();
                 let is_needed =
-                    |(partition, end, _): &(_, u64, u64)| needed.in_object(node, *partition, *end);
-                held.filter(is_needed).map(|(_, _, bytes)| bytes).sum()
+                    |held: &&HeldRange| needed.in_object(node, held.partition, held.end);
+                held.ranges.iter().filter(is_needed).map(|held| held.len).sum()
             }
             false => object.bytes,
         };
-        Some(Candidate { id, bytes, newest_ms: index.newest_in(id)?, single: object.single })
+        Some(Candidate { id, bytes, newest_ms: held.newest_ms, single: object.single })
     };
     objects.into_iter().filter_map(candidate).collect()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use levee_proto::metalog::{JOB_REPAIR, ObjectId, ObjectRef};
 use levee_tiering::budget::Budget;
-use levee_tiering::remote::{FootersError, Source};
+use levee_tiering::remote::{FootersError, HeldRange, Source};
 use levee_tiering::scrub::{Damage, scrub};
 
 use super::job::{self, Failed};
@@ -96,9 +96,12 @@ async fn one(node: &Arc<Node>, own: &Budget, key: &str, object: &ObjectRef) -> R
 
 /// What the index knows of an object whose footer is lost.
 fn all_of(node: &Node, object: &ObjectRef) -> Vec<Damage> {
-    let held = node.tiers.index.held_by(Source::Object(object.id())).unwrap_or_default();
-    let damage = |(partition, base, end)| Damage { partition, base, end, bytes: 0..object.bytes };
-    held.into_iter().map(damage).collect()
+    let held = node.tiers.index.held_by(Source::Object(object.id()));
+    let damage = |held: &HeldRange| {
+        let HeldRange { partition, base, end, .. } = *held;
+        Damage { partition, base, end, bytes: 0..object.bytes }
+    };
+    held.map(|held| held.ranges.iter().map(damage).collect()).unwrap_or_default()
 }
 
 /// Writes the object again: each batch from the object where it is whole, else from another copy.
