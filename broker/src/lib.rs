@@ -17,6 +17,7 @@ pub mod produce;
 pub mod producer_ids;
 pub mod fetch;
 pub mod pace;
+mod aside;
 pub mod offload;
 pub mod keeper;
 pub mod find_time;

@@ -29,6 +29,7 @@ use levee_tiering::store::Store;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, watch};
 
+use crate::aside::Aside;
 use crate::cluster::message::{Answer, ControllerClient, Request};
 use crate::cluster::view::View;
 use crate::config::{BrokerConfig, TopicConfig};
@@ -70,8 +71,8 @@ pub struct Node {
     known: Mutex<Known>,
     ended: watch::Sender<Option<String>>,
     draining: watch::Sender<bool>,
-    /// Partitions whose local copy could not be read, and when that was seen.
-    pub(crate) damaged: Mutex<BTreeMap<PartitionId, Mono>>,
+    /// Partitions whose local copy could not be read.
+    pub(crate) offload_aside: Mutex<Aside<PartitionId>>,
     /// One round of offload at a time.
     pub(crate) offloading: tokio::sync::Mutex<()>,
     /// When the newest beat was sent that the controller answered.
@@ -80,7 +81,7 @@ pub struct Node {
     pub(crate) uploads: Mutex<BTreeMap<ObjectId, Upload>>,
     pub(crate) limits: crate::limits::Limits,
     /// Objects that scrub found damaged and could not repair.
-    pub damages: Mutex<Damages>,
+    pub unrepaired: Mutex<Damages>,
     /// Ranges that are kept for what they tell of producers.
     pub(crate) last_told: Mutex<LastTold>,
     /// How fast readers that catch up may read.

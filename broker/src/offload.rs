@@ -26,8 +26,9 @@ use crate::tiers::{READ_BYTES, read_remote};
 
 /// Objects uploaded side by side.
 const SIDE_BY_SIDE: usize = 3;
-/// How long a partition is left out after its local copy could not be read.
-const DAMAGED_AGAIN: Duration = Duration::from_secs(30);
+/// How long a partition is left out after its local copy could not be read: what is not in the
+/// bucket holds appends back in the end.
+pub(crate) const LEFT_OUT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs until the session ends. A failed round is tried again, for as long as it takes: until then
@@ -53,11 +54,15 @@ fn fresh() -> Backoff {
     Backoff::new(Duration::from_millis(100), Duration::from_secs(10))
 }
 
+/// Whether its local copy could not be read a moment ago.
+fn is_aside(node: &Node, id: PartitionId) -> bool {
+    node.offload_aside.lock().holds(&id, node.host.now())
+}
+
 fn is_due(node: &Node) -> bool {
     let (mut bytes, mut oldest) = (0, Duration::ZERO);
-    let damaged: Vec<PartitionId> = node.damaged.lock().keys().copied().collect();
     let all = node.all_partitions();
-    for partition in all.iter().filter(|p| !damaged.contains(&p.id) && p.has_untiered()) {
+    for partition in all.iter().filter(|p| p.has_untiered() && !is_aside(node, p.id)) {
         let (lag, age) = partition.lag();
         bytes += lag;
         oldest = oldest.max(age);
@@ -82,7 +87,7 @@ pub async fn flush(node: &Arc<Node>, partitions: &[Arc<Partition>]) -> Result<u6
         }
         // A damaged copy must not keep the others from the bucket.
         if let Some(error) = &given_up
-            && behind.iter().all(|p| node.damaged.lock().contains_key(&p.id))
+            && behind.iter().all(|p| is_aside(node, p.id))
         {
             return Err(Error::clone(error));
         }
@@ -138,10 +143,7 @@ fn plan(node: &Node, partitions: &[Arc<Partition>]) -> Vec<Plan> {
     let config = &node.config;
     let (mut plans, mut shared) = (Vec::new(), Vec::new());
     let mut room = Room::new(config.tier_object_bytes);
-    let now = node.host.now();
-    let mut damaged = node.damaged.lock();
-    damaged.retain(|_, since| now.since(*since) < DAMAGED_AGAIN);
-    for partition in partitions.iter().filter(|p| !damaged.contains_key(&p.id)) {
+    for partition in partitions.iter().filter(|p| !is_aside(node, p.id)) {
         let Some((epoch, cut)) = partition.cut(config.tier_object_bytes) else { continue };
         if cut.bytes >= config.tier_l2_bytes {
             plans.push(Plan { level: Level::L2, parts: vec![(partition.clone(), epoch, cut)] });
@@ -161,7 +163,8 @@ fn plan(node: &Node, partitions: &[Arc<Partition>]) -> Vec<Plan> {
 }
 
 async fn upload(node: &Arc<Node>, plan: Plan) -> Result<(ObjectRef, Footer, Ends)> {
-    let ends = plan.parts.iter().map(|(partition, _, cut)| (partition.clone(), cut.end)).collect();
+    let end = |(partition, _, cut): &(Arc<Partition>, u32, Cut)| (partition.clone(), cut.end);
+    let ends: Ends = plan.parts.iter().map(end).collect();
     let parts = plan.parts.into_iter().map(|(partition, leader_epoch, cut)| Part {
         partition: partition.id,
         leader_epoch,
@@ -172,11 +175,15 @@ async fn upload(node: &Arc<Node>, plan: Plan) -> Result<(ObjectRef, Footer, Ends
         source: Box::new(LocalBatches { node: node.clone(), partition }),
     });
     match node.tiers.upload(node.writer(), plan.level, parts.collect()).await {
-        Ok((object, footer)) => Ok((object, footer, ends)),
+        Ok((object, footer)) => {
+            let read = |id: &PartitionId| ends.iter().any(|(partition, _)| partition.id == *id);
+            node.offload_aside.lock().retain(|id| !read(id));
+            Ok((object, footer, ends))
+        }
         Err(error) => {
             // One bad copy must not hold the others back.
             if let UploadError::Source { partition, .. } = &error {
-                node.damaged.lock().insert(*partition, node.host.now());
+                node.offload_aside.lock().put(*partition, node.host.now());
             }
             Err(error.into())
         }

@@ -19,10 +19,10 @@ use levee_runtime::Host;
 use levee_tiering::metalog::MetaState;
 use levee_tiering::remote::{
     Footers, FootersError, RangeRef, ReadConfig, RemoteError, RemoteIndex, RemoteReader, Source,
-    Wanted,
+    Wanted, read_footer,
 };
+use levee_tiering::store::Progress;
 use levee_tiering::store::Store;
-use levee_tiering::store::transfer::Progress;
 use levee_tiering::upload::{Part, Planned, SourceError, UploadError};
 use parking_lot::Mutex;
 
@@ -52,7 +52,7 @@ pub struct Slot {
 pub struct Tiers {
     host: Host,
     store: Store,
-    progress: Progress,
+    pub(crate) progress: Progress,
     verify_data: bool,
     pub index: Arc<RemoteIndex>,
     pub reader: RemoteReader,
@@ -144,7 +144,7 @@ impl Tiers {
 
     /// The footer of an object as the bucket has it now.
     pub async fn fresh_footer(&self, object: &ObjectRef) -> Result<Arc<Footer>, FootersError> {
-        self.footers.fresh(&Wanted::object(object)).await
+        read_footer(&self.store, &Wanted::object(object)).await
     }
 
     /// Gives the disk caches the room that `free` bytes on their disk leave them.
@@ -156,7 +156,7 @@ impl Tiers {
 
     /// Fills the index with all that the MetaLog says is part of the log and that is not in it yet.
     pub async fn load(&self, state: &MetaState) -> Result<(), Error> {
-        let is_new = |o: &&ObjectRef| self.index.held_by(Source::Object(o.id())).is_none();
+        let is_new = |o: &&ObjectRef| !self.index.knows(Source::Object(o.id()));
         let objects: Vec<&ObjectRef> = state.objects.values().filter(is_new).collect();
         for objects in objects.chunks(LOAD_AT_ONCE) {
             let asked = objects.iter().map(|object| Wanted::object(object)).collect();
@@ -167,7 +167,7 @@ impl Tiers {
         let mut slots = Vec::new();
         for lane in state.lanes.values() {
             let Some(end) = lane.end else { continue };
-            let is_known = |slot| self.index.held_by(Source::Slot(lane.id, slot)).is_some();
+            let is_known = |slot| self.index.knows(Source::Slot(lane.id, slot));
             if lane.kind == LaneKind::Object && !(lane.trim..end).all(is_known) {
                 slots.extend(self.closed_slots(lane.id, lane.trim..end).await?);
             }
@@ -208,10 +208,6 @@ impl Tiers {
             footer,
         };
         Ok(slots.iter().zip(footers).map(with).collect())
-    }
-
-    pub fn add_object(&self, object: &ObjectRef, footer: &Footer) {
-        self.index.add_object(object, footer);
     }
 
     /// Slots of closed lanes. Together they hold all that follows on what is known of each

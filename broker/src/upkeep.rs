@@ -1,8 +1,6 @@
 //! What runs beside the requests of a node, for as long as its session lives.
 //!
 //! ```text
-//! keeper       measures, keeps tails and hot copies within their bounds
-//! offload      local bytes become objects
 //! consolidate  slots that older sessions left become objects
 //! merge        small objects become large ones
 //! scrub        reads everything again, slowly; repairs what is damaged
@@ -11,24 +9,29 @@
 //! sweep        what nothing ever named leaves the bucket
 //! audit        proves all of it from the metadata and a listing
 //! ```
+//! The keepers of memory and disk (`keeper`) and `offload` stand elsewhere, and start here.
 
-pub mod consolidate;
-pub mod merge;
+mod consolidate;
+mod merge;
 pub mod scrub;
 mod job;
 pub(crate) mod needed;
-mod aside;
 pub mod retention;
-pub mod collect;
-pub mod sweep;
-pub mod audit;
+mod collect;
+mod sweep;
+mod audit;
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use levee_runtime::Task;
 
 use crate::node::Node;
 use crate::{keeper, offload};
+
+/// What cannot be read in the bucket is tried again this often at least.
+const LONGEST_ASIDE: Duration = Duration::from_secs(3600);
 
 /// Starts all of it.
 pub fn beside(node: &Arc<Node>) -> Vec<Task<()>> {
@@ -45,4 +48,40 @@ pub fn beside(node: &Arc<Node>) -> Vec<Task<()>> {
         host.spawn("merge", merge::run(node.clone())),
         host.spawn("scrub", scrub::run(node.clone())),
     ]
+}
+
+/// Has a duty done again and again until the session ends; a round that fails stops nothing.
+struct Regularly {
+    what: &'static str,
+    /// How long before the first round, and after one that failed.
+    first: Duration,
+    every: Duration,
+    next: Duration,
+}
+
+impl Regularly {
+    fn every(every: Duration, what: &'static str) -> Self {
+        Self { what, first: every, every, next: every }
+    }
+
+    /// The first round comes early: a restart is when there is most to do.
+    fn soon(self, first: Duration) -> Self {
+        let first = first.min(self.every);
+        Self { first, next: first, ..self }
+    }
+
+    /// Waits for the next round; false when there is none any more.
+    async fn is_due(&mut self, node: &Node) -> bool {
+        if !node.is_ended() {
+            node.host.sleep(std::mem::replace(&mut self.next, self.every)).await;
+        }
+        !node.is_ended()
+    }
+
+    fn told(&mut self, done: Result<(), impl fmt::Display>) {
+        if let Err(error) = done {
+            tracing::warn!(%error, "{} is tried again later", self.what);
+            self.next = self.first;
+        }
+    }
 }

@@ -227,10 +227,10 @@ async fn check_merge(made: Vec<Vec<(u32, usize, usize, bool)>>, log_start: u64) 
         parts.sort_by_key(|(n, ..)| *n);
         inputs.push(bucket.input(seq as u64, parts).await);
     }
-    let tiles = tile(&inputs, |_, range| range.end > log_start);
+    let tiles = tile(&inputs, |range| range.end > log_start);
     let (outputs, written) = bucket.merge(&inputs, tiles, Arc::new(Nowhere)).await.unwrap();
     let footers: Vec<Footer> = written.iter().map(|w| (*w.footer).clone()).collect();
-    prove(&inputs, |_, range| range.end > log_start, &outputs, &footers).unwrap();
+    prove(&inputs, |range| range.end > log_start, &outputs, &footers).unwrap();
 
     for n in 0..3 {
         let needed: Vec<&levee_proto::object::Range> = inputs
@@ -260,7 +260,7 @@ async fn check_merge(made: Vec<Vec<(u32, usize, usize, bool)>>, log_start: u64) 
     if let Some(at) = footers.iter().position(|footer| !footer.ranges.is_empty()) {
         let mut lossy = footers.clone();
         lossy[at].ranges.pop();
-        prove(&inputs, |_, range| range.end > log_start, &outputs, &lossy).unwrap_err();
+        prove(&inputs, |range| range.end > log_start, &outputs, &lossy).unwrap_err();
     }
 }
 
@@ -279,7 +279,7 @@ async fn a_damaged_input_is_read_from_another_copy_or_refused() {
         bytes[at] ^= 0x10;
     }
     std::fs::write(&file, bytes).unwrap();
-    let tiles = tile(&inputs, |_, _| true);
+    let tiles = tile(&inputs, |_| true);
 
     let refused = bucket.merge(&inputs, tiles.clone(), Arc::new(Nowhere)).await;
     let Err(error) = refused else { panic!("it is damaged") };
@@ -288,6 +288,6 @@ async fn a_damaged_input_is_read_from_another_copy_or_refused() {
     let copies = Everywhere([(partition(1), log.clone())].into());
     let (outputs, written) = bucket.merge(&inputs, tiles, Arc::new(copies)).await.unwrap();
     let footers: Vec<Footer> = written.iter().map(|w| (*w.footer).clone()).collect();
-    prove(&inputs, |_, _| true, &outputs, &footers).unwrap();
+    prove(&inputs, |_| true, &outputs, &footers).unwrap();
     assert!(bucket.read(&written, 1).await.values().eq(&log));
 }

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::budget::Budget;
 use crate::metalog::{LoadError, MetaLog, MetaState};
-use crate::remote::{Footers, FootersError, Wanted};
+use crate::remote::{FootersError, Wanted, read_footers};
 use crate::store::{Listed, Store, StoreError};
 
 #[derive(Debug, Error)]
@@ -133,15 +133,10 @@ struct Unreadable {
 const TRIES: usize = 3;
 
 /// Reads metadata, listing and footers, and judges them.
-pub async fn audit(
-    log: &MetaLog,
-    store: &Store,
-    footers: &Footers,
-    budget: &Budget,
-) -> Result<Audit, AuditError> {
+pub async fn audit(log: &MetaLog, store: &Store, budget: &Budget) -> Result<Audit, AuditError> {
     let mut tries = 1;
     loop {
-        let seen = look(log, store, footers, budget).await?;
+        let seen = look(log, store, budget).await?;
         // What was replaced and deleted under the look must not count as missing.
         let gone = match seen.unreadable.is_empty() {
             true => false,
@@ -158,12 +153,7 @@ pub async fn audit(
     }
 }
 
-async fn look(
-    log: &MetaLog,
-    store: &Store,
-    footers: &Footers,
-    budget: &Budget,
-) -> Result<Seen, AuditError> {
+async fn look(log: &MetaLog, store: &Store, budget: &Budget) -> Result<Seen, AuditError> {
     let before = log.load().await?;
     let mut listed = BTreeMap::new();
     for folder in [keys::DATA, keys::PARTITIONS, keys::META] {
@@ -181,8 +171,8 @@ async fn look(
             budget.take(FOOTER_BYTES).await;
         }
         let asked: Vec<_> = some.iter().map(|(_, asked)| asked.clone()).collect();
-        for ((object, Wanted { key, .. }), read) in some.iter().zip(footers.fresh_all(asked).await)
-        {
+        let read = read_footers(store, asked).await;
+        for ((object, Wanted { key, .. }), read) in some.iter().zip(read) {
             match read {
                 Ok(footer) => hold(&footer, key, &mut held),
                 // A store that does not answer says nothing about an object.

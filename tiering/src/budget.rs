@@ -51,3 +51,33 @@ impl Budget {
         start.since(now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use levee_runtime::sim::Sim;
+
+    use super::*;
+
+    #[test]
+    fn a_request_waits_until_those_before_it_are_paid() {
+        Sim::run(1, |sim| async move {
+            let host = sim.host("a").start();
+            let budget = Budget::new(host.clone(), 1000, 2);
+            let waited = async |bytes| {
+                let before = host.now();
+                budget.take(bytes).await;
+                host.now().since(before).as_millis()
+            };
+            for _ in 0..2 {
+                // Of all that time only a second is made up for.
+                host.sleep(Duration::from_secs(3600)).await;
+                assert_eq!(waited(1000).await, 0);
+                assert_eq!(waited(5000).await, 0, "whoever takes, takes whole");
+                assert_eq!(waited(0).await, 5000, "the debt of the one before");
+                assert_eq!(waited(200).await, 500, "two requests in a second");
+                assert_eq!(waited(2000).await, 500, "a small request is still one");
+                assert_eq!(waited(1).await, 2000);
+            }
+        });
+    }
+}

@@ -5,12 +5,12 @@
 
 mod ahead;
 mod cache;
-pub mod footers;
-pub mod index;
-pub mod read;
+mod footers;
+mod index;
+mod read;
 
 pub use ahead::ReadAhead;
 pub use cache::{ChunkId, DiskCache};
-pub use footers::{Footers, FootersError, Wanted};
-pub use index::{RangeRef, RemoteIndex, Source};
+pub use footers::{Footers, FootersError, Wanted, read_footer, read_footers};
+pub use index::{Held, HeldRange, RangeRef, RemoteIndex, Source};
 pub use read::{ReadConfig, RemoteError, RemoteRead, RemoteReader};

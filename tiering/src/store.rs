@@ -16,13 +16,13 @@ mod error;
 mod folder;
 pub mod hedge;
 mod list;
-pub mod open;
+mod open;
 pub mod options;
 pub mod probe;
 mod s3;
 mod server;
 mod service;
-pub mod transfer;
+mod transfer;
 
 use std::future::Future;
 use std::ops::Range;

@@ -24,8 +24,7 @@ use thiserror::Error;
 
 pub use room::Room;
 
-use crate::store::transfer::{MULTIPART_ABOVE, Progress};
-use crate::store::{Created, Store, StoreError};
+use crate::store::{Created, MULTIPART_ABOVE, Progress, Store, StoreError};
 
 /// Bytes read back at once.
 const VERIFY_BYTES: u64 = 8 << 20;
@@ -34,8 +33,8 @@ const VERIFY_BYTES: u64 = 8 << 20;
 pub enum UploadError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The local bytes are not what they should be; nothing was referenced.
-    #[error("local copy of {partition} at offset {offset}: {why}")]
+    /// The bytes to upload are not what they should be; nothing was referenced.
+    #[error("batches of {partition} at offset {offset}: {why}")]
     Source { partition: PartitionId, offset: u64, why: String },
     /// The object would be one that no reader takes; nothing was referenced.
     #[error("object {key} cannot be made: {error}")]

@@ -185,7 +185,7 @@ impl Admin for AdminService {
             lag_ms: partitions().map(|p| p.lag_ms).max().unwrap_or_default(),
             bucket: self.node.store.describe().to_owned(),
             stalled: self.node.lanes.stalled().into_iter().chain(waiting).collect(),
-            damaged: self.node.damages.lock().values().flatten().cloned().collect(),
+            damaged: self.node.unrepaired.lock().values().flatten().cloned().collect(),
             topics,
         }))
     }

@@ -62,7 +62,7 @@ impl Node {
     pub(super) fn lane_closed(&self, closed: &LaneClosed) {
         let Some(found) = self.recovered.lock().remove(&(closed.lane, closed.rid)) else { return };
         for (object, footer) in &found.objects {
-            self.tiers.add_object(object, footer);
+            self.tiers.index.add_object(object, footer);
             self.tiers.numbers.settle(object.seq);
         }
         self.tiers.add_slots(found.slots);

@@ -51,7 +51,7 @@ impl Node {
         let Some(Upload { footer, ends }) = self.uploads.lock().remove(&object.id()) else {
             return;
         };
-        self.tiers.add_object(object, &footer);
+        self.tiers.index.add_object(object, &footer);
         if object.writer == self.writer() {
             self.tiers.numbers.settle(object.seq);
         }

@@ -13,11 +13,13 @@ use levee_tiering::metalog::{LoadError, MetaLog, MetaState};
 use levee_tiering::object_lane::{ObjectLane, ObjectLaneConfig};
 use levee_tiering::store::probe::{ProbeError, Rounds, probe};
 use levee_tiering::store::{Store, StoreError};
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::identity::{Identity, IdentityError};
 use super::{HOT_DIR, Lanes, Node, WAL_DIR, beat, follow, recover};
+use crate::aside::Aside;
 use crate::cluster::claim::{Claimant, become_controller};
 use crate::cluster::controller::{Controller, ControllerConfig, Deposed, Push};
 use crate::cluster::decide::{LOCAL_LANE, OBJECT_LANE};
@@ -27,6 +29,7 @@ use crate::config::BrokerConfig;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::listener::answers::AnswerRoom;
+use crate::offload;
 use crate::pace::Pace;
 use crate::partition::TailBytes;
 use crate::tiers::Tiers;
@@ -290,10 +293,10 @@ impl Opening<'_> {
             known: Default::default(),
             ended: watch::Sender::new(None),
             draining: watch::Sender::new(false),
-            damaged: Default::default(),
+            offload_aside: Mutex::new(Aside::new(offload::LEFT_OUT)),
             offloading: Default::default(),
             limits: Limits::default(),
-            damages: Default::default(),
+            unrepaired: Default::default(),
             last_told: Default::default(),
             pace: Pace::new(self.host.clone(), config.catch_up_bytes_per_second),
             budget: Arc::new(Budget::new(

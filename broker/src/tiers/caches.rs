@@ -13,7 +13,8 @@ use levee_tiering::remote::DiskCache;
 
 use crate::config::BrokerConfig;
 
-/// In the data folder; each cluster has a folder of its own in it, as keys are names only there.
+/// In the data folder; each cluster has a folder of its own in it, as keys are names only there,
+/// and in it chunks have one that says their size.
 const CACHE_DIR: &str = "cache";
 /// Footers get this part of the budget.
 const FOOTER_SHARE: u64 = 16;
@@ -32,15 +33,15 @@ impl Caches {
         // Objects of a cluster in memory go with it, and no disk is nearer than they are.
         let keeps = config.cache_budget(u64::MAX) > 0 && config.bucket_url.lasts();
         let own = keeps.then(|| cluster.to_string());
-        if let Err(error) = keep_only(host, &dir, own.as_deref()).await {
-            tracing::warn!(dir = %dir.display(), %error, "old cached copies stay, unused");
-        }
+        keep_only(host, &dir, own.as_slice()).await;
         let dir = dir.join(own?);
-        let open = |name, allowed| DiskCache::open(host.clone(), dir.join(name), name, allowed);
-        let caches = Self {
-            chunks: open("chunks", u64::MAX).await,
-            footers: open("footers", u64::MAX).await,
-        };
+        // A number of another size names other bytes.
+        let folders = [format!("chunks-{}", config.cache_chunk_bytes), "footers".to_owned()];
+        keep_only(host, &dir, &folders).await;
+        let [chunks, footers] = folders;
+        let open = |folder, name| DiskCache::open(host.clone(), dir.join(folder), name, u64::MAX);
+        let caches =
+            Self { chunks: open(chunks, "chunks").await, footers: open(footers, "footers").await };
         match host.disk().free_bytes(&config.data_dir).await {
             Ok(free) => caches.fit(config, free).await,
             // Until it is known, they keep what they have.
@@ -65,14 +66,20 @@ impl Caches {
     }
 }
 
-/// Removes everything in a folder, except for one name.
-async fn keep_only(host: &Host, dir: &Path, name: Option<&str>) -> io::Result<()> {
+/// Removes everything in a folder, except for some names.
+async fn keep_only(host: &Host, dir: &Path, names: &[String]) {
+    if let Err(error) = remove_others(host, dir, names).await {
+        tracing::warn!(dir = %dir.display(), %error, "old cached copies stay, unused");
+    }
+}
+
+async fn remove_others(host: &Host, dir: &Path, names: &[String]) -> io::Result<()> {
     let disk = host.disk();
     let found = match disk.list(dir).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found?,
     };
-    for entry in found.iter().filter(|entry| Some(&entry.name[..]) != name) {
+    for entry in found.iter().filter(|entry| !names.contains(&entry.name)) {
         let path = dir.join(&entry.name);
         match entry.is_dir {
             true => disk.remove_dir_all(&path).await?,

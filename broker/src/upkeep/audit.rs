@@ -6,34 +6,24 @@ use std::time::Duration;
 
 use levee_tiering::audit::{Audit, audit};
 use levee_tiering::metalog::MetaLog;
-use levee_tiering::remote::Footers;
 
+use super::Regularly;
 use crate::node::Node;
 
 /// The first audit of a session comes early: a restart is when things go wrong.
 const FIRST: Duration = Duration::from_secs(600);
-/// Memory for footers of its own.
-const FOOTER_MEMORY: u64 = 8 << 20;
 /// Garbage above this share of what is referenced is worth a look.
 const ORPHANS_PER_CENT: u64 = 1;
 
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+pub(super) async fn run(node: Arc<Node>) {
     let Some(every) = node.config.audit_interval else { return };
-    let mut next = FIRST.min(every);
-    while !node.is_ended() {
-        node.host.sleep(next).await;
-        next = every;
+    let mut times = Regularly::every(every, "the audit").soon(FIRST);
+    while times.is_due(&node).await {
         let cluster = node.view.read().cluster;
         let log = MetaLog::open(node.store.clone(), node.host.clone(), cluster);
-        let footers = Footers::new(node.host.clone(), node.store.clone(), FOOTER_MEMORY, None);
-        match audit(&log, &node.store, &footers, &node.budget).await {
-            Ok(audit) => tell(&audit),
-            Err(error) => {
-                tracing::warn!(%error, "the bucket is audited later");
-                next = FIRST.min(every);
-            }
-        }
+        let audit = audit(&log, &node.store, &node.budget).await;
+        times.told(audit.map(|audit| tell(&audit)));
     }
 }
 

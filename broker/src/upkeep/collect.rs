@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use levee_proto::ids::{LaneId, PartitionId};
+use levee_proto::ids::LaneId;
 use levee_proto::keys;
 use levee_proto::metalog::{Deleted, LaneKind, LaneTrim, ObjectId, Record, SlotsDeleted, Unref};
 use levee_runtime::Mono;
-use levee_tiering::remote::Source;
+use levee_tiering::remote::{HeldRange, Source};
 
+use super::Regularly;
 use super::needed::Needed;
 use crate::cluster::message::Request;
 use crate::error::{Error, Result};
@@ -37,13 +38,11 @@ struct Seen {
 }
 
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+pub(super) async fn run(node: Arc<Node>) {
     let mut seen = Seen::default();
-    while !node.is_ended() {
-        node.host.sleep(EVERY.min(node.config.gc_grace)).await;
-        if let Err(error) = round(&node, &mut seen).await {
-            tracing::warn!(%error, "garbage collection is tried again");
-        }
+    let mut times = Regularly::every(EVERY.min(node.config.gc_grace), "garbage collection");
+    while times.is_due(&node).await {
+        times.told(round(&node, &mut seen).await);
     }
 }
 
@@ -65,7 +64,8 @@ async fn unreference(node: &Node) -> Result<()> {
     let is_needless = |id: &ObjectId| {
         // Not in the index: nothing is known of it.
         let held = node.tiers.index.held_by(Source::Object(*id));
-        held.is_some_and(|held| held.iter().all(|(p, _, end)| !needed.in_object(node, *p, *end)))
+        let is_needed = |held: &HeldRange| needed.in_object(node, held.partition, held.end);
+        held.is_some_and(|held| !held.ranges.iter().any(is_needed))
     };
     let objects: Vec<ObjectId> = all.into_iter().filter(is_needless).take(ROUND).collect();
     if objects.is_empty() {
@@ -88,8 +88,8 @@ async fn trim_closed_lanes(node: &Node) -> Result<()> {
         let is_needless = |slot: &u64| {
             let held = index.held_by(Source::Slot(lane, *slot));
             let is_needed =
-                |(p, base, end): &(PartitionId, u64, u64)| needed.in_slot(node, *p, *base, *end);
-            held.is_some_and(|held| !held.iter().any(is_needed))
+                |held: &HeldRange| needed.in_slot(node, held.partition, held.base, held.end);
+            held.is_some_and(|held| !held.ranges.iter().any(is_needed))
         };
         let to = (trim..end).find(|slot| !is_needless(slot)).unwrap_or(end);
         (to > trim).then(|| LaneTrim { lane, trim: to }.into())

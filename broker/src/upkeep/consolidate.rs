@@ -15,28 +15,30 @@ use levee_proto::object::Level;
 use levee_tiering::remote::{RangeRef, Source};
 use levee_tiering::upload::{Batches, Part, Room, SourceError, UploadError};
 
-use super::aside::Aside;
+use super::{LONGEST_ASIDE, Regularly};
+use crate::aside::Aside;
 use crate::error::Result;
 use crate::node::Node;
 use crate::node::reference::commit;
 use crate::tiers::read_remote;
 
 const EVERY: Duration = Duration::from_secs(10);
+
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+pub(super) async fn run(node: Arc<Node>) {
     // One bad slot must not hold the others back.
-    let mut aside = Aside::default();
-    while !node.is_ended() {
-        node.host.sleep(EVERY.min(node.config.gc_grace)).await;
-        loop {
-            match round(&node, &mut aside).await {
-                Ok(0) => break,
-                Ok(bytes) => tracing::info!(bytes, "slots of older sessions consolidated"),
-                Err(error) => {
-                    tracing::warn!(%error, "slots of older sessions stay a while");
-                    break;
-                }
-            }
+    let mut aside = Aside::new(LONGEST_ASIDE);
+    let mut times = Regularly::every(EVERY, "consolidation of older sessions' slots");
+    while times.is_due(&node).await {
+        times.told(consolidate(&node, &mut aside).await);
+    }
+}
+
+async fn consolidate(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result<()> {
+    loop {
+        match round(node, aside).await? {
+            0 => return Ok(()),
+            bytes => tracing::info!(bytes, "slots of older sessions consolidated"),
         }
     }
 }
@@ -50,7 +52,7 @@ async fn round(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result<u64> 
     let read: Vec<PartitionId> = parts.iter().map(|part| part.partition).collect();
     match node.tiers.upload(node.writer(), Level::L1, parts).await {
         Ok((object, footer)) => {
-            aside.forget(|id| read.contains(id));
+            aside.retain(|id| !read.contains(id));
             commit(node, object, footer, Vec::new()).await
         }
         Err(error) => {

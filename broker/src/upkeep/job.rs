@@ -19,7 +19,7 @@ use levee_tiering::merge::{
 };
 use levee_tiering::remote::{FootersError, Source};
 use levee_tiering::scrub::scrub;
-use levee_tiering::store::{MULTIPART_ABOVE, Progress};
+use levee_tiering::store::Progress;
 use levee_tiering::upload::{Part, Planned, SourceError, UploadError};
 
 use super::needed::Needed;
@@ -85,7 +85,7 @@ async fn write(
 ) -> std::result::Result<Written, Failed> {
     let inputs = inputs(node, ids).await?;
     let needed = Needed::now(node).await;
-    let is_needed = |_: &Input, range: &Range| needed.in_object(node, range.partition, range.end);
+    let is_needed = |range: &Range| needed.in_object(node, range.partition, range.end);
     let mut tiles = tile(&inputs, is_needed);
     let blame = |error: Error, inputs| Failed::Damaged { error, inputs };
     let windows = Arc::new(Windows::new(node.store.clone(), node.budget.clone(), &inputs));
@@ -145,11 +145,8 @@ async fn ensure_whole(
 /// An upload that its own budget holds back is not one that hangs.
 fn patience(node: &Node, output: &Output) -> Progress {
     let bytes = output.runs.iter().map(Run::bytes).sum();
-    let more = |bytes| node.budget.patience(bytes, 1 << 20);
-    Progress {
-        deadline: node.config.upload_deadline + more(bytes),
-        stalled_after: node.config.upload_progress_timeout + more(MULTIPART_ABOVE),
-    }
+    let more = node.budget.patience(bytes, 1 << 20);
+    Progress { deadline: node.tiers.progress.deadline + more, ..node.tiers.progress }
 }
 
 async fn inputs(node: &Node, ids: &[ObjectId]) -> std::result::Result<Vec<Input>, Failed> {

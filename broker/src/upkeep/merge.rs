@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use levee_proto::metalog::{JOB_MERGE, ObjectId, ObjectRef};
 use levee_tiering::merge::{Candidate, pick};
+use levee_tiering::remote::{HeldRange, Source};
 
-use super::aside::Aside;
 use super::job::{self, Done, Failed};
 use super::needed::Needed;
+use super::{LONGEST_ASIDE, Regularly};
+use crate::aside::Aside;
 use crate::error::{Error, Result};
 use crate::node::Node;
 
@@ -15,25 +17,23 @@ use crate::node::Node;
 const SLOW_ROUNDS: u32 = 30;
 
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
-    let mut aside = Aside::default();
+pub(super) async fn run(node: Arc<Node>) {
+    let mut aside = Aside::new(LONGEST_ASIDE);
     let mut round = 0;
-    while !node.is_ended() {
-        node.host.sleep(node.config.merge_interval).await;
-        while !node.is_ended() {
-            match merge(&node, &mut aside, round % SLOW_ROUNDS == 0).await {
-                Ok(None) => break,
-                Ok(Some(Done { inputs, outputs, bytes })) => {
-                    tracing::info!(inputs, outputs, bytes, "small objects merged");
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "objects are merged later");
-                    break;
-                }
-            }
-        }
+    let mut times = Regularly::every(node.config.merge_interval, "merging");
+    while times.is_due(&node).await {
+        times.told(merge_all(&node, &mut aside, round % SLOW_ROUNDS == 0).await);
         round += 1;
     }
+}
+
+async fn merge_all(node: &Arc<Node>, aside: &mut Aside<ObjectId>, all: bool) -> Result<()> {
+    while !node.is_ended()
+        && let Some(Done { inputs, outputs, bytes }) = merge(node, aside, all).await?
+    {
+        tracing::info!(inputs, outputs, bytes, "small objects merged");
+    }
+    Ok(())
 }
 
 /// One job; nothing where nothing is worth one.
@@ -41,7 +41,7 @@ async fn merge(node: &Arc<Node>, aside: &mut Aside<ObjectId>, all: bool) -> Resu
     let full = node.config.tier_object_bytes / 2;
     {
         let state = node.view.read();
-        aside.forget(|id| !state.objects.contains_key(id));
+        aside.retain(|id| state.objects.contains_key(id));
     }
     let candidates = candidates(node, aside, full, all).await;
     let inputs = pick(&candidates, node.config.merge_fan_in as usize, full);
@@ -83,16 +83,16 @@ async fn candidates(node: &Node, aside: &Aside<ObjectId>, full: u64, all: bool) 
     let index = &node.tiers.index;
     let candidate = |object: ObjectRef| {
         let id = object.id();
+        let held = index.held_by(Source::Object(id))?;
         let bytes = match all {
             true => {
-                let held = index.bytes_held_by(id)?.into_iter();
                 let is_needed =
-                    |(partition, end, _): &(_, u64, u64)| needed.in_object(node, *partition, *end);
-                held.filter(is_needed).map(|(_, _, bytes)| bytes).sum()
+                    |held: &&HeldRange| needed.in_object(node, held.partition, held.end);
+                held.ranges.iter().filter(is_needed).map(|held| held.len).sum()
             }
             false => object.bytes,
         };
-        Some(Candidate { id, bytes, newest_ms: index.newest_in(id)?, single: object.single })
+        Some(Candidate { id, bytes, newest_ms: held.newest_ms, single: object.single })
     };
     objects.into_iter().filter_map(candidate).collect()
 }

@@ -11,6 +11,7 @@ use levee_proto::ids::{PartitionId, TopicId};
 use levee_proto::metalog::{Record, TopicPurge};
 use levee_tiering::remote::{RangeRef, Source};
 
+use super::Regularly;
 use crate::cluster::message::Request;
 use crate::error::{Error, Result};
 use crate::node::Node;
@@ -34,29 +35,30 @@ const LATE_PART: i64 = 64;
 type Next = BTreeMap<PartitionId, (Source, i64)>;
 
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+pub(super) async fn run(node: Arc<Node>) {
     let mut next = Next::new();
-    while !node.is_ended() {
-        node.host.sleep(node.config.retention_check_interval).await;
-        let mut starts = Vec::new();
-        let partitions = node.all_partitions();
-        next.retain(|id, _| partitions.iter().any(|p| p.id == *id));
-        for partition in &partitions {
-            match due(&node, partition, &mut next).await {
-                Ok(Some(start)) => starts.push((partition.id, start)),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(partition = %partition.id, %error, "retention is tried again");
-                }
+    let mut times = Regularly::every(node.config.retention_check_interval, "retention");
+    while times.is_due(&node).await {
+        times.told(retain(&node, &mut next).await);
+        times.told(purge(&node).await);
+    }
+}
+
+async fn retain(node: &Node, next: &mut Next) -> Result<()> {
+    let mut starts = Vec::new();
+    let partitions = node.all_partitions();
+    next.retain(|id, _| partitions.iter().any(|p| p.id == *id));
+    for partition in &partitions {
+        match due(node, partition, next).await {
+            Ok(Some(start)) => starts.push((partition.id, start)),
+            Ok(None) => {}
+            // The others go on.
+            Err(error) => {
+                tracing::warn!(partition = %partition.id, %error, "retention is tried again");
             }
         }
-        if let Err(error) = set_log_starts(&node, starts).await {
-            tracing::warn!(%error, "retention is tried again");
-        }
-        if let Err(error) = purge(&node).await {
-            tracing::warn!(%error, "deleted topics are purged later");
-        }
     }
+    set_log_starts(node, starts).await
 }
 
 /// Where the log of a partition should start now, if that is above where it does. What is not in

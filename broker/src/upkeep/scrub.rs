@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use levee_proto::metalog::{JOB_REPAIR, ObjectId, ObjectRef};
 use levee_tiering::budget::Budget;
-use levee_tiering::remote::{FootersError, Source};
+use levee_tiering::remote::{FootersError, HeldRange, Source};
 use levee_tiering::scrub::{Damage, scrub};
 
 use super::job::{self, Failed};
@@ -22,7 +22,7 @@ const TRIES: u32 = 3;
 pub type Damages = BTreeMap<ObjectId, Vec<String>>;
 
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
+pub(super) async fn run(node: Arc<Node>) {
     let Some(rate) = node.config.scrub_bytes_per_second else { return };
     let own = Budget::new(node.host.clone(), rate, u64::MAX);
     while !node.is_ended() {
@@ -85,7 +85,7 @@ async fn one(node: &Arc<Node>, own: &Budget, key: &str, object: &ObjectRef) -> R
     let id = object.id();
     // It may have been replaced and deleted under the read.
     if damages.is_empty() || !node.view.read().objects.contains_key(&id) {
-        node.damages.lock().remove(&id);
+        node.unrepaired.lock().remove(&id);
         return Ok(());
     }
     for damage in &damages {
@@ -96,9 +96,12 @@ async fn one(node: &Arc<Node>, own: &Budget, key: &str, object: &ObjectRef) -> R
 
 /// What the index knows of an object whose footer is lost.
 fn all_of(node: &Node, object: &ObjectRef) -> Vec<Damage> {
-    let held = node.tiers.index.held_by(Source::Object(object.id())).unwrap_or_default();
-    let damage = |(partition, base, end)| Damage { partition, base, end, bytes: 0..object.bytes };
-    held.into_iter().map(damage).collect()
+    let held = node.tiers.index.held_by(Source::Object(object.id()));
+    let damage = |held: &HeldRange| {
+        let HeldRange { partition, base, end, .. } = *held;
+        Damage { partition, base, end, bytes: 0..object.bytes }
+    };
+    held.map(|held| held.ranges.iter().map(damage).collect()).unwrap_or_default()
 }
 
 /// Writes the object again: each batch from the object where it is whole, else from another copy.
@@ -113,7 +116,7 @@ async fn repair(node: &Arc<Node>, key: &str, id: ObjectId, damages: &[Damage]) -
             metrics::counter!("levee_scrub_damaged_total", "outcome" => "lost").increment(1);
             tracing::error!(key, %error, "no other copy: these records cannot be read");
             let places = damages.iter().map(|damage| format!("{key}: {damage}")).collect();
-            node.damages.lock().insert(id, places);
+            node.unrepaired.lock().insert(id, places);
             Ok(())
         }
         Err(Failed::Later(error)) => Err(error),
@@ -124,7 +127,7 @@ async fn repair(node: &Arc<Node>, key: &str, id: ObjectId, damages: &[Damage]) -
 /// Objects that were replaced or deleted since are no damage any more.
 fn forget_unreferenced(node: &Node) {
     let state = node.view.read();
-    let mut damages = node.damages.lock();
-    damages.retain(|id, _| state.objects.contains_key(id));
-    metrics::gauge!("levee_scrub_damaged_objects").set(damages.len() as f64);
+    let mut unrepaired = node.unrepaired.lock();
+    unrepaired.retain(|id, _| state.objects.contains_key(id));
+    metrics::gauge!("levee_scrub_damaged_objects").set(unrepaired.len() as f64);
 }

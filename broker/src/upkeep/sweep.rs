@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use levee_proto::head::{HEAD_BYTES, Head, Kind};
-use levee_proto::ids::{LaneId, Writer};
+use levee_proto::ids::LaneId;
 use levee_proto::keys;
 use levee_proto::metalog::ObjectId;
 use levee_tiering::metalog::MetaState;
 use levee_tiering::store::Listed;
 
+use super::Regularly;
 use super::collect::{delete, validate};
 use crate::error::{Error, Result};
 use crate::node::Node;
@@ -24,21 +25,14 @@ const FIRST: Duration = Duration::from_secs(300);
 const PROBE_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs until the session ends.
-pub async fn run(node: Arc<Node>) {
-    let every = node.config.sweep_interval;
-    let mut next = FIRST.min(every);
-    while !node.is_ended() {
-        node.host.sleep(next).await;
-        next = every;
-        match sweep(&node).await {
-            Ok(0) => {}
-            Ok(objects) => tracing::info!(objects, "swept what ended sessions left behind"),
-            Err(error) => tracing::warn!(%error, "the sweep is tried again later"),
-        }
+pub(super) async fn run(node: Arc<Node>) {
+    let mut times = Regularly::every(node.config.sweep_interval, "the sweep").soon(FIRST);
+    while times.is_due(&node).await {
+        times.told(sweep(&node).await);
     }
 }
 
-async fn sweep(node: &Arc<Node>) -> Result<u64> {
+async fn sweep(node: &Arc<Node>) -> Result<()> {
     let (mut count, mut newest_ms) = (0, i64::MIN);
     for folder in [keys::DATA, keys::PARTITIONS] {
         let mut pages = node.store.listing(folder);
@@ -51,7 +45,11 @@ async fn sweep(node: &Arc<Node>) -> Result<u64> {
     count += sweep_probes(node, newest_ms).await?;
     validate(node).await?;
     let staged = node.store.remove_staged(|key| is_decided(&node.view.read(), key)).await;
-    Ok(count + staged.map_err(Error::store_unavailable)?)
+    match count + staged.map_err(Error::store_unavailable)? {
+        0 => {}
+        objects => tracing::info!(objects, "swept what ended sessions left behind"),
+    }
+    Ok(())
 }
 
 /// Sweeps a page of a listing; `last` is the lane of the last slot of the page before.
@@ -92,14 +90,8 @@ async fn sweep_probes(node: &Arc<Node>, newest_ms: i64) -> Result<u64> {
 fn is_orphan(state: &MetaState, key: &str) -> bool {
     let Some((writer, seq)) = keys::object_of(key) else { return false };
     let id = ObjectId { writer, seq };
-    if state.objects.contains_key(&id) || state.unreferenced.contains_key(&id) {
-        return false;
-    }
-    match writer.as_session() {
-        Some(session) => state.has_ended(session),
-        // A job that is not running can commit nothing any more.
-        None => writer.as_job().is_some_and(|job| !state.jobs.contains_key(&job)),
-    }
+    let is_named = state.objects.contains_key(&id) || state.unreferenced.contains_key(&id);
+    !is_named && state.writer_ended(writer)
 }
 
 /// What stands above the end of a closed lane. Where the state has forgotten the lane, its FENCE
@@ -139,13 +131,9 @@ fn is_decided(state: &MetaState, key: &str) -> bool {
     if key.starts_with(keys::META_LOG) {
         return keys::meta_slot_of(key).is_some_and(|slot| slot <= state.head);
     }
-    let session = match (keys::slot_of(key), keys::object_of(key)) {
-        (Some((lane, _)), _) => Some(lane.session),
-        (_, Some((writer, _))) => match writer.as_job() {
-            Some(job) => return !state.jobs.contains_key(&job),
-            None => Writer::as_session(writer),
-        },
-        _ => None,
-    };
-    session.is_some_and(|session| state.has_ended(session))
+    match (keys::slot_of(key), keys::object_of(key)) {
+        (Some((lane, _)), _) => state.has_ended(lane.session),
+        (_, Some((writer, _))) => state.writer_ended(writer),
+        _ => false,
+    }
 }

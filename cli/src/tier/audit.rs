@@ -6,7 +6,6 @@ use levee_runtime::real::RealWorld;
 use levee_tiering::audit::{Audit, AuditError, Count, audit};
 use levee_tiering::budget::Budget;
 use levee_tiering::metalog::MetaLog;
-use levee_tiering::remote::Footers;
 use levee_tiering::store::Store;
 use serde_json::json;
 
@@ -14,8 +13,6 @@ use crate::codes::Code;
 use crate::error::CliError;
 use crate::output::{Output, OutputArgs, Unit, bytes, print, print_json, progress, table};
 
-/// Memory for footers.
-const FOOTER_MEMORY: u64 = 8 << 20;
 /// Reads in a second at most: a cluster at work feels nothing of them.
 const REQUESTS_PER_SECOND: u64 = 500;
 
@@ -35,9 +32,8 @@ pub(super) async fn run(url: &str, output: OutputArgs) -> Result<(), CliError> {
     let cluster = MetaLog::identify(&store, &host).await;
     let cluster = cluster.map_err(|error| CliError::new(error.to_string()))?;
     let log = MetaLog::open(store.clone(), host.clone(), cluster.id);
-    let footers = Footers::new(host.clone(), store.clone(), FOOTER_MEMORY, None);
     let budget = Budget::new(host, u64::MAX, REQUESTS_PER_SECOND);
-    let audit = audit(&log, &store, &footers, &budget).await;
+    let audit = audit(&log, &store, &budget).await;
     bar.finish_and_clear();
     let audit = audit.map_err(|error| match error {
         AuditError::Store(error) => error.into(),

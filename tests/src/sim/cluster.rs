@@ -23,7 +23,6 @@ use levee_runtime::sim::{Sim, SimHost};
 use levee_tiering::audit::{Audit, audit};
 use levee_tiering::budget::Budget;
 use levee_tiering::metalog::MetaLog;
-use levee_tiering::remote::Footers;
 use levee_tiering::store::{Deadlines, Store};
 use parking_lot::Mutex;
 
@@ -50,6 +49,12 @@ impl Cluster {
             tweak: |_, _| {},
             serving: Arc::default(),
         }
+    }
+
+    /// The same cluster, where the next start has other settings.
+    pub fn with_settings(&self, settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Self { settings: Arc::new(settings), ..self.clone() }
     }
 
     /// Objects of some kilobytes: what takes a day elsewhere happens in a minute. How many become
@@ -107,9 +112,8 @@ impl Cluster {
         let store = Store::over(Arc::new(self.bucket.clone()), "", host.clone(), "sim");
         let cluster = MetaLog::identify(&store, &host).await.expect("it is there");
         let log = MetaLog::open(store.clone(), host.clone(), cluster.id);
-        let footers = Footers::new(host.clone(), store.clone(), 8 << 20, None);
         let budget = Budget::new(host, u64::MAX, u64::MAX);
-        audit(&log, &store, &footers, &budget).await.expect("it is readable")
+        audit(&log, &store, &budget).await.expect("it is readable")
     }
 
     /// Starts a broker process on a host and makes it the one that clients reach.
@@ -285,6 +289,13 @@ impl SimLoad {
 
     pub fn stop(&self) {
         self.inner.lock().stop = true;
+    }
+
+    /// Stops, and verifies once what is under way has come to rest.
+    pub async fn finish(&self) {
+        self.stop();
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        self.verify().await;
     }
 
     /// From now on records below `offset` may be gone.

@@ -61,17 +61,14 @@ fn classify(found: &Listed, seen: &Seen, audit: &mut Audit) {
         }
     } else if let Some((writer, seq)) = keys::object_of(&found.key) {
         let id = ObjectId { writer, seq };
-        let session = writer.as_session().or_else(|| {
-            let job = writer.as_job()?;
-            // One that began and ended between the two looks left a mark in one of them.
-            after.jobs.get(&job).or(before.jobs.get(&job)).map(|job| job.session)
-        });
-        match (after.objects.get(&id), session) {
-            (Some(object), _) if object.single.is_some() => &mut audit.single,
-            (Some(_), _) => &mut audit.shared,
-            (None, _) if is_known(before, &id) || is_known(after, &id) => &mut audit.unreferenced,
-            (None, Some(session)) if !after.has_ended(session) => &mut audit.in_flight,
-            (None, _) => &mut audit.orphans,
+        // It may have ended between the two looks.
+        let has_ended = before.writer_ended(writer) && after.writer_ended(writer);
+        match after.objects.get(&id) {
+            Some(object) if object.single.is_some() => &mut audit.single,
+            Some(_) => &mut audit.shared,
+            None if is_known(before, &id) || is_known(after, &id) => &mut audit.unreferenced,
+            None if !has_ended => &mut audit.in_flight,
+            None => &mut audit.orphans,
         }
     } else if found.key.starts_with(keys::META) {
         &mut audit.metadata

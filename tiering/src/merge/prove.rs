@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use levee_proto::ids::{PartitionId, TopicId};
-use levee_proto::object::{Footer, ProducerSnapshot, Range, RangeKind};
+use levee_proto::object::{Footer, ProducerSnapshot, Range};
 use thiserror::Error;
 
-use super::Input;
 use super::plan::Output;
 use super::tile::Tile;
+use super::{Input, needed};
 
 /// The outputs are not what the inputs were: nothing may be replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -24,17 +24,13 @@ type Stretch = (u32, u64, u64);
 /// `footers` are those of `outputs`, as they were read back.
 pub fn prove(
     inputs: &[Input],
-    is_needed: impl Fn(&Input, &Range) -> bool,
+    is_needed: impl Fn(&Range) -> bool,
     outputs: &[Output],
     footers: &[Footer],
 ) -> Result<(), Unproven> {
     let mut wanted: BTreeMap<PartitionId, Vec<&Range>> = BTreeMap::new();
-    for input in inputs {
-        for range in &input.footer.ranges {
-            if range.kind == RangeKind::Data && is_needed(input, range) {
-                wanted.entry(range.partition).or_default().push(range);
-            }
-        }
+    for (_, _, range) in needed(inputs, is_needed) {
+        wanted.entry(range.partition).or_default().push(range);
     }
     let mut found: BTreeMap<PartitionId, Vec<&Range>> = BTreeMap::new();
     for range in footers.iter().flat_map(|footer| &footer.ranges) {
@@ -67,15 +63,15 @@ fn prove_one(wanted: &[&Range], tiles: &[&Tile], found: &[&Range]) -> Result<(),
     if bytes != have {
         return Err(format!("wanted {bytes} bytes, found {have}"));
     }
-    // Of a part of a range neither is known before it is written.
+    // Of a part of a range the records are not known before they are written.
     let records: Option<u64> = tiles.iter().map(|tile| tile.records).sum();
     let have = sum(found, |range| range.records);
     if records.is_some_and(|records| records != have) {
         return Err(format!("wanted {records:?} records, found {have}"));
     }
     let newest = |ranges: &[&Range]| ranges.iter().map(|range| range.max_timestamp).max();
-    let (oldest, same) = (newest(wanted) < newest(found), newest(wanted) == newest(found));
-    if oldest || (records.is_some() && wanted.len() == tiles.len() && !same) {
+    let (is_newer, same) = (newest(wanted) < newest(found), newest(wanted) == newest(found));
+    if is_newer || (records.is_some() && wanted.len() == tiles.len() && !same) {
         return Err(format!("newest record {:?}, found {:?}", newest(wanted), newest(found)));
     }
     if told(wanted) != told(found) {

@@ -35,7 +35,7 @@ pub trait Copies: Send + Sync {
     async fn other(&self, partition: PartitionId, offset: u64) -> Option<Bytes>;
 }
 
-/// The objects that a job reads.
+/// The objects that a job reads, each through a window.
 pub struct Windows {
     store: Store,
     budget: Arc<Budget>,

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use levee_proto::ids::PartitionId;
-use levee_proto::object::{ProducerSnapshot, Range, RangeKind};
+use levee_proto::object::{ProducerSnapshot, Range};
 
-use super::Input;
+use super::{Input, needed};
 
 /// A stretch of one input range, whole batches.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +20,6 @@ pub struct Tile {
     /// Byte in the object, and how many; of the whole range until [`place`](super::Windows::place) ran.
     pub pos: u64,
     pub len: u64,
-    pub max_timestamp: i64,
     /// Nothing where not all of the range counts.
     pub records: Option<u64>,
     /// Producer state at `end`, where it is the newest of all inputs.
@@ -31,15 +30,10 @@ pub struct Tile {
 pub type Tiles = BTreeMap<PartitionId, Vec<Tile>>;
 
 /// Cuts what overlaps, drops what nobody needs.
-pub fn tile(inputs: &[Input], is_needed: impl Fn(&Input, &Range) -> bool) -> Tiles {
+pub fn tile(inputs: &[Input], is_needed: impl Fn(&Range) -> bool) -> Tiles {
     let mut found: BTreeMap<PartitionId, Vec<Found<'_>>> = BTreeMap::new();
-    for (place, input) in inputs.iter().enumerate() {
-        for (number, range) in input.footer.ranges.iter().enumerate() {
-            if range.kind == RangeKind::Data && is_needed(input, range) {
-                let found = found.entry(range.partition).or_default();
-                found.push(Found { input: place, number, range });
-            }
-        }
+    for (input, number, range) in needed(inputs, is_needed) {
+        found.entry(range.partition).or_default().push(Found { input, number, range });
     }
     found.into_iter().map(|(partition, ranges)| (partition, tile_one(&ranges))).collect()
 }
@@ -92,7 +86,6 @@ impl Found<'_> {
             end,
             pos: range.pos,
             len: range.len,
-            max_timestamp: range.max_timestamp,
             records: (base == range.base && end == range.end).then_some(range.records),
             producers: None,
         }
@@ -105,7 +98,7 @@ mod tests {
 
     use levee_proto::ids::{Nonce, TopicId, Writer};
     use levee_proto::metalog::ObjectRef;
-    use levee_proto::object::{Footer, Index, Level};
+    use levee_proto::object::{Footer, Index, Level, RangeKind};
 
     use super::*;
 
@@ -136,7 +129,7 @@ mod tests {
     }
 
     fn borders(inputs: &[Input]) -> Vec<(usize, u64, u64, bool, bool)> {
-        let tiles = tile(inputs, |_, range| range.end > 5).remove(&ID).unwrap_or_default();
+        let tiles = tile(inputs, |range| range.end > 5).remove(&ID).unwrap_or_default();
         let border =
             |t: &Tile| (t.input, t.base, t.end, t.records.is_some(), t.producers.is_some());
         tiles.iter().map(border).collect()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use levee_proto::ids::{LaneId, Nonce, PartitionId, SessionId, TopicId};
+use levee_proto::ids::{LaneId, Nonce, PartitionId, SessionId, TopicId, Writer};
 use levee_proto::metalog::image::{
     Controller, FeatureLevel, Image, Job, Lane, Partition, Session, SessionState, Topic,
     Unreferenced,
@@ -85,6 +85,15 @@ impl MetaState {
         match self.sessions.get(&session) {
             Some(known) => known.state == SessionState::Closed,
             None => self.newest_session(session.broker).is_some_and(|newest| newest.id > session),
+        }
+    }
+
+    /// Whether a writer commits nothing any more: a session that has ended, a job that is not
+    /// running.
+    pub fn writer_ended(&self, writer: Writer) -> bool {
+        match writer.as_session() {
+            Some(session) => self.has_ended(session),
+            None => writer.as_job().is_some_and(|job| !self.jobs.contains_key(&job)),
         }
     }
 

@@ -144,7 +144,7 @@ impl Ahead {
             let Some(next) = self.index.locate(answered.partition, at) else { return plan };
             let Some(footer) = self.footers.here(&next.key) else {
                 // The next look ahead has it.
-                self.footers.prepare(&self.host, &next.wanted());
+                self.footers.prepare(&next.wanted());
                 return plan;
             };
             let Some(range) = footer.ranges.get(next.number as usize) else { return plan };

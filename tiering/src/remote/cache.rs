@@ -44,7 +44,8 @@ const GHOSTS_MIN: u64 = 256;
 /// The same seed gives the same trace: no random hasher.
 pub(crate) type Hasher = BuildHasherDefault<DefaultHasher>;
 
-/// A piece of an object: `number * chunk_bytes` is where it begins.
+/// A piece of an object: a chunk, which begins at `number * chunk_bytes`, or the footer, whose
+/// number is the size of its object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkId {
     pub object: Arc<str>,

@@ -93,22 +93,10 @@ impl Footers {
         match self.from.memory.get(&wanted.key) {
             Some(footer) => Ok(footer),
             None => {
-                let loaded = self.load(&self.host, wanted).await;
+                let loaded = self.load(wanted).await;
                 loaded.unwrap_or_else(|| Err(FootersError::Stopped(wanted.key.to_string())))
             }
         }
-    }
-
-    /// As the bucket has it now, whatever is kept of it.
-    pub async fn fresh(&self, wanted: &Wanted) -> Outcome {
-        Ok(self.from.fetch(wanted).await?.0)
-    }
-
-    /// As `fresh`, for many objects, each with its own answer.
-    pub async fn fresh_all(&self, objects: Vec<Wanted>) -> Vec<Outcome> {
-        let load = |wanted: Wanted| async move { self.fresh(&wanted).await };
-        let loads = objects.into_iter().map(load);
-        stream::iter(loads).buffered(SIDE_BY_SIDE).collect().await
     }
 
     /// A footer that is in memory.
@@ -117,13 +105,13 @@ impl Footers {
     }
 
     /// Has a footer fetched that will be asked for soon.
-    pub(crate) fn prepare(&self, host: &Host, wanted: &Wanted) {
-        drop(self.load(host, wanted));
+    pub(crate) fn prepare(&self, wanted: &Wanted) {
+        drop(self.load(wanted));
     }
 
-    fn load(&self, host: &Host, wanted: &Wanted) -> Flight<Outcome> {
+    fn load(&self, wanted: &Wanted) -> Flight<Outcome> {
         let (from, key, wanted) = (self.from.clone(), wanted.key.clone(), wanted.clone());
-        self.flights.join(host, "footer", key, |_| async move { from.load(&wanted).await }).0
+        self.flights.join(&self.host, "footer", key, |_| async move { from.load(&wanted).await }).0
     }
 
     /// Footers of many objects, in the order given.
@@ -181,11 +169,11 @@ impl From {
                 return Ok(footer);
             }
         }
-        let (footer, end) = match self.fetch(wanted).await {
+        let (footer, end) = match fetch(&self.store, wanted).await {
             // It may have been damaged on its way: once more.
             Err(FootersError::Format { error, .. }) => {
                 tracing::warn!(%key, %error, "a damaged footer was read, fetching again");
-                self.fetch(wanted).await
+                fetch(&self.store, wanted).await
             }
             fetched => fetched,
         }?;
@@ -195,39 +183,50 @@ impl From {
         self.memory.insert(key.clone(), footer.clone());
         Ok(footer)
     }
+}
 
-    /// Also the end of the object from the footer on.
-    async fn fetch(&self, wanted: &Wanted) -> Result<(Arc<Footer>, Bytes), FootersError> {
-        let Wanted { key, bytes, footer_crc } = wanted;
-        let format = |error| wanted.format(error);
-        let missing = || FootersError::Missing(key.to_string());
-        if *bytes < TRAILER_BYTES as u64 {
-            let why = format!("{bytes} bytes, a trailer has {TRAILER_BYTES}");
-            return Err(format(FormatError::new("object", 0, why)));
-        }
-        let from = bytes.saturating_sub(TAIL_GUESS);
-        let tail = match self.store.get_range(key, from..*bytes).await {
-            // The object is there and ends early: that is no trouble of the store.
-            Err(short) if short.kind == Kind::Short => {
-                return Err(format(FormatError::new("object", 0, short.message)));
-            }
-            read => read?.ok_or_else(missing)?,
-        };
-        let trailer = Trailer::decode(&tail, *bytes).map_err(format)?;
-        if footer_crc.is_some_and(|crc| crc != trailer.footer_crc) {
-            let why = "its footer is another one than was referenced";
-            return Err(format(FormatError::new("object", 0, why)));
-        }
-        let footer_end = bytes - TRAILER_BYTES as u64;
-        let footer = match trailer.footer_pos.checked_sub(from) {
-            Some(at) => tail.slice(at as usize..(footer_end - from) as usize),
-            None => {
-                let range = trailer.footer_pos..footer_end;
-                self.store.get_range(key, range).await?.ok_or_else(missing)?
-            }
-        };
-        Ok((Arc::new(trailer.footer(&footer).map_err(format)?), end_of(&footer, &trailer)))
+/// A footer as the bucket has it now.
+pub async fn read_footer(store: &Store, wanted: &Wanted) -> Outcome {
+    Ok(fetch(store, wanted).await?.0)
+}
+
+/// As `read_footer`, for many objects, each with its own answer.
+pub async fn read_footers(store: &Store, objects: Vec<Wanted>) -> Vec<Outcome> {
+    let read = |wanted: Wanted| async move { read_footer(store, &wanted).await };
+    stream::iter(objects.into_iter().map(read)).buffered(SIDE_BY_SIDE).collect().await
+}
+
+/// Also the end of the object from the footer on.
+async fn fetch(store: &Store, wanted: &Wanted) -> Result<(Arc<Footer>, Bytes), FootersError> {
+    let Wanted { key, bytes, footer_crc } = wanted;
+    let format = |error| wanted.format(error);
+    let missing = || FootersError::Missing(key.to_string());
+    if *bytes < TRAILER_BYTES as u64 {
+        let why = format!("{bytes} bytes, a trailer has {TRAILER_BYTES}");
+        return Err(format(FormatError::new("object", 0, why)));
     }
+    let from = bytes.saturating_sub(TAIL_GUESS);
+    let tail = match store.get_range(key, from..*bytes).await {
+        // The object is there and ends early: that is no trouble of the store.
+        Err(short) if short.kind == Kind::Short => {
+            return Err(format(FormatError::new("object", 0, short.message)));
+        }
+        read => read?.ok_or_else(missing)?,
+    };
+    let trailer = Trailer::decode(&tail, *bytes).map_err(format)?;
+    if footer_crc.is_some_and(|crc| crc != trailer.footer_crc) {
+        let why = "its footer is another one than was referenced";
+        return Err(format(FormatError::new("object", 0, why)));
+    }
+    let footer_end = bytes - TRAILER_BYTES as u64;
+    let footer = match trailer.footer_pos.checked_sub(from) {
+        Some(at) => tail.slice(at as usize..(footer_end - from) as usize),
+        None => {
+            let range = trailer.footer_pos..footer_end;
+            store.get_range(key, range).await?.ok_or_else(missing)?
+        }
+    };
+    Ok((Arc::new(trailer.footer(&footer).map_err(format)?), end_of(&footer, &trailer)))
 }
 
 /// Footer and trailer, as they stand in an object.

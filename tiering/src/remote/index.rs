@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use levee_proto::ids::{LaneId, PartitionId, SessionId, TopicId, Writer};
 use levee_proto::metalog::{ObjectId, ObjectRef};
-use levee_proto::object::{Footer, Index, Level, ProducerSnapshot, RangeKind};
+use levee_proto::object::{Footer, Index, Level, ProducerSnapshot, Range, RangeKind};
 use parking_lot::RwLock;
 
 use super::footers::Wanted;
@@ -52,15 +52,24 @@ pub struct RemoteIndex {
 #[derive(Default)]
 struct Inner {
     partitions: BTreeMap<PartitionId, Log>,
-    sources: BTreeMap<Source, Held>,
+    sources: BTreeMap<Source, Arc<Held>>,
 }
 
-/// What one object holds.
-struct Held {
-    /// Partition, base, end.
-    ranges: Vec<(PartitionId, u64, u64)>,
-    /// Largest timestamp of any record.
-    newest_ms: i64,
+/// What one object or slot holds.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub ranges: Vec<HeldRange>,
+    /// Largest timestamp of any record: the age of its data.
+    pub newest_ms: i64,
+}
+
+/// Offsets of a partition, `end` exclusive, and their bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct HeldRange {
+    pub partition: PartitionId,
+    pub base: u64,
+    pub end: u64,
+    pub len: u64,
 }
 
 #[derive(Default)]
@@ -123,8 +132,8 @@ impl RemoteIndex {
         let Wanted { key, bytes: object_bytes, footer_crc } = object;
         let mut inner = self.inner.write();
         let Inner { partitions, sources } = &mut *inner;
-        let new = || Held { ranges: Vec::new(), newest_ms: -1 };
-        let held = sources.entry(source).or_insert_with(new);
+        let new = || Arc::new(Held { ranges: Vec::new(), newest_ms: -1 });
+        let held = Arc::make_mut(sources.entry(source).or_insert_with(new));
         for (number, range) in footer.ranges.iter().enumerate() {
             if range.kind != RangeKind::Data {
                 continue;
@@ -148,7 +157,8 @@ impl RemoteIndex {
                 leader_epoch: range.leader_epoch,
             };
             if log.ranges.insert((range.base, source), known).is_none() {
-                held.ranges.push((range.partition, range.base, range.end));
+                let Range { partition, base, end, len, .. } = *range;
+                held.ranges.push(HeldRange { partition, base, end, len });
             }
             held.newest_ms = held.newest_ms.max(range.max_timestamp);
             log.newest_ms = log.newest_ms.max(range.max_timestamp);
@@ -177,9 +187,9 @@ impl RemoteIndex {
     fn remove(&self, source: Source) {
         let mut inner = self.inner.write();
         let Some(held) = inner.sources.remove(&source) else { return };
-        for (partition, base, _) in held.ranges {
-            if let Some(log) = inner.partitions.get_mut(&partition) {
-                log.ranges.remove(&(base, source));
+        for range in &held.ranges {
+            if let Some(log) = inner.partitions.get_mut(&range.partition) {
+                log.ranges.remove(&(range.base, source));
             }
         }
     }
@@ -262,48 +272,36 @@ impl RemoteIndex {
         self.inner.read().partitions.get(&partition)?.told.as_ref().map(|(end, _)| *end)
     }
 
-    /// What an object holds: partitions with base and end.
-    pub fn held_by(&self, source: Source) -> Option<Vec<(PartitionId, u64, u64)>> {
-        self.inner.read().sources.get(&source).map(|held| held.ranges.clone())
+    /// What an object or slot holds; nothing where it is not known.
+    pub fn held_by(&self, source: Source) -> Option<Arc<Held>> {
+        self.inner.read().sources.get(&source).cloned()
     }
 
-    /// Largest timestamp of any record in an object: the age of its data.
-    pub fn newest_in(&self, object: ObjectId) -> Option<i64> {
-        let inner = self.inner.read();
-        inner.sources.get(&Source::Object(object)).map(|held| held.newest_ms)
-    }
-
-    /// What an object holds: partitions with end and bytes.
-    pub fn bytes_held_by(&self, object: ObjectId) -> Option<Vec<(PartitionId, u64, u64)>> {
-        let source = Source::Object(object);
-        let inner = self.inner.read();
-        let len = |(partition, base, end): &(PartitionId, u64, u64)| {
-            let log = inner.partitions.get(partition);
-            let range = log.and_then(|log| log.ranges.get(&(*base, source)));
-            (*partition, *end, range.map_or(0, |range| range.len))
-        };
-        Some(inner.sources.get(&source)?.ranges.iter().map(len).collect())
+    pub fn knows(&self, source: Source) -> bool {
+        self.inner.read().sources.contains_key(&source)
     }
 
     /// Whether objects or slots hold all of these offsets.
     pub fn holds(&self, partition: PartitionId, base: u64, end: u64) -> bool {
-        let mut at = base;
-        while at < end {
-            match self.locate(partition, at) {
-                Some(range) if range.base <= at => at = range.end,
-                _ => return false,
-            }
-        }
-        true
+        self.covers(partition, base..end, |_| true)
     }
 
     /// Whether objects, not slots, hold all of these offsets.
     pub fn in_objects(&self, partition: PartitionId, base: u64, end: u64) -> bool {
+        self.covers(partition, base..end, RangeRef::is_object)
+    }
+
+    fn covers(
+        &self,
+        partition: PartitionId,
+        offsets: std::ops::Range<u64>,
+        is_one: impl Fn(&RangeRef) -> bool,
+    ) -> bool {
         let inner = self.inner.read();
         let Some(log) = inner.partitions.get(&partition) else { return false };
-        let mut at = base;
-        while at < end {
-            match log.holding(at).find(|range| range.is_object()) {
+        let mut at = offsets.start;
+        while at < offsets.end {
+            match log.holding(at).find(|range| is_one(range)) {
                 Some(range) => at = range.end,
                 None => return false,
             }
@@ -318,7 +316,6 @@ const LAST: Source = Source::Object(ObjectId { writer: Writer(u64::MAX), seq: u6
 #[cfg(test)]
 mod tests {
     use levee_proto::ids::Nonce;
-    use levee_proto::object::Range;
 
     use super::*;
 

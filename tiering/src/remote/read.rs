@@ -22,13 +22,13 @@ use crate::store::{Store, StoreError};
 /// Bounds of reading.
 #[derive(Debug, Clone)]
 pub struct ReadConfig {
-    /// Memory for chunks. Default 64 MiB.
+    /// Memory for chunks.
     pub cache_bytes: u64,
-    /// Unit of reads. Default 1 MiB.
+    /// Unit of reads.
     pub chunk_bytes: u64,
-    /// Bytes that are fetched ahead of one reader. Default 16 MiB.
+    /// Bytes that are fetched ahead of one reader.
     pub readahead_bytes: u64,
-    /// Bytes that are fetched ahead of all readers together. Default 64 MiB.
+    /// Bytes that are fetched ahead of all readers together.
     pub readahead_total_bytes: u64,
 }
 

@@ -31,9 +31,7 @@ impl Op {
             Self::Delete => "delete",
         }
     }
-}
 
-impl Op {
     /// For people: "cannot read ..".
     fn verb(self) -> &'static str {
         match self {

@@ -128,8 +128,8 @@ impl Hedge {
             None => attempt().await,
             Some(patience) => self.race(host, op, patience, attempt).await,
         };
-        // A time of two requests is no shorter than that of the first one alone would be told: it
-        // was given up, or lost by a little.
+        // What a caller waits is what the next ones are measured by, also where the second request
+        // won: the first one alone was longer, and nobody knows by how much.
         if answer.is_ok() {
             self.state.lock().times(op, bytes).add(host.now().since(started));
         }

@@ -6,8 +6,8 @@
 //! read, and one that is damaged, torn or gone is a miss (I17). A file is never written over, so a
 //! read that is overtaken by its eviction still reads what it looked up.
 //!
-//! Owns: files, entries, the peace of a disk that fails; room and second chances (`room`). Does not
-//! own: what deserves to be kept (`super`).
+//! Owns: files, entries, and the peace of a disk that fails. In `room`: what is given up, and what
+//! gets a second chance. Does not own: what deserves to be kept (`super`).
 
 mod open;
 mod room;
