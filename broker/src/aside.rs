@@ -24,11 +24,8 @@ impl<K: Ord> Aside<K> {
     }
 
     pub(crate) fn put(&mut self, key: K, now: Mono) {
-        let pause = self
-            .left_out
-            .get(&key)
-            .map_or(FIRST.min(self.longest), |(_, pause)| (*pause * 2).min(self.longest));
-        self.left_out.insert(key, (now, pause));
+        let pause = self.left_out.get(&key).map_or(FIRST, |(_, pause)| *pause * 2);
+        self.left_out.insert(key, (now, pause.min(self.longest)));
     }
 
     /// Forgets what was read since, or is gone.

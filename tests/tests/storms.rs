@@ -234,7 +234,7 @@ fn run(first: u64, count: u64) {
     }
 }
 
-// Tests run side by side: one for each core of a small machine.
+// Tests run side by side: one half of the storms for each core of a small machine.
 
 #[test]
 fn storms_lose_nothing() {
