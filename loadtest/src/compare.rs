@@ -24,19 +24,21 @@ pub struct Figure {
     pub more_is_better: bool,
 }
 
+/// Of A and B.
+type Round = (Option<f64>, Option<f64>);
+
 /// A figure of at least one side.
 #[derive(Debug, Clone)]
 pub struct Ratio {
     pub name: String,
     pub more_is_better: bool,
-    /// Of A and B, by round.
-    pub rounds: Vec<(Option<f64>, Option<f64>)>,
+    pub rounds: Vec<Round>,
 }
 
 impl Ratio {
     /// B to A of each round that has both, smallest first.
     fn ratios(&self) -> Vec<f64> {
-        let ratio = |&(a, b): &(Option<f64>, Option<f64>)| {
+        let ratio = |&(a, b): &Round| {
             let (a, b) = (a.filter(|a| *a > 0.0)?, b?);
             // No rate is the lowest one; no latency is none at all.
             (b > 0.0 || self.more_is_better).then(|| b / a)
@@ -52,9 +54,8 @@ impl Ratio {
 
     /// In words, where B is worse by more than `percent`. What cannot be seen is not worse.
     fn regression(&self, percent: f64) -> Option<String> {
-        let nothing_came = |(a, b): &(Option<f64>, Option<f64>)| {
-            a.is_some_and(|a| a > 0.0) && b.is_some_and(|b| b <= 0.0)
-        };
+        let nothing_came =
+            |(a, b): &Round| a.is_some_and(|a| a > 0.0) && b.is_some_and(|b| b <= 0.0);
         let all = self.ratios();
         if all.iter().all(|ratio| *ratio == 0.0) {
             let is_gone = self.rounds.iter().any(nothing_came);
@@ -135,7 +136,7 @@ pub fn table(ratios: &[Ratio]) -> Table {
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(["", "A", "B", "B / A", "lowest to highest", ""]);
     for ratio in ratios {
-        let side = |pick: fn(&(Option<f64>, Option<f64>)) -> Option<f64>| {
+        let side = |pick: fn(&Round) -> Option<f64>| {
             let mut values: Vec<_> = ratio.rounds.iter().filter_map(pick).collect();
             values.sort_by(f64::total_cmp);
             if values.is_empty() { String::new() } else { digits(median(&values)) }
