@@ -14,12 +14,14 @@ mod soak;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
-use crate::bucket::{clear, with_prefix, without_query};
+use crate::bucket::{OwnPrefix, url_of, without_query};
 use crate::error::{Error, Exit, Result};
 use crate::report;
 use crate::results::{Ended, Machine, Results};
@@ -81,6 +83,8 @@ struct Bench {
     partitions: u32,
     out: Option<PathBuf>,
     work: TempDir,
+    /// What brokers wrote to and nobody removed yet, by URL.
+    written: Mutex<BTreeMap<String, OwnPrefix>>,
     options: Options,
 }
 
@@ -97,6 +101,7 @@ pub async fn bench(args: Args, options: Options) -> Result<Exit> {
         partitions: args.partitions,
         out: args.out,
         work,
+        written: Mutex::default(),
         options,
     };
     report::print(&bench.conditions())?;
@@ -104,25 +109,34 @@ pub async fn bench(args: Args, options: Options) -> Result<Exit> {
         true => ALL.to_vec(),
         false => args.suite,
     };
-    for suite in suites {
-        let done = match suite {
-            Suite::Acks => acks::run(&bench).await,
-            Suite::Paths => paths::run(&bench).await,
-            Suite::Reads => reads::run(&bench).await,
-            Suite::Partitions => partitions::run(&bench).await,
-            Suite::Backfill => backfill::run(&bench).await,
-            Suite::Soak => soak::run(&bench).await,
-            Suite::All => Ok(()),
-        };
-        match bench.options.stop.is_set() {
-            true => return Ok(Exit::Interrupted),
-            false => done?,
-        }
+    let done = bench.run(suites).await;
+    // The work folder goes with all that is in it.
+    for own in bench.written.lock().values().filter(|_| bench.bucket.is_some()) {
+        bench.say(&format!("not removed: what was written to {own}"));
     }
-    Ok(Exit::Done)
+    done
 }
 
 impl Bench {
+    async fn run(&self, suites: Vec<Suite>) -> Result<Exit> {
+        for suite in suites {
+            let done = match suite {
+                Suite::Acks => acks::run(self).await,
+                Suite::Paths => paths::run(self).await,
+                Suite::Reads => reads::run(self).await,
+                Suite::Partitions => partitions::run(self).await,
+                Suite::Backfill => backfill::run(self).await,
+                Suite::Soak => soak::run(self).await,
+                Suite::All => Ok(()),
+            };
+            match self.options.stop.is_set() {
+                true => return Ok(Exit::Interrupted),
+                false => done?,
+            }
+        }
+        Ok(Exit::Done)
+    }
+
     fn conditions(&self) -> String {
         let machine = Machine::here();
         let bucket = self.bucket.as_deref().unwrap_or("a folder on the same disk");
@@ -141,34 +155,36 @@ impl Bench {
     }
 
     /// A broker with data and bucket of its own.
-    fn started(&self, name: &str, set: &[(&str, &str)], topic: &[(&str, &str)]) -> Started {
-        let bucket = match &self.bucket {
-            Some(url) => {
-                // The work folder's name is nobody else's.
-                let run = self.work.path().file_name().unwrap_or_default().to_string_lossy();
-                with_prefix(url, &format!("{run}-{name}"))
-            }
-            None => format!("file://{}", self.work.path().join(format!("bucket-{name}")).display()),
-        };
-        Started {
+    fn started(&self, name: &str, set: &[(&str, &str)], topic: &[(&str, &str)]) -> Result<Started> {
+        let below = self.bucket.clone().map_or_else(|| url_of(self.work.path()), Ok)?;
+        // The work folder's name is nobody else's.
+        let run = self.work.path().file_name().unwrap_or_default().to_string_lossy();
+        let own = OwnPrefix::below(&below, format!("{run}-{name}"))?;
+        let bucket = own.expose().to_owned();
+        self.written.lock().insert(bucket.clone(), own);
+        Ok(Started {
             path: self.levee.clone(),
             bucket: Some(bucket),
             data: Some(self.work.path().join(format!("data-{name}"))),
             set: pairs(set),
             topic: pairs(topic),
             ..Started::default()
-        }
+        })
     }
 
     /// Measures on a new broker, which goes on.
-    async fn measure(&self, workload: &Workload, started: &Started) -> Result<(Results, Target)> {
-        let target = Target::open(&Spec::Started(started.clone()), workload).await?;
-        self.measure_on(workload, target).await
+    async fn measure(
+        &self,
+        workload: &Workload,
+        started: &Started,
+    ) -> Result<(Results, Arc<Target>)> {
+        let target = Arc::new(Target::open(&Spec::Started(started.clone()), workload).await?);
+        Ok((self.measure_on(workload, &target).await?, target))
     }
 
-    async fn measure_on(&self, workload: &Workload, target: Target) -> Result<(Results, Target)> {
+    async fn measure_on(&self, workload: &Workload, target: &Arc<Target>) -> Result<Results> {
         workload.check()?;
-        let (results, target) = measure(workload, target, &self.options).await?;
+        let results = measure(workload, target, &self.options).await?;
         if let Some(out) = &self.out {
             report::write_files(&report::make_folder(out, &workload.name)?, &results)?;
         }
@@ -182,20 +198,21 @@ impl Bench {
         if let Some(why) = results.notes.iter().find(|note| note.starts_with("first failed")) {
             self.options.progress.say(why);
         }
-        let target = target.ok_or_else(|| Error::failed("the target is still in use"))?;
-        Ok((results, target))
+        Ok(results)
     }
 
     /// Ends a broker and takes away what it wrote: the next measurement finds an empty disk.
-    async fn clear(&self, target: Target, started: &Started) -> Result<()> {
+    async fn clear(&self, target: &Target, started: &Started) -> Result<()> {
         target.close().await?;
         if let Some(data) = &started.data {
             let _ = std::fs::remove_dir_all(data);
         }
-        if let Some(url) = &started.bucket
-            && let Err(error) = clear(url).await
+        let Some(url) = &started.bucket else { return Ok(()) };
+        let own = self.written.lock().remove(url);
+        if let Some(own) = own
+            && let Err(error) = own.remove().await
         {
-            self.say(&format!("{} stays: {error}", without_query(url)));
+            self.say(&format!("{own} stays: {error}"));
         }
         Ok(())
     }

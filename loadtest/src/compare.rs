@@ -19,26 +19,31 @@ use crate::workload::Workload;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
     pub name: String,
-    /// 0: it was not measured, or nothing moved.
-    pub value: f64,
+    /// None: it cannot be seen; 0: nothing came.
+    pub value: Option<f64>,
     pub more_is_better: bool,
 }
+
+/// Of A and B.
+type Round = (Option<f64>, Option<f64>);
 
 /// A figure of at least one side.
 #[derive(Debug, Clone)]
 pub struct Ratio {
     pub name: String,
     pub more_is_better: bool,
-    /// Of A and B, by round; 0 where a side does not have it.
-    pub rounds: Vec<(f64, f64)>,
+    pub rounds: Vec<Round>,
 }
 
 impl Ratio {
-    /// B to A of each round, smallest first; none unless each round has both.
+    /// B to A of each round that has both, smallest first.
     fn ratios(&self) -> Vec<f64> {
-        let both = |(a, b): &(f64, f64)| (*a > 0.0 && *b > 0.0).then(|| b / a);
-        let ratios: Option<Vec<_>> = self.rounds.iter().map(both).collect();
-        let mut ratios = ratios.unwrap_or_default();
+        let ratio = |&(a, b): &Round| {
+            let (a, b) = (a.filter(|a| *a > 0.0)?, b?);
+            // No rate is the lowest one; no latency is none at all.
+            (b > 0.0 || self.more_is_better).then(|| b / a)
+        };
+        let mut ratios: Vec<_> = self.rounds.iter().filter_map(ratio).collect();
         ratios.sort_by(f64::total_cmp);
         ratios
     }
@@ -47,33 +52,26 @@ impl Ratio {
         median(&self.ratios())
     }
 
-    /// The side that does not have it.
-    fn missing(&self) -> Option<&'static str> {
-        let lacks = |pick: fn(&(f64, f64)) -> f64| self.rounds.iter().any(|r| pick(r) <= 0.0);
-        if lacks(|(_, b)| *b) {
-            return Some("B");
-        }
-        lacks(|(a, _)| *a).then_some("A")
-    }
-
-    /// In words, where B is worse by more than `percent`.
+    /// In words, where B is worse by more than `percent`. What cannot be seen is not worse.
     fn regression(&self, percent: f64) -> Option<String> {
-        match self.missing() {
-            Some("B") => return Some(format!("{} is not there in B", self.name)),
-            Some(_) => return None,
-            None => {}
+        let nothing_came =
+            |(a, b): &Round| a.is_some_and(|a| a > 0.0) && b.is_some_and(|b| b <= 0.0);
+        let all = self.ratios();
+        if all.iter().all(|ratio| *ratio == 0.0) {
+            let is_gone = self.rounds.iter().any(nothing_came);
+            return is_gone.then(|| format!("{} is not there in B", self.name));
         }
-        let ratio = self.median();
+        let ratio = median(&all);
         let worse = 100.0 * if self.more_is_better { 1.0 - ratio } else { ratio - 1.0 };
         (worse > percent).then(|| format!("{} is worse by {worse:.0} %", self.name))
     }
 
     fn verdict(&self) -> String {
-        if let Some(side) = self.missing() {
-            return format!("not measured in {side}");
-        }
         let all = self.ratios();
-        let (low, high) = (all[0], all[all.len() - 1]);
+        let (Some(&low), Some(&high)) = (all.first(), all.last()) else {
+            let has_b = self.rounds.iter().any(|(_, b)| b.is_some_and(|b| b > 0.0));
+            return format!("not measured in {}", if has_b { "A" } else { "B" });
+        };
         // A spread across 1 says that the two cannot be told apart.
         let verdict = match (low > 1.0, high < 1.0) {
             _ if all.len() == 1 => "one round",
@@ -96,23 +94,23 @@ fn median(sorted: &[f64]) -> f64 {
 /// What can be compared of a run: its measured phases, by name.
 pub fn figures<W>(results: &Results<W>) -> Vec<Figure> {
     let mut figures = Vec::new();
-    let mut add = |name: String, value, more_is_better| {
+    let mut add = |name: String, value: Option<f64>, more_is_better| {
         figures.push(Figure { name, value, more_is_better });
     };
     for phase in results.measured() {
         let named = |what: &str| format!("{}: {what}", phase.name);
-        add(named("records/s"), phase.records_per_second, true);
-        add(named("p50 ms"), phase.latency.p50, false);
-        add(named("p99 ms"), phase.latency.p99, false);
-        add(named("p99.9 ms"), phase.latency.p999, false);
-        let end_to_end = phase.end_to_end.unwrap_or_default();
-        add(named("end to end p99 ms"), end_to_end.p99, false);
-        add(named("tail MB/s"), phase.tail_mb_per_second, true);
-        add(named("catch-up MB/s"), phase.catch_up_mb_per_second, true);
-        add(named("target CPU s/GB"), phase.cpu_seconds_per_gb.unwrap_or_default(), false);
+        add(named("records/s"), Some(phase.records_per_second), true);
+        add(named("p50 ms"), Some(phase.latency.p50), false);
+        add(named("p99 ms"), Some(phase.latency.p99), false);
+        add(named("p99.9 ms"), Some(phase.latency.p999), false);
+        let end_to_end = phase.end_to_end.map(|end_to_end| end_to_end.p99);
+        add(named("end to end p99 ms"), end_to_end, false);
+        add(named("tail MB/s"), Some(phase.tail_mb_per_second), true);
+        add(named("catch-up MB/s"), Some(phase.catch_up_mb_per_second), true);
+        add(named("target CPU s/GB"), phase.cpu_seconds_per_gb, false);
     }
     if let Some(search) = &results.search {
-        add("search: records/s".into(), search.best.unwrap_or_default() as f64, true);
+        add("search: records/s".into(), Some(search.best.unwrap_or_default() as f64), true);
     }
     figures
 }
@@ -121,14 +119,11 @@ pub fn figures<W>(results: &Results<W>) -> Vec<Figure> {
 pub fn ratios(rounds: &[(Vec<Figure>, Vec<Figure>)]) -> Vec<Ratio> {
     let mut ratios = Vec::<Ratio>::new();
     let all = rounds.iter().map(|(a, _)| a).chain(rounds.iter().map(|(_, b)| b)).flatten();
-    for figure in all.filter(|figure| figure.value > 0.0) {
+    for figure in all.filter(|figure| figure.value > Some(0.0)) {
         if ratios.iter().any(|ratio| ratio.name == figure.name) {
             continue;
         }
-        let of = |figures: &[Figure]| {
-            let found = figures.iter().find(|other| other.name == figure.name);
-            found.map_or(0.0, |found| found.value)
-        };
+        let of = |figures: &[Figure]| figures.iter().find(|other| other.name == figure.name)?.value;
         let rounds = rounds.iter().map(|(a, b)| (of(a), of(b))).collect();
         let (name, more_is_better) = (figure.name.clone(), figure.more_is_better);
         ratios.push(Ratio { name, more_is_better, rounds });
@@ -141,10 +136,10 @@ pub fn table(ratios: &[Ratio]) -> Table {
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(["", "A", "B", "B / A", "lowest to highest", ""]);
     for ratio in ratios {
-        let side = |pick: fn(&(f64, f64)) -> f64| {
-            let mut values: Vec<_> = ratio.rounds.iter().map(pick).collect();
+        let side = |pick: fn(&Round) -> Option<f64>| {
+            let mut values: Vec<_> = ratio.rounds.iter().filter_map(pick).collect();
             values.sort_by(f64::total_cmp);
-            digits(median(&values))
+            if values.is_empty() { String::new() } else { digits(median(&values)) }
         };
         let all = ratio.ratios();
         let spread = all.first().zip(all.last());
@@ -278,7 +273,7 @@ mod tests {
     use super::*;
 
     fn figure(name: &str, value: f64, more_is_better: bool) -> Figure {
-        Figure { name: name.into(), value, more_is_better }
+        Figure { name: name.into(), value: Some(value), more_is_better }
     }
 
     #[test]
@@ -306,13 +301,34 @@ mod tests {
     }
 
     #[test]
-    fn what_b_does_not_have_is_a_regression() {
+    fn what_does_not_come_in_b_is_a_regression() {
         let a = vec![figure("p99", 10.0, false), figure("rate", 100.0, true)];
-        let b = vec![figure("p99", 0.0, false), figure("unused", 0.0, true)];
+        let unused = figure("unused", 0.0, true);
+        let b = vec![figure("p99", 0.0, false), figure("rate", 0.0, true), unused];
         let ratios = ratios(&[(a, b)]);
         assert_eq!(ratios.len(), 2, "what nobody has is left away");
         let worse = regressions(&ratios, 50.0);
         assert_eq!(worse, ["p99 is not there in B", "rate is not there in B"]);
         assert!(table(&ratios).to_string().contains("not measured in B"));
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_no_regression() {
+        let unseen = |name: &str| Figure { value: None, ..figure(name, 0.0, false) };
+        let a = || vec![figure("p99.9", 9.0, false), figure("cpu", 2.0, false)];
+        // B has no such percentile, and nobody can ask it for its CPU time.
+        let ratios_of = ratios(&[(a(), vec![unseen("cpu")])]);
+        assert!(regressions(&ratios_of, 0.0).is_empty());
+        assert!(table(&ratios_of).to_string().contains("not measured in B"));
+        // One round of four without a sample says nothing of the others.
+        let rounds: Vec<_> = [9.0, 9.0, 0.0, 9.0]
+            .map(|b| (vec![figure("p99", 9.0, false)], vec![figure("p99", b, false)]))
+            .into();
+        assert!(regressions(&ratios(&rounds), 10.0).is_empty());
+        // A rate of nothing is one.
+        let rounds: Vec<_> = [0.0, 0.0, 0.0, 9.0]
+            .map(|b| (vec![figure("rate", 9.0, true)], vec![figure("rate", b, true)]))
+            .into();
+        assert_eq!(regressions(&ratios(&rounds), 10.0), ["rate is worse by 100 %"]);
     }
 }

@@ -76,8 +76,11 @@ impl Log {
         let ledgers = self.ledgers[number as usize].lock();
         let (fresh, nothing) = (Track::default(), Ledger::default());
         let mut findings = Findings { foreign: tracks.foreign, ..Findings::default() };
+        let mut behind = 0;
         for (writer, ledger) in ledgers.iter() {
-            findings.judge(ledger, tracks.by_writer.get(writer).unwrap_or(&fresh));
+            let track = tracks.by_writer.get(writer).unwrap_or(&fresh);
+            findings.judge(ledger, track);
+            behind += ledger.behind(track);
         }
         for (writer, track) in &tracks.by_writer {
             if !ledgers.contains_key(writer) {
@@ -87,21 +90,48 @@ impl Log {
         match &tracks.broken {
             // What is behind damaged bytes cannot be read by anybody.
             Some(error) if error.exit == Exit::Wrong => findings.changed += 1,
-            Some(_) => findings.unread(),
+            // A gap in what was read is one all the same.
+            Some(_) => findings.unread(behind),
             None => {}
         }
         findings
     }
 
-    /// What was sent, where nothing was read.
-    pub fn unread(&self) -> Findings {
+    /// What was sent to partitions that nobody read.
+    pub fn unread(&self, partitions: impl IntoIterator<Item = u32>) -> Findings {
         let mut findings = Findings::default();
-        for ledgers in &self.ledgers {
-            for ledger in ledgers.lock().values() {
+        for number in partitions {
+            for ledger in self.ledgers[number as usize].lock().values() {
                 findings.judge(ledger, &Track::default());
             }
         }
-        findings.unread();
+        findings.unread(findings.lost);
         findings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stamp::Stamp;
+
+    #[test]
+    fn a_reader_that_breaks_leaves_open_only_what_is_behind_it() {
+        let log = Log::new(1, vec!["t".into()], 1, &Workload::default());
+        log.with_ledger(0, 7, |ledger| ledger.sent(100));
+        log.with_ledger(0, 8, |ledger| ledger.sent(10));
+        log.not_acked(0, 7, 60, 5);
+        let mut track = Track::default();
+        for sequence in (0..20).chain(23..50) {
+            let stamp = Stamp { run: 1, writer: 7, sequence, due: 0, previous: 0, own: 0 };
+            track.see(&stamp, true);
+        }
+        let broken = Some(Error::failed("the connection is gone"));
+        let tracks = Tracks { by_writer: [(7, track)].into(), broken, ..Tracks::default() };
+        let findings = log.judge(0, &tracks);
+        assert_eq!((findings.acked, findings.read), (105, 47));
+        assert_eq!((findings.lost, findings.not_judged), (3, 45 + 10), "{findings:?}");
+        let damaged = Tracks { broken: Some(Error::wrong("crc")), ..tracks };
+        assert_eq!(log.judge(0, &damaged).lost, 3 + 45 + 10);
     }
 }

@@ -86,7 +86,8 @@ struct RunArgs {
     /// Workload file: ours (.toml), or one of the OpenMessaging Benchmark (.yaml).
     workload: PathBuf,
     /// levee[:PATH][,bucket=URL][,data=DIR][,set.NAME=VALUE][,topic.NAME=VALUE]: a new broker, in
-    /// a prefix and a folder of its own that are removed behind it; or HOST:PORT[,http=HOST:PORT].
+    /// a prefix and a folder of its own that are removed behind it, without the settings of the
+    /// environment (LEVEE_*); or HOST:PORT[,http=HOST:PORT].
     #[arg(long, default_value = "levee")]
     target: String,
     /// A field of the workload to replace; may be given many times.

@@ -1,6 +1,7 @@
 //! Readers: at the tail, of a backlog, and of everything once more at the end. They follow the
 //! chains where records are stamped.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,19 +177,18 @@ impl Readers {
         Ok(())
     }
 
-    /// Reads all partitions and compares them with what was acknowledged.
-    pub async fn read_back(&self, tell: impl Fn(u32)) -> Findings {
+    /// Reads partitions and compares them with what was acknowledged.
+    pub async fn read_back(&self, partitions: &[u32], tell: impl Fn(usize)) -> Findings {
         let mut findings = Findings::default();
         let mut tasks = tokio::task::JoinSet::new();
-        let count = self.log.partitions();
-        let mut next = 0;
+        let mut left = partitions.iter().copied();
         let mut done = 0;
-        while done < count {
-            while next < count && tasks.len() < SIDE_BY_SIDE as usize {
+        loop {
+            while tasks.len() < SIDE_BY_SIDE as usize
+                && let Some(number) = left.next()
+            {
                 let readers = self.clone();
-                let number = next;
                 tasks.spawn(async move { (number, readers.all(number).await) });
-                next += 1;
             }
             let Some(ended) = tasks.join_next().await else { break };
             match ended {
@@ -202,20 +202,28 @@ impl Readers {
     }
 }
 
+/// What a first pass over a backlog came to.
+#[derive(Default)]
+pub struct FirstPass {
+    pub findings: Findings,
+    /// Partitions that were read to their end, or as far as they can be.
+    pub judged: BTreeSet<u32>,
+}
+
 /// Reads a backlog, once or again and again, until `speed` is dropped; gives what the first pass
 /// came to. `speed`: bytes a second of all readers together; nothing: they pause.
 pub async fn catch_up(
     readers: Readers,
     repeat: bool,
     mut speed: watch::Receiver<Option<u64>>,
-) -> Findings {
+) -> FirstPass {
     let count = readers.log.partitions();
     let lanes = count.min(SIDE_BY_SIDE);
     let limiter = Arc::new(Limiter { clock: readers.clock, next: Mutex::default() });
-    let findings = Arc::new(Mutex::new(Findings::default()));
+    let first = Arc::new(Mutex::new(FirstPass::default()));
     let mut tasks = tokio::task::JoinSet::new();
     for lane in 0..lanes {
-        let (readers, findings) = (readers.clone(), findings.clone());
+        let (readers, first) = (readers.clone(), first.clone());
         let mut gate = Gate { speed: speed.clone(), limiter: limiter.clone() };
         tasks.spawn(async move {
             for pass in 0.. {
@@ -223,7 +231,9 @@ pub async fn catch_up(
                     let Some(tracks) = readers.counted(number, &mut gate).await else { return };
                     // Later passes would count the same records again.
                     if pass == 0 && readers.stamped {
-                        findings.lock().add(&readers.log.judge(number, &tracks));
+                        let mut first = first.lock();
+                        first.findings.add(&readers.log.judge(number, &tracks));
+                        first.judged.insert(number);
                     }
                     if tracks.broken.is_some() {
                         return;
@@ -251,7 +261,7 @@ pub async fn catch_up(
             },
         }
     }
-    findings.lock().clone()
+    std::mem::take(&mut *first.lock())
 }
 
 /// When catch-up readers may read.

@@ -15,7 +15,7 @@ use crate::log::{Log, Tracks};
 use crate::payload::Payload;
 use crate::producer::Shared;
 use crate::progress::Progress;
-use crate::reader::{Readers, catch_up};
+use crate::reader::{FirstPass, Readers, catch_up};
 use crate::recorder::Recorder;
 use crate::results::{Ended, Verification};
 use crate::stop::Stop;
@@ -52,7 +52,7 @@ struct Tails {
 struct Backlog {
     log: Arc<Log>,
     speed: Mutex<Option<watch::Sender<Option<u64>>>>,
-    task: Mutex<Option<JoinHandle<Findings>>>,
+    task: Mutex<Option<JoinHandle<FirstPass>>>,
 }
 
 impl Session {
@@ -198,7 +198,7 @@ impl Session {
         let Some(process) = &self.target.process else { return 0 };
         let bucket = folder_of(&self.target.about.bucket);
         let bucket = bucket.filter(|bucket| !bucket.starts_with(&process.data));
-        usage::disk_bytes(&process.data) + bucket.map_or(0, usage::disk_bytes)
+        usage::disk_bytes(&process.data) + bucket.map_or(0, |bucket| usage::disk_bytes(&bucket))
     }
 
     /// Waits for the readers and compares what was read with what was acknowledged.
@@ -215,7 +215,10 @@ impl Session {
             match mode {
                 Verify::Off => None,
                 Verify::Tail => Some(("tail readers", seen)),
-                Verify::All => Some(("read back", self.read_back().await)),
+                Verify::All => {
+                    let all: Vec<_> = (0..self.log.partitions()).collect();
+                    Some(("read back", self.read_back(&self.log, &all).await))
+                }
             }
         };
         let read = tokio::select! {
@@ -228,7 +231,7 @@ impl Session {
                 by.push(who);
                 findings.add(&seen);
             }
-            None => findings.add(&self.log.unread()),
+            None => findings.add(&self.log.unread(0..self.log.partitions())),
         }
         self.judge_backlog(&mut by, &mut findings).await;
         let unfinished = match self.stop.ended() {
@@ -239,12 +242,12 @@ impl Session {
         Verification { mode, findings, by: by.join(", "), unfinished }
     }
 
-    async fn read_back(&self) -> Findings {
-        let count = self.log.partitions();
+    async fn read_back(&self, log: &Arc<Log>, partitions: &[u32]) -> Findings {
+        let count = partitions.len();
         let tell = |done| {
             self.progress.now(&format!("reading back: {done} of {count} partitions"));
         };
-        self.readers(&self.log).read_back(tell).await
+        self.readers(log).read_back(partitions, tell).await
     }
 
     async fn judge_backlog(&self, by: &mut Vec<&str>, findings: &mut Findings) {
@@ -253,12 +256,21 @@ impl Session {
         backlog.speed.lock().take();
         let task = backlog.task.lock().take();
         let Some(task) = task else { return };
-        if let Ok(seen) = task.await
-            && self.workload.verify != Verify::Off
-        {
-            by.push("catch-up readers");
-            findings.add(&seen);
+        let first = task.await.unwrap_or_default();
+        if self.workload.verify == Verify::Off {
+            return;
         }
+        by.push("catch-up readers");
+        findings.add(&first.findings);
+        let mut left: Vec<_> = (0..backlog.log.partitions()).collect();
+        left.retain(|number| !first.judged.contains(number));
+        let mut stop = self.stop.flag();
+        let rest = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => backlog.log.unread(left.iter().copied()),
+            rest = self.read_back(&backlog.log, &left) => rest,
+        };
+        findings.add(&rest);
     }
 
     /// They read to the end, and each gives up by itself when nothing comes.
@@ -320,7 +332,8 @@ mod tests {
     use super::*;
     use crate::drive::drive;
     use crate::driver::fake::Fake;
-    use crate::workload::{Tail, Topics};
+    use crate::workload::values::Size;
+    use crate::workload::{CatchUp, Tail, Topics};
 
     /// A short run on a target with faults, read back or by tail readers.
     async fn judged(verify: Verify, fault: impl FnOnce(Fake) -> Fake) -> Verification {
@@ -349,6 +362,30 @@ mod tests {
             assert_eq!((findings.lost, findings.changed), (500, 1), "{findings:?}");
             let why = unfinished.unwrap();
             assert!(why.contains("partition 2") && why.contains("crc"), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_catch_up_readers_did_not_get_to_is_read_back_or_left_open() {
+        for is_stopped in [false, true] {
+            let workload = Workload {
+                topics: Topics { partitions: 4, ..Topics::default() },
+                catch_up: CatchUp { bytes: Size(100_000), ..CatchUp::default() },
+                verify: Verify::Tail,
+                ..Workload::default()
+            };
+            let target = Arc::new(Target::fake(Arc::new(Fake::new(Clock::start()))));
+            let (progress, stop) = (Arc::new(Progress::new()), Stop::default());
+            let session = Session::open(&workload, target, progress, stop.clone()).await.unwrap();
+            // No phase let them read.
+            if is_stopped {
+                stop.end(Ended::Interrupted);
+            }
+            let findings = session.judge().await.findings;
+            assert!(findings.acked > 10 && findings.lost == 0, "{findings:?}");
+            let (read, open) = (findings.read, findings.not_judged);
+            let expected = if is_stopped { (0, findings.acked) } else { (findings.acked, 0) };
+            assert_eq!((read, open), expected);
         }
     }
 

@@ -71,7 +71,9 @@ impl Stop {
                     process::kill_all();
                     std::process::exit(Exit::Interrupted as i32);
                 }
-                eprintln!("\nstopping; the report says how far it came (Ctrl-C again: no report)");
+                eprintln!(
+                    "\nstopping; the report says how far it came (Ctrl-C again: no report, and nothing is removed)"
+                );
                 stop.end(Ended::Interrupted);
             }
         });

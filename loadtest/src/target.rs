@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bucket::{with_prefix, without_query};
+use crate::bucket::{OwnPrefix, without_query};
 use crate::driver::Driver;
 use crate::driver::levee::Levee;
 use crate::error::{Error, Result};
@@ -36,12 +36,14 @@ pub enum Spec {
 }
 
 impl Spec {
-    /// Of a broker that is to be started in a bucket: in a prefix of its own; and the URL of that.
-    pub fn apart(&self) -> (Self, Option<String>) {
-        let Self::Started(started) = self else { return (self.clone(), None) };
+    /// Of a broker that is to be started in a bucket: in a prefix of its own; and that.
+    pub fn apart(&self) -> Result<(Self, Option<OwnPrefix>)> {
+        let Self::Started(started) = self else { return Ok((self.clone(), None)) };
+        let Some(bucket) = &started.bucket else { return Ok((self.clone(), None)) };
         let name = format!("load-{:016x}", rand::random::<u64>());
-        let bucket = started.bucket.as_ref().map(|url| with_prefix(url, &name));
-        (Self::Started(Started { bucket: bucket.clone(), ..started.clone() }), bucket)
+        let own = OwnPrefix::below(bucket, name)?;
+        let bucket = Some(own.expose().to_owned());
+        Ok((Self::Started(Started { bucket, ..started.clone() }), Some(own)))
     }
 }
 
@@ -219,11 +221,25 @@ impl Target {
         }
     }
 
-    pub async fn close(self) -> Result<()> {
-        match self.process {
+    /// Ends what was started, in peace.
+    pub async fn close(&self) -> Result<()> {
+        match &self.process {
             Some(process) => process.terminate().await,
             None => Ok(()),
         }
+    }
+
+    /// Ends what was started, at once.
+    pub async fn kill(&self) -> Result<()> {
+        match &self.process {
+            Some(process) => process.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Nobody writes for it any more.
+    pub fn is_gone(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::is_gone)
     }
 }
 

@@ -73,6 +73,12 @@ impl Ledger {
     pub fn not_acked(&mut self, first: u64, records: u64) {
         self.unacked.insert(first..first + records);
     }
+
+    /// Acknowledged, and behind what a reader got to.
+    pub fn behind(&self, track: &Track) -> u64 {
+        let behind = track.next..self.sent.max(track.next);
+        behind.end - behind.start - self.unacked.overlap(behind)
+    }
 }
 
 impl Track {
@@ -132,9 +138,11 @@ impl Findings {
         self.not_judged += ledger.unacked.dropped + track.gaps.dropped + track.late.dropped;
     }
 
-    /// What is missing was not read: nobody knows whether it is there.
-    pub fn unread(&mut self) {
-        self.not_judged += std::mem::take(&mut self.lost);
+    /// So many of what is missing were not read: nobody knows whether they are there.
+    pub fn unread(&mut self, records: u64) {
+        let unread = records.min(self.lost);
+        self.lost -= unread;
+        self.not_judged += unread;
     }
 
     pub fn is_wrong(&self) -> bool {

@@ -110,6 +110,45 @@ fn a_bucket_that_is_named_is_left_as_it_was_and_the_target_says_how_it_syncs() {
     assert_eq!(left.len(), 1, "only what was there before: {left:?}");
 }
 
+#[test]
+fn what_is_not_the_runs_own_is_never_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = workload(folder.path(), SMALL);
+    let bucket = folder.path().join("bucket");
+    std::fs::create_dir(&bucket).unwrap();
+    std::fs::write(bucket.join("mine"), "").unwrap();
+    let url = format!("file://{}", bucket.display());
+    let refused = |output: Output, says: &str| {
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains(says), "{}", text(&output));
+        let left: Vec<_> = std::fs::read_dir(&bucket).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert_eq!(left[0].file_name(), "mine");
+    };
+    // Behind a `#` there is no path any more: the run's own name would be lost.
+    let marked = format!("levee:{},bucket={url}#1", levee().display());
+    refused(run(folder.path(), &workload, &["--target", &marked]).output().unwrap(), "write %23");
+    let mut bench = Command::new(PROGRAM);
+    bench.args(["bench", "--suite", "soak", "--bucket", &format!("{url}#1")]);
+    refused(bench.output().unwrap(), "write %23");
+    let missing = format!("levee:/missing,bucket={url}");
+    let output = run(folder.path(), &workload, &["--target", &missing]).output().unwrap();
+    refused(output, "nothing is removed");
+}
+
+#[test]
+fn settings_of_the_environment_are_not_those_of_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = workload(folder.path(), SMALL);
+    let other = folder.path().join("other");
+    let mut run = run(folder.path(), &workload, &["--set", "duration=500ms"]);
+    run.env("LEVEE_BUCKET_URL", format!("file://{}", other.display()));
+    run.env("LEVEE_TAIL_BYTES", "no size");
+    let output = run.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(!other.exists(), "another broker's bucket is not joined");
+}
+
 fn compare_with_itself(folder: &Path, mut results: Value) {
     let a = folder.join("out/small-1/results.json");
     let compare = |b: &Path| {

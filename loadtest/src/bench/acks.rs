@@ -87,11 +87,11 @@ async fn local(bench: &Bench, bytes: u64) -> Result<Vec<String>> {
     // Before and behind: what drifts falls on both.
     let mut direct = floor(bench, written, true).await?;
     let mut cached = floor(bench, written, false).await?;
-    let started = bench.started(&workload.name, &[], &[]);
+    let started = bench.started(&workload.name, &[], &[])?;
     let (results, target) = bench.measure(&workload, &started).await?;
     let address = target.process.as_ref().map_or("", |process| &process.grpc);
     let way = round_trips(address, batch, half(bench)).await?;
-    bench.clear(target, &started).await?;
+    bench.clear(&target, &started).await?;
     add_up(&mut direct, &floor(bench, written, true).await?);
     add_up(&mut cached, &floor(bench, written, false).await?);
     let levee = &measured(&results)?.latency;
@@ -112,12 +112,12 @@ async fn object(bench: &Bench, bytes: u64) -> Result<Vec<String>> {
     let workload = one_at_a_time(bench, "ack-object", bytes, "object");
     let written = Payload::new(&workload)?.plain(0).len();
     let set = [("object.lane.slot.bytes", "64KiB")];
-    let started = bench.started(&workload.name, &set, &[]);
+    let started = bench.started(&workload.name, &set, &[])?;
     let bucket = Bucket::open(started.bucket.as_deref().unwrap_or_default())?;
     let mut floor = bucket.puts(written, half(bench)).await?;
     let (results, target) = bench.measure(&workload, &started).await?;
     add_up(&mut floor, &bucket.puts(written, half(bench)).await?);
-    bench.clear(target, &started).await?;
+    bench.clear(&target, &started).await?;
     let levee = &measured(&results)?.latency;
     Ok(vec![
         Size(bytes).to_string(),

@@ -14,9 +14,9 @@ pub async fn run(bench: &Bench) -> Result<()> {
     }
     // What checking the records costs this program would be charged to the producers' latency.
     workload.verify = Verify::Off;
-    let started = bench.started("backfill", &[], &[]);
+    let started = bench.started("backfill", &[], &[])?;
     let (results, target) = bench.measure(&workload, &started).await?;
-    bench.clear(target, &started).await?;
+    bench.clear(&target, &started).await?;
     let phases = || results.measured().zip(workload.phases.iter().filter(|phase| !phase.warm_up));
     let alone: Vec<_> =
         phases().filter(|(_, phase)| !phase.catch_up).map(|(result, _)| &result.latency).collect();

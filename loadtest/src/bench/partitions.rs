@@ -1,5 +1,6 @@
 //! Very many partitions on one broker: memory, produce latency, seals and PUTs, restart.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Bench, measured, print_table};
@@ -14,12 +15,12 @@ pub async fn run(bench: &Bench) -> Result<()> {
     let mut workload = built_in(include_str!("../../workloads/many-partitions.toml"))?;
     workload.topics.partitions = bench.partitions;
     workload.duration = bench.duration;
-    let started = bench.started("partitions", &[], &[]);
+    let started = bench.started("partitions", &[], &[])?;
     let spec = Spec::Started(started.clone());
     bench.say(&format!("partitions: {} of them", bench.partitions));
-    let target = Target::open(&spec, &workload).await?;
+    let target = Arc::new(Target::open(&spec, &workload).await?);
     let empty = target.usage().await.resident_bytes;
-    let (results, target) = bench.measure_on(&workload, target).await?;
+    let results = bench.measure_on(&workload, &target).await?;
     let phase = measured(&results)?;
     let seconds: f64 = results.phases.iter().map(|phase| phase.seconds).sum();
     let resident = target.usage().await.resident_bytes;
@@ -39,14 +40,11 @@ pub async fn run(bench: &Bench) -> Result<()> {
     let starting = Instant::now();
     let again = Target::open(&spec, &workload).await?;
     let ready = starting.elapsed();
-    let process = again.process;
     let killed = Instant::now();
-    if let Some(process) = process {
-        process.kill().await?;
-    }
+    again.kill().await?;
     let again = Target::open(&spec, &workload).await?;
     let back = killed.elapsed();
-    bench.clear(again, &started).await?;
+    bench.clear(&again, &started).await?;
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     print_table(
         &format!(

@@ -50,7 +50,7 @@ async fn one_class(
     };
     let full = workload(include_str!("../../workloads/full-speed.toml"))?;
     let steady = workload(include_str!("../../workloads/steady.toml"))?;
-    let started = bench.started(class, &[], &[]);
+    let started = bench.started(class, &[], &[])?;
     bench.say(&format!("{class}: full speed"));
     let (results, target) = bench.measure(&full, &started).await?;
     rows.push(produced(&format!("produce, `{class}`, full speed"), measured(&results)?));
@@ -65,7 +65,7 @@ async fn one_class(
         .flush(Some(&topic), false, std::time::Duration::from_secs(600))
         .await?;
     bench.say(&format!("{class}: steady"));
-    let (results, target) = bench.measure_on(&steady, target).await?;
+    let results = bench.measure_on(&steady, &target).await?;
     let name = format!("produce, `{class}`, {}/s", steady.produce.rate);
     rows.push(produced(&name, measured(&results)?));
 
@@ -87,27 +87,26 @@ async fn one_class(
         format!("{took:.0} ms"),
     ]);
     let again = Target::open(&crate::target::Spec::Started(started.clone()), &full).await?;
-    bench.clear(again, &started).await
+    bench.clear(&again, &started).await
 }
 
 /// Kills a broker under load and waits for an ack of the next one; milliseconds.
 async fn restart(bench: &Bench, workload: &Workload, class: &str) -> Result<f64> {
-    let started = bench.started(&format!("restart-{class}"), &[], &[]);
+    let started = bench.started(&format!("restart-{class}"), &[], &[])?;
     let mut workload = workload.clone();
     workload.duration = "2s".parse().unwrap_or(bench.duration);
     workload.name = format!("restart-{class}");
     let (results, target) = bench.measure(&workload, &started).await?;
     let topic = results.topics[0].clone();
-    let Some(process) = target.process else { return Ok(f64::NAN) };
     let killed = Instant::now();
-    process.kill().await?;
+    target.kill().await?;
     let again = Target::open(&crate::target::Spec::Started(started.clone()), &workload).await?;
     let client = Client::connect(&again.about.address).await?;
     let producer = client.producer(Default::default()).await?;
     let record = levee_client::RecordData { value: Some("back".into()), ..Default::default() };
     producer.send(&topic, Some(0), record).await?.await?;
     let took = killed.elapsed().as_secs_f64() * 1000.0;
-    bench.clear(again, &started).await?;
+    bench.clear(&again, &started).await?;
     Ok(took)
 }
 

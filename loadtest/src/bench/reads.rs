@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use levee_client::{Client, Position, ReadConfig};
+use levee_tiering::store::Listed;
 use tokio::task::JoinSet;
 
 use super::{Bench, print_table};
@@ -84,7 +85,7 @@ pub async fn run(bench: &Bench) -> Result<()> {
     workload.name = "cold-reads".into();
     workload.duration = bench.duration;
     workload.verify = Verify::Off;
-    let started = bench.started("reads", &[], &[("durability.class", "local")]);
+    let started = bench.started("reads", &[], &[("durability.class", "local")])?;
     bench.say("reads: writing what is read");
     let (results, target) = bench.measure(&workload, &started).await?;
     let topic = results.topics[0].clone();
@@ -102,7 +103,7 @@ pub async fn run(bench: &Bench) -> Result<()> {
         bucket.chill(&objects);
         colds.push(read(levee.client(0), &topic, partitions, &target, start).await?);
     }
-    bench.clear(target, &started).await?;
+    bench.clear(&target, &started).await?;
     let (floor, cold) = (median(floors), median(colds));
     let gib = cold.bytes as f64 / f64::from(1 << 30);
     let mut ratio = cold.row("levee / floor");
@@ -119,7 +120,7 @@ pub async fn run(bench: &Bench) -> Result<()> {
     )
 }
 
-async fn bare(bucket: &Bucket, objects: &[(object_store::path::Path, u64)]) -> Result<Read> {
+async fn bare(bucket: &Bucket, objects: &[Listed]) -> Result<Read> {
     let own = || usage::of_process(std::process::id()).cpu_seconds;
     let before = own();
     let (bytes, took) = bucket.gets(objects, RANGE, SIDE_BY_SIDE).await?;

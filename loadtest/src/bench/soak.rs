@@ -13,9 +13,9 @@ const PARTS: usize = 6;
 pub async fn run(bench: &Bench) -> Result<()> {
     let mut workload = built_in(include_str!("../../workloads/soak.toml"))?;
     workload.duration = bench.duration;
-    let started = bench.started("soak", &[], &[]);
+    let started = bench.started("soak", &[], &[])?;
     let (results, target) = bench.measure(&workload, &started).await?;
-    bench.clear(target, &started).await?;
+    bench.clear(&target, &started).await?;
     let points = &results.points;
     let parts = points.chunks(points.len().div_ceil(PARTS).max(1));
     let rows = parts.map(|part| {

@@ -80,6 +80,6 @@ async fn a_broken_link_leaves_unknown_outcomes_and_the_load_goes_on() {
     let counts = &ran.tally.counts;
     assert!((1..=8).contains(&counts.failed), "{counts:?}");
     assert_eq!(counts.sends + counts.failed, 1000);
-    let findings = ran.log.unread();
+    let findings = ran.log.unread(0..ran.log.partitions());
     assert_eq!((findings.sent, findings.unacked), (1000, counts.failed));
 }

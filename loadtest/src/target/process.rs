@@ -65,6 +65,7 @@ impl Process {
         for (name, value) in &started.set {
             command.args(["--set", &format!("{name}={value}")]);
         }
+        without_settings(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Ctrl-C is for this program, which ends the broker when the report is written.
         command.process_group(0).kill_on_drop(true);
@@ -112,29 +113,48 @@ impl Process {
         self.ended.clone()
     }
 
+    pub fn is_gone(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
     /// SIGKILL, and waits until it is gone.
-    pub async fn kill(mut self) -> Result<()> {
+    pub async fn kill(&self) -> Result<()> {
         self.kill.send_replace(true);
         self.gone().await
     }
 
-    /// SIGTERM, and waits until it is gone.
-    pub async fn terminate(mut self) -> Result<()> {
-        if self.ended.borrow().is_some() {
+    /// SIGTERM, and waits until it is gone; one that does not go is killed.
+    pub async fn terminate(&self) -> Result<()> {
+        if self.is_gone() {
             return Ok(());
         }
         if let Some(pid) = Pid::from_raw(self.pid as i32) {
             let sent = kill_process(pid, Signal::TERM);
             sent.map_err(|error| Error::failed(format!("stopping the broker: {error}")))?;
         }
-        self.gone().await
+        let stopped = self.gone().await;
+        if stopped.is_err() {
+            self.kill().await?;
+        }
+        stopped
     }
 
-    async fn gone(&mut self) -> Result<()> {
-        let gone = tokio::time::timeout(STOP_LIMIT, self.ended.wait_for(Option::is_some)).await;
+    async fn gone(&self) -> Result<()> {
+        let mut ended = self.ended();
+        let gone = tokio::time::timeout(STOP_LIMIT, ended.wait_for(Option::is_some)).await;
         match gone.is_ok() {
             true => Ok(()),
             false => Err(Error::failed(format!("the broker did not stop within {STOP_LIMIT:?}"))),
+        }
+    }
+}
+
+/// What the environment says is meant for another broker: its bucket must not be joined, and its
+/// settings are not those that a report names.
+fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"LEVEE_") && name != "LEVEE_LOG" {
+            command.env_remove(name);
         }
     }
 }

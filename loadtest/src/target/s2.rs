@@ -72,7 +72,7 @@ pub async fn measure(folder: Option<&Path>, workload: &Workload) -> Result<Outco
         return Ok(Outcome::Skipped(format!("its basin cannot be made: {why}")));
     }
     match output(bench, limit).await {
-        Ok(text) => Ok(parsed(&text, record)),
+        Ok(text) => Ok(parsed(&text, record, workload.produce.rate)),
         Err(why) => Ok(Outcome::Skipped(why)),
     }
 }
@@ -83,8 +83,8 @@ fn find(name: &str, folder: Option<&Path>) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-fn parsed(text: &str, record: u64) -> Outcome {
-    match figures(text, record) {
+fn parsed(text: &str, record: u64, rate: Rate) -> Outcome {
+    match figures(text, record, rate) {
         Some(figures) => Outcome::Figures(figures),
         None => {
             let start: String = text.chars().take(200).collect();
@@ -94,18 +94,22 @@ fn parsed(text: &str, record: u64) -> Outcome {
 }
 
 fn figure(name: &str, value: f64, more_is_better: bool) -> Figure {
-    Figure { name: format!("measure: {name}"), value, more_is_better }
+    Figure { name: format!("measure: {name}"), value: Some(value), more_is_better }
 }
 
 /// Words of `s2 bench`: `Write: 64.31 MiB/s, 65853 records/s (..)`, then `Ack Latency Statistics`
 /// over rows such as `p50    :    1.23ms`, with those of the end-to-end latency beside or below.
-fn figures(text: &str, record: u64) -> Option<Vec<Figure>> {
+fn figures(text: &str, record: u64, rate: Rate) -> Option<Vec<Figure>> {
     let line = |name: &str| {
         text.lines().rev().find(|line| line.trim_start().to_lowercase().starts_with(name))
     };
     let mib = number_before(line("write")?, "MiB/s")?;
     let mut figures =
         vec![figure("records/s", mib * f64::from(1 << 20) / record.max(1) as f64, true)];
+    if rate == Rate::Full {
+        // Those of a full queue, and each program has another one.
+        return Some(figures);
+    }
     let acks = text.rsplit("Ack Latency").next().unwrap_or_default();
     for quantile in ["p50", "p99"] {
         let found = acks.lines().find(|line| line.trim_start().starts_with(quantile));
@@ -187,10 +191,13 @@ mod tests {
             Ack Latency Statistics (n=9)      End-to-End Latency Statistics (n=9)\n\
             p50    :  850.00us                p50    :   99.00ms\n\
             p99    :     1.25s                p99    :     1.50s\n";
-        let values = figures(text, 1024).unwrap();
-        let values: Vec<_> = values.iter().map(|figure| figure.value).collect();
-        assert_eq!(values, [65_536.0, 0.85, 1250.0]);
-        assert!(figures("nothing", 1).is_none());
+        let values = |rate| {
+            let figures = figures(text, 1024, rate).unwrap();
+            figures.iter().filter_map(|figure| figure.value).collect::<Vec<_>>()
+        };
+        assert_eq!(values(Rate::PerSecond(65_536)), [65_536.0, 0.85, 1250.0]);
+        assert_eq!(values(Rate::Full), [65_536.0]);
+        assert!(figures("nothing", 1, Rate::Full).is_none());
     }
 
     #[test]
