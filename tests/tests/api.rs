@@ -353,9 +353,10 @@ async fn readers_that_take_nothing_stop_no_other() {
         let start = ReadRequest { topic: "t".into(), max_bytes: 4 << 20, ..Default::default() };
         let first =
             ReadStreamRequest { start: Some(start), credit_bytes: 1 << 40, heartbeat_ms: 0 };
-        let requests = futures::stream::iter([first]).chain(futures::stream::pending());
+        let (more, requests) = futures::channel::mpsc::channel::<ReadStreamRequest>(1);
+        let requests = futures::stream::iter([first]).chain(requests);
         let mut log = LogClient::new(line.clone());
-        idle.push(log.read_stream(requests).await.unwrap().into_inner());
+        idle.push((more, log.read_stream(requests).await.unwrap().into_inner()));
     }
     answers_hold(&broker, |bytes| bytes > 24e6).await;
     let began = Instant::now();

@@ -303,6 +303,7 @@ impl Store {
         let started = self.host.now();
         let limit = self.deadlines.operation + slow_line(bytes);
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+        let mut last = None;
         loop {
             let left = limit.saturating_sub(self.host.now().since(started));
             let error = match self.host.timeout(left, attempt()).await {
@@ -310,8 +311,8 @@ impl Store {
                 Ok(Err(error)) if !error.is_retriable() => return Err(error),
                 Ok(Err(error)) => error,
                 Err(_) => {
-                    let why = format!("no answer within {limit:?}");
-                    return Err(self.error(op, key, Kind::Timeout, why));
+                    let late = || format!("no answer within {limit:?}");
+                    return Err(last.unwrap_or_else(|| self.error(op, key, Kind::Timeout, late())));
                 }
             };
             let delay = backoff.next_delay(&self.host);
@@ -319,6 +320,7 @@ impl Store {
                 return Err(error);
             }
             tracing::debug!(op = op.name(), key, %error, "trying again");
+            last = Some(error);
             self.host.sleep(delay).await;
         }
     }

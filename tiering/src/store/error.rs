@@ -168,7 +168,8 @@ impl StoreError {
 const THROTTLED: [&str; 5] =
     ["SlowDown", "TooManyRequests", "RateLimited", "status code: 429", "status code: 503"];
 /// What a read from the end of an object on is answered with: by servers, opendal and folders.
-const TOO_SHORT: [&str; 3] = ["status code: 416", "RangeNotSatisfied", "Wanted range starting at "];
+const TOO_SHORT: [&str; 4] =
+    ["status code: 416", "InvalidRange", "RangeNotSatisfied", "Wanted range starting at "];
 
 /// An error with its causes, each said once.
 fn chain(error: &dyn std::error::Error) -> String {
