@@ -137,7 +137,8 @@ codes! {
         "Send them again; if it stays, look for a proxy or for damaged memory.";
     BatchTooLarge "BATCH_TOO_LARGE" Failed
         "A record, or the batch it is in, is above max.message.bytes of the topic."
-        "Raise it: levee topic alter NAME --set max.message.bytes=..., or send smaller records.";
+        "Raise it: levee topic alter NAME --set max.message.bytes=..., or send smaller records. \
+         A producer that runs keeps to the limit it began with: start it anew.";
     UnknownTopic "UNKNOWN_TOPIC" NotFound
         "There is no topic of that name. Topics are not made by writing to them."
         "levee topic list shows all; levee topic create NAME makes one.";

@@ -614,6 +614,8 @@ fn urls_open_or_say_what_is_wrong() {
         ("ftp://x", "is none of s3://BUCKET/PREFIX"),
         ("s3://", "names no bucket"),
         ("s3://me:hunter2=y@b", "put credentials into the environment"),
+        ("file:///x#1", "write %23"),
+        ("s3://b/p?region=eu#x=y", "write %23"),
         ("s3://b?regoin=x", "option \"regoin\" is not known; did you mean \"region\""),
         ("gs://b?x=y", "option \"x\" is not known; write one of endpoint"),
         ("az://b?acount_name=y", "did you mean \"account_name\""),

@@ -19,6 +19,12 @@ impl BucketUrl {
                 && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
         };
         match text.split_once("://") {
+            // What follows would be neither path nor option, so another folder than the one that
+            // was written would be taken.
+            Some((scheme, rest)) if is_scheme(scheme) && rest.contains('#') => Err(Problem {
+                problem: "has a # in it, and what follows that would not count".into(),
+                remedy: "leave it out, or write %23 where it belongs to a name".into(),
+            }),
             Some((scheme, _)) if is_scheme(scheme) => Ok(Self(text.to_owned())),
             _ => Err(Problem {
                 problem: "is not a URL".into(),
@@ -27,6 +33,13 @@ impl BucketUrl {
                     .into(),
             }),
         }
+    }
+
+    /// What its path ends with, as the store reads it: a part of the bucket that was set aside by
+    /// its name must really be one.
+    pub fn last_segment(&self) -> Option<String> {
+        let url = url::Url::parse(&self.0).ok()?;
+        Some(url.path_segments()?.next_back()?.to_owned())
     }
 
     /// The URL of a folder.

@@ -149,6 +149,8 @@ fn bad_values_name_value_bounds_origin_and_remedy() {
         ("broker.id", "0", "below the smallest"),
         ("zone", "eu west", "not a name"),
         ("bucket.url", "/some/where", "file:///DIR"),
+        ("bucket.url", "file:///some/where#1", "write %23"),
+        ("bucket.url", "s3://b/p?region=eu#1", "write %23"),
         ("topic.durability.class", "replicated", "needs peers"),
         ("topic.cleanup.policy", "compact", "not built yet"),
         ("wal.file.bytes", "67108865", "multiple of 4KiB"),

@@ -8,7 +8,7 @@ use levee_client::grpc::TopicDescription;
 use levee_client::{Admin, Client, Position, ReadConfig};
 use tokio::sync::mpsc;
 
-use super::plan::{Plan, Span, Wanted};
+use super::plan::{Plan, Span, Wanted, window_bytes};
 use super::sources::{Found, forward};
 use crate::error::CliError;
 use crate::partitions::Partitions;
@@ -47,7 +47,10 @@ impl Growth {
             }
             // What keeps the broker from answering, readers say.
             let topics = self.wanted.topics(&admin).await.unwrap_or_default();
-            for span in self.added(&topics) {
+            let added = self.added(&topics);
+            let window_bytes = window_bytes(self.known.len() + added.len());
+            let config = ReadConfig { window_bytes, ..config.clone() };
+            for span in added {
                 let from = Position::Start;
                 let reader = client.read(&span.topic, span.partition, from, config.clone()).await;
                 // Else again the next time.

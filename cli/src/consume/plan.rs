@@ -84,8 +84,13 @@ impl Plan {
     }
 
     pub(super) fn window_bytes(&self) -> u64 {
-        (WINDOWS / self.spans.len().max(1) as u64).clamp(WINDOW_MIN, WINDOW_MAX)
+        window_bytes(self.spans.len())
     }
+}
+
+/// Of one of so many partitions.
+pub(super) fn window_bytes(partitions: usize) -> u64 {
+    (WINDOWS / partitions.max(1) as u64).clamp(WINDOW_MIN, WINDOW_MAX)
 }
 
 /// Which topics are read.

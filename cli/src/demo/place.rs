@@ -40,6 +40,8 @@ impl WorkFolder {
 /// The part of a bucket that is the demo's. What is left of it is named when this is dropped.
 pub(super) struct OwnPrefix {
     url: BucketUrl,
+    /// What its path ends with, which nobody else can have written.
+    name: String,
     /// Something may lie there.
     is_used: bool,
 }
@@ -50,7 +52,7 @@ impl OwnPrefix {
         let name = format!("levee-demo-{:016x}", RealWorld::host().random_u64());
         let config = BrokerConfig::dev(data, &[("bucket.url", &within(bucket, &name))])?;
         match config.bucket_url.lasts() {
-            true => Ok(Self { url: config.bucket_url, is_used: false }),
+            true => Ok(Self { url: config.bucket_url, name, is_used: false }),
             false => {
                 let why = "a bucket in memory ends with its broker, and the demo kills that";
                 Err(CliError::usage(why).next_step("leave --bucket out, or name one that lasts"))
@@ -77,6 +79,11 @@ impl OwnPrefix {
     }
 
     async fn try_remove(&self) -> Result<(), CliError> {
+        // However a URL is read: what is removed must be the demo's own.
+        if self.url.last_segment().as_ref() != Some(&self.name) {
+            let why = format!("{} is not below {:?}: nothing is removed", self.shown(), self.name);
+            return Err(CliError::new(why));
+        }
         let store = Store::open(self.url.expose(), RealWorld::host())?;
         let listed = store.list("").await?;
         stream::iter(&listed)
@@ -124,7 +131,25 @@ mod tests {
         let urls = [(); 2].map(|()| OwnPrefix::below("file:///x", data).unwrap());
         assert_ne!(urls[0].shown(), urls[1].shown());
         assert!(OwnPrefix::below("memory://", data).is_err());
-        assert!(OwnPrefix::below("no url", data).is_err());
+        for bucket in ["no url", "file:///x#1", "s3://b/p?region=eu#1"] {
+            assert!(OwnPrefix::below(bucket, data).is_err(), "{bucket}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_below_the_name_that_was_drawn_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mine = dir.path().join("mine");
+        std::fs::write(&mine, "mine").unwrap();
+        for (name, stays) in [("levee-demo-1", true), ("", false)] {
+            let name = match name {
+                "" => dir.path().file_name().unwrap().to_str().unwrap(),
+                other => other,
+            };
+            let (url, name) = (BucketUrl::folder(dir.path()), name.to_owned());
+            OwnPrefix { url, name, is_used: true }.remove().await;
+            assert_eq!(mine.exists(), stays);
+        }
     }
 
     #[test]

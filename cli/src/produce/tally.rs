@@ -23,12 +23,12 @@ pub(super) struct Tally {
     answered: watch::Sender<u64>,
 }
 
-/// The lines that failed for the same reason as the first of them: a batch is taken or refused
-/// whole.
+/// The first line that failed, and how many did so for the same reason: a batch is taken or refused
+/// whole. Which others, cannot be said in a word: lines of several partitions alternate.
 struct Failed {
     error: Error,
-    first_line: u64,
-    last_line: u64,
+    line: u64,
+    lines: u64,
 }
 
 /// As of now.
@@ -75,8 +75,8 @@ impl Tally {
                 let counter = if error.may_be_written { &self.open } else { &self.refused };
                 match &mut *self.failed.lock() {
                     Some(failed) if failed.error != error => {}
-                    Some(failed) => failed.last_line = line,
-                    none => *none = Some(Failed { error, first_line: line, last_line: line }),
+                    Some(failed) => failed.lines += 1,
+                    none => *none = Some(Failed { error, line, lines: 1 }),
                 }
                 counter.fetch_add(1, Ordering::Relaxed)
             }
@@ -96,15 +96,15 @@ impl Tally {
         let _ = self.answered.subscribe().wait_for(|answered| *answered >= sent).await;
     }
 
-    /// Why the first record failed, with its line, or those of the batch it was in.
+    /// Why the first record failed, with its line.
     pub(super) fn first_error(&self) -> Option<CliError> {
         let failed = self.failed.lock();
-        let Failed { error, first_line, last_line } = failed.as_ref()?;
-        let lines = match first_line == last_line {
-            true => format!("line {first_line}"),
-            false => format!("lines {first_line} to {last_line}"),
+        let Failed { error, line, lines } = failed.as_ref()?;
+        let place = match lines {
+            1 => format!("line {line}"),
+            lines => format!("line {line}, the first of {lines} that failed so"),
         };
-        Some(CliError::from(error.clone()).at(lines))
+        Some(CliError::from(error.clone()).at(place))
     }
 
     pub(super) fn counts(&self) -> Counts {

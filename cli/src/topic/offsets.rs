@@ -198,14 +198,16 @@ pub(super) async fn delete_records(admin: &Admin, args: DeleteRecords) -> Result
             (partition, admin.delete_records(name, partition, before).await)
         })
         .buffered(SIDE_BY_SIDE);
+    // Also where nobody reads on: all of it was agreed to, and some is under way already.
+    let mut told = Ok(());
     while let Some((partition, deleted)) = deleted.next().await {
-        outcomes.add(match deleted {
+        told = told.and(outcomes.add(match deleted {
             Ok(start) => Ok((
                 format!("{name}/{partition} begins at offset {start}"),
                 json!({"topic": name, "partition": partition, "start": start}),
             )),
             Err(error) => Err(CliError::from(error).at(format_args!("{name}/{partition}"))),
-        })?;
+        }));
     }
-    outcomes.end()
+    outcomes.end().and(told)
 }

@@ -12,7 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::error::{Error, Result};
 use crate::seat::{Seat, Seats};
-use crate::trouble::Trouble;
+use crate::trouble::{Trouble, Troubles};
 
 /// Of a broker's gRPC listener, where an address names none.
 const DEFAULT_PORT: u16 = 9644;
@@ -32,7 +32,7 @@ pub struct Client {
     endpoint: Endpoint,
     channel: Channel,
     seats: Arc<Seats>,
-    trouble: Trouble,
+    troubles: Troubles,
 }
 
 impl Client {
@@ -51,21 +51,23 @@ impl Client {
         };
         match tokio::time::timeout(limit, endpoint.connect()).await {
             Ok(Ok(channel)) => {
-                let (seats, trouble) = (Arc::default(), Trouble::new(shown(&url)));
-                Ok(Self { endpoint, channel, seats, trouble })
+                let (seats, troubles) = (Arc::default(), Troubles::new(shown(&url)));
+                Ok(Self { endpoint, channel, seats, troubles })
             }
             Ok(Err(error)) => Err(none(cause(&error))),
             Err(_) => Err(none(format!("no connection within {limit:?}"))),
         }
     }
 
-    /// Why producers and readers try something again now; `None` while the broker answers.
+    /// Why producers and readers try something again now, one reason where there are several;
+    /// `None` while the broker answers all of them.
     pub fn watch_trouble(&self) -> watch::Receiver<Option<Error>> {
-        self.trouble.watch()
+        self.troubles.watch()
     }
 
-    pub(crate) fn trouble(&self) -> &Trouble {
-        &self.trouble
+    /// For a reader, or a partition's worker.
+    pub(crate) fn trouble(&self) -> Trouble {
+        self.troubles.of_one()
     }
 
     /// The `Log` service, as it is on the wire.

@@ -87,11 +87,17 @@ impl Error {
         Self { may_be_written: self.may_be_written || may_be_written, ..self }
     }
 
+    /// For a record that was not sent.
+    pub(crate) fn of_unsent(&self) -> Self {
+        Self { may_be_written: false, ..self.clone() }
+    }
+
     /// `max`: of the producer's settings.
     pub(crate) fn batch_too_large(bytes: usize, max: usize) -> Self {
         let message = format!("a batch of {bytes} bytes is above the limit of {max}");
         let error = Self::new(ErrorKind::Invalid, ErrorCode::BatchTooLarge, message);
-        let remedy = "send smaller records, or raise max.message.bytes of the topic";
+        let remedy = "send smaller records, or raise max.message.bytes of the topic and start the \
+                      producer anew";
         Self { remedy: remedy.into(), ..error }
     }
 

@@ -81,9 +81,16 @@ impl Default for ProducerConfig {
 }
 
 impl ProducerConfig {
-    /// Of several records no batch is made that is too large.
+    /// Of several records no batch is made that is too large, also of bytes that compression makes
+    /// more of: the codecs' frames take some tens of bytes, and some for each 32 KiB.
     fn fitted(self) -> Self {
-        Self { batch_bytes: self.batch_bytes.min(self.max_batch_bytes), ..self }
+        const FRAME: usize = 64;
+        let max = self.max_batch_bytes;
+        let largest = match self.compression {
+            Compression::None => max,
+            _ => max.saturating_sub(max / 128 + FRAME).max(1),
+        };
+        Self { batch_bytes: self.batch_bytes.min(largest), ..self }
     }
 
     fn check(&self) -> Result<()> {

@@ -142,7 +142,7 @@ impl Reader {
         };
         Ok(Self {
             seat: client.seat(),
-            trouble: client.trouble().clone(),
+            trouble: client.trouble(),
             topic: topic.to_owned(),
             partition,
             config,

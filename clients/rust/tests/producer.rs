@@ -263,6 +263,90 @@ async fn without_sequences_what_may_be_written_is_not_sent_again() {
     assert_eq!(model.producers_given(), 0);
 }
 
+/// One record, one batch.
+fn alone() -> ProducerConfig {
+    ProducerConfig { batch_bytes: 1, delivery_timeout: Duration::from_secs(1), ..small() }
+}
+
+/// Who was told what of each: whether it may be written.
+async fn in_doubt(tickets: Vec<Ticket>) -> Vec<bool> {
+    let mut told = Vec::new();
+    for ticket in tickets {
+        told.push(ticket.await.unwrap_err().may_be_written);
+    }
+    told
+}
+
+#[tokio::test]
+async fn what_was_sent_and_not_answered_is_in_doubt_also_behind_one_that_was_given_up() {
+    let model = Model::new(&[Append::Unanswered; 2], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let producer = client.producer(alone()).await.unwrap();
+    let tickets = send(&producer, 0, 0..2).await;
+    assert_eq!(in_doubt(tickets).await, [true, true]);
+    assert_eq!(model.records(0).len(), 2, "both are there");
+}
+
+#[tokio::test]
+async fn what_the_broker_did_not_write_is_not_in_doubt_when_its_time_is_over() {
+    // The first one waits for the answer to the second one before it may be sent again.
+    let model = Model::new(&[Append::Stalled, Append::Unanswered], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let producer = client.producer(alone()).await.unwrap();
+    let tickets = send(&producer, 0, 0..2).await;
+    assert_eq!(in_doubt(tickets).await, [false, true]);
+    assert_eq!(model.trouble_left(), 0);
+}
+
+#[tokio::test]
+async fn what_was_never_sent_is_not_in_doubt_when_a_producer_is_closed() {
+    let model = Model::new(&[Append::Unanswered], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let config = ProducerConfig { max_in_flight: 1, ..small() };
+    let producer = client.producer(ProducerConfig { batch_bytes: 1, ..config }).await.unwrap();
+    let tickets = send(&producer, 0, 0..3).await;
+    while model.batches(0) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let error = producer.close(Duration::from_millis(1)).await.unwrap_err();
+    assert!(error.may_be_written, "{error}");
+    assert_eq!(in_doubt(tickets).await, [true, false, false]);
+}
+
+#[tokio::test]
+async fn bytes_that_compression_makes_more_of_still_fit() {
+    let model = Model::new(&[], &[]);
+    let server = Server::start(&model);
+    let client = Client::connect(&server.address).await.unwrap();
+    let codecs = [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+    for compression in codecs {
+        let max_batch_bytes = 256 << 10;
+        let linger = Duration::from_secs(1);
+        let config = ProducerConfig { compression, max_batch_bytes, linger, ..Default::default() };
+        let producer = client.producer(config).await.unwrap();
+        // One that nearly fills a batch, of bytes that cannot be compressed, and what fills it.
+        let mut seed = 1u64;
+        let random = || {
+            seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (seed >> 56) as u8
+        };
+        let value = std::iter::repeat_with(random).take(max_batch_bytes - 200).collect();
+        let large = RecordData { value: Some(value), ..RecordData::default() };
+        let mut tickets = vec![producer.send("t", Some(0), large).await.unwrap()];
+        for _ in 0..40 {
+            let small = RecordData { value: Some("x".into()), ..RecordData::default() };
+            tickets.push(producer.send("t", Some(0), small).await.unwrap());
+        }
+        for ticket in tickets {
+            let told = ticket.await;
+            assert!(told.is_ok(), "{compression:?}: {told:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn room_is_bounded_and_given_up_records_give_it_back() {
     let model = Model::new(&[Append::Stalled; 10_000], &[]);

@@ -83,8 +83,9 @@ impl Batch {
         }
     }
 
+    /// It was never sent, whatever the error says of others.
     pub(super) fn fail(self, error: &Error) {
-        let _ = self.told.send(Err(error.clone()));
+        let _ = self.told.send(Err(error.of_unsent()));
     }
 }
 
@@ -264,7 +265,7 @@ impl State {
 
     fn refuse(&self) -> Result<()> {
         match self.closed {
-            true => Err(self.aborted.clone().unwrap_or_else(Error::closed)),
+            true => Err(self.aborted.as_ref().map_or_else(Error::closed, Error::of_unsent)),
             false => Ok(()),
         }
     }

@@ -32,6 +32,7 @@ use super::{ProducerConfig, ProducerId, new_id};
 use crate::backoff::Backoff;
 use crate::connection::Client;
 use crate::error::{Error, Result};
+use crate::trouble::Trouble;
 use sent::{Sent, SentBatches};
 
 /// How long the broker may take to accept a stream.
@@ -53,6 +54,7 @@ pub(super) struct Worker {
     next_id: u64,
     next_number: u64,
     backoff: Backoff,
+    trouble: Trouble,
 }
 
 /// Under which name batches go, and where its sequences stand.
@@ -87,8 +89,9 @@ impl Worker {
         lane: Arc<Lane>,
     ) -> Self {
         let identity = id.map(Identity::new);
-        let (sent, backoff) = (SentBatches::default(), Backoff::new());
-        Self { client, config, lane, sent, identity, next_id: 0, next_number: 0, backoff }
+        let (sent, backoff, trouble) = (SentBatches::default(), Backoff::new(), client.trouble());
+        let (next_id, next_number) = (0, 0);
+        Self { client, config, lane, sent, identity, next_id, next_number, backoff, trouble }
     }
 
     /// Until the lane is closed and everything in it is over.
@@ -108,7 +111,7 @@ impl Worker {
     }
 
     /// Waits for something to send; false at the end.
-    async fn work_to_come(&self) -> bool {
+    async fn work_to_come(&mut self) -> bool {
         loop {
             let woken = self.lane.wake.notified();
             if self.lane.aborted().is_some() {
@@ -116,6 +119,9 @@ impl Worker {
             }
             if !self.sent.is_empty() {
                 return true;
+            }
+            if self.lane.ready_at().is_none() {
+                self.trouble.is_over();
             }
             match self.lane.ready_at() {
                 Some(at) if at <= Instant::now() => return true,
@@ -251,7 +257,7 @@ impl Worker {
         let Some(at) = self.sent.position(answer.id) else { return };
         let Some(detail) = answer.error else {
             self.backoff.reset();
-            self.client.trouble().is_over();
+            self.trouble.is_over();
             self.sent.succeed(at, answer.base_offset);
             return;
         };
@@ -270,9 +276,10 @@ impl Worker {
         } else if (error.retriable && may_retry) || follows_retry {
             tracing::debug!(topic = %self.lane.topic, partition = self.lane.partition, %error,
                 "append is tried again");
-            self.client.trouble().is(&error);
+            self.trouble.is(&error);
             self.sent.retry_or_fail(at, &error);
         } else {
+            self.trouble.is_over();
             self.fail(at, error);
         }
     }
@@ -298,7 +305,7 @@ impl Worker {
 
     fn given_up(&self) -> Error {
         let error = Error::timed_out("delivering the record", self.config.delivery_timeout);
-        self.client.trouble().explain(error)
+        self.trouble.explain(error)
     }
 
     /// The stream is gone: what had no answer is sent again over the next one, or fails.
@@ -318,7 +325,7 @@ impl Worker {
         tracing::debug!(topic = %self.lane.topic, partition = self.lane.partition, %error,
             "append stream broke");
         if error.retriable && (!self.sent.is_empty() || self.lane.ready_at().is_some()) {
-            self.client.trouble().is(&error);
+            self.trouble.is(&error);
         }
         self.expire(Instant::now());
         let delay = self.backoff.next_delay();

@@ -30,6 +30,8 @@ pub enum Append {
     Stalled,
     /// Written, but the answer says that nobody knows.
     WrittenTimedOut,
+    /// Judged as any other, but the answer never comes.
+    Unanswered,
     /// Not written, and will not be.
     TooLarge,
     /// The stream ends with the word that it is too large: it was not even looked at.
@@ -223,6 +225,9 @@ impl Log for Service {
                 };
                 if step == Append::Slow {
                     tokio::time::sleep(Duration::from_millis(30)).await;
+                }
+                if step == Append::Unanswered {
+                    continue;
                 }
                 let breaks = answer.is_err();
                 if answers.send(answer).await.is_err() || breaks {

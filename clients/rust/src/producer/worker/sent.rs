@@ -24,7 +24,8 @@ pub(super) struct Sent {
     pub(super) since: Option<Instant>,
     /// An earlier try may have written it.
     unsure: bool,
-    /// One in front of it failed for good: any further trouble ends this one too.
+    /// One in front of it failed for good: any further trouble ends this one too. It may be
+    /// written all the same, where the one in front was only given up.
     doomed: Option<Error>,
 }
 
@@ -112,11 +113,14 @@ impl SentBatches {
         }
     }
 
+    /// What is told of it is why it was doomed, if it was; whether it may be written is known by
+    /// its own tries only, the present one (which is what `error` is about) and those before.
     pub(super) fn fail(&mut self, at: usize, error: &Error) {
         if let Some(batch) = self.0.remove(at) {
+            let is_under_way = batch.since.is_some();
+            let may_be_written = batch.unsure || (is_under_way && error.may_be_written);
             let error = batch.doomed.as_ref().unwrap_or(error).clone();
-            let unsure = batch.unsure;
-            batch.end(Err(error.maybe_written(unsure)));
+            batch.end(Err(Error { may_be_written, ..error }));
         }
     }
 
