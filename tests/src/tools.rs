@@ -11,7 +11,9 @@ pub fn installed(
     install: impl FnOnce(&Path) -> Result<(), String>,
 ) -> Result<PathBuf, String> {
     let test = std::env::current_exe().expect("a test has a path");
-    let target = test.ancestors().nth(3).expect("target/PROFILE/deps/TEST");
+    // TARGET/PROFILE/deps/TEST, or TARGET/PROFILE/PROGRAM.
+    let is_test = test.parent().is_some_and(|folder| folder.ends_with("deps"));
+    let target = test.ancestors().nth(if is_test { 3 } else { 2 }).expect("cargo built it");
     let tools = target.join("tools");
     std::fs::create_dir_all(&tools).expect("the target folder is writable");
     // One installation at a time, whoever asks.

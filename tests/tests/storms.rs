@@ -217,6 +217,8 @@ impl Storm {
                 load.verify().await;
             }
         }
+        self.machines.iter().for_each(|(machine, _)| machine.kill());
+        self.cluster.bucket.end().await;
     }
 }
 

@@ -91,6 +91,14 @@ impl SimStore {
         self.inner.delete(&Path::from(key)).await.expect("it was there");
     }
 
+    /// Takes everything away: the run is over. What a killed process leaves in memory, this bucket
+    /// among it, is never looked at again, and much where there are thousands of runs.
+    pub async fn end(&self) {
+        for key in self.keys().await {
+            self.remove(&key).await;
+        }
+    }
+
     pub async fn peek(&self, key: &str) -> Option<Vec<u8>> {
         let got = self.inner.get(&Path::from(key)).await.ok()?;
         Some(got.bytes().await.ok()?.to_vec())
