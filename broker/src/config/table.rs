@@ -182,8 +182,8 @@ settings! {
     catch_up_bytes_per_second: Option<u64> = Setting::bytes(
         "catch.up.bytes.per.second", 64 * KIB, TIB, "32MiB").or_absent("off"),
         "What readers of the bucket may always read in a second, together. They read as fast as \
-         they can while nothing is appended, or while this process is not late; otherwise they \
-         are slowed, down to this. off: they are never slowed.";
+         they can while nothing is appended, or while acks do not come later for it; otherwise \
+         they are slowed, down to this. off: they are never slowed.";
 
     // Metadata, retention, garbage.
     meta_retain: Duration = Setting::duration("meta.retain", MINUTE, 365 * DAY, "24h"),
