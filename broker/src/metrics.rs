@@ -49,7 +49,7 @@ const METRICS: &[(Shape, &str, Unit, &str)] = &[
     (Counter, "levee_store_hedges_total", Unit::Count, "second bucket requests, by op and outcome"),
     (Counter, "levee_read_requests_total", Unit::Count, "reads, by source and outcome"),
     (Counter, "levee_read_bytes_total", Unit::Bytes, "bytes served, by source"),
-    (Histogram, "levee_read_seconds", Unit::Seconds, "one read without its long poll, by source"),
+    (Histogram, "levee_read_seconds", Unit::Seconds, "a read without its long poll, by source"),
     (Gauge, "levee_answer_bytes", Unit::Bytes, "answers to reads that wait for their clients"),
     (Histogram, "levee_remote_read_seconds", Unit::Seconds, "one read from the bucket"),
     (Counter, "levee_cache_hits_total", Unit::Count, "found in the cache, by level"),
