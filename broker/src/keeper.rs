@@ -73,7 +73,7 @@ async fn move_tails(node: &Node, partitions: &[Arc<Partition>]) {
     if node.tails.get() <= goal {
         return;
     }
-    let mut by_size: Vec<_> = partitions.iter().map(|p| (p.tail_bytes(), p)).collect();
+    let mut by_size: Vec<_> = partitions.iter().map(|p| (p.tail_memory(), p)).collect();
     by_size.sort_by_key(|(bytes, p)| (std::cmp::Reverse(*bytes), p.id));
     for (bytes, partition) in by_size {
         let mut left = bytes;

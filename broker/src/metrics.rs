@@ -36,7 +36,7 @@ const METRICS: &[(Shape, &str, Unit, &str)] = &[
     (Histogram, "levee_wal_sync_seconds", Unit::Seconds, "one sync or slot write, by lane"),
     (Gauge, "levee_wal_stalled", Unit::Count, "1 while a lane is stalled, by lane"),
     (Histogram, "levee_ack_seconds", Unit::Seconds, "from offset to ack"),
-    (Gauge, "levee_tail_bytes", Unit::Bytes, "batches in memory"),
+    (Gauge, "levee_tail_bytes", Unit::Bytes, "memory of the newest batches"),
     (Gauge, "levee_hot_bytes", Unit::Bytes, "hot segments on disk"),
     (Gauge, "levee_upload_lag_bytes", Unit::Bytes, "acknowledged and not in the bucket, by topic"),
     (Gauge, "levee_upload_lag_seconds", Unit::Seconds, "age of the oldest of it, by topic"),

@@ -44,7 +44,7 @@ pub use stage::Serving;
 /// `producer.id.expiration.ms`).
 pub(crate) const PRODUCER_EXPIRY_MS: i64 = 24 * 3600 * 1000;
 
-/// Bytes of all tails of this broker.
+/// Memory of all tails of this broker, bytes.
 #[derive(Default)]
 pub struct TailBytes(AtomicU64);
 

@@ -129,7 +129,7 @@ impl Partition {
         inner.ladder.assign(end);
         inner.producers.appended(&stored.header);
         inner.untiered.push(stored.header, self.host.now());
-        self.tails.add(stored.len());
+        self.tails.add(super::tail::memory(&stored));
         inner.tail.push(stored);
         let appended = Appended {
             base_offset: base,

@@ -73,8 +73,8 @@ impl Partition {
         }
     }
 
-    /// Moves durable batches from memory to a hot segment, up to `max_bytes`. Returns the bytes
-    /// moved. A failure leaves them in memory.
+    /// Moves durable batches from memory to a hot segment, up to `max_bytes`. Returns the memory
+    /// that is free now. A failure leaves them in memory.
     pub async fn flush_tail(self: &Arc<Self>, max_bytes: usize) -> Result<usize, SegmentError> {
         if self.flushing.swap(true, Ordering::AcqRel) {
             return Ok(0);
@@ -97,8 +97,8 @@ impl Partition {
         Ok(freed)
     }
 
-    pub fn tail_bytes(&self) -> usize {
-        self.inner.lock().tail.bytes()
+    pub fn tail_memory(&self) -> usize {
+        self.inner.lock().tail.memory()
     }
 
     pub fn hot_bytes(&self) -> u64 {
