@@ -128,16 +128,19 @@ async fn make_room(node: &Node, partitions: &[Arc<Partition>]) {
 fn pressure(node: &Node, partitions: &[Arc<Partition>], free: Option<u64>) -> Pressure {
     let mut lags: BTreeMap<TopicId, u64> = BTreeMap::new();
     let mut lagging = BTreeSet::new();
+    let mut untiered = 0;
     for partition in partitions {
+        untiered += partition.untiered_memory() as u64;
         let lag = lags.entry(partition.id.topic).or_default();
         *lag += partition.lag().0;
         if partition.config().upload_lag_max_bytes.is_some_and(|max| *lag > max) {
             lagging.insert(partition.id.topic);
         }
     }
+    let (tails, bound) = (node.tails.get(), node.config.tail_bytes);
     Pressure {
         lagging,
-        tails_full: node.tails.get() > node.config.tail_bytes.saturating_mul(2),
+        tails_full: tails > bound.saturating_mul(2) || tails + untiered > bound.saturating_mul(4),
         disk_free: free.filter(|free| *free < node.config.disk_reserve_bytes),
     }
 }

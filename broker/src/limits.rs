@@ -90,7 +90,8 @@ impl Limits {
             return Err((Error::disk_full(free, config.disk_reserve_bytes), false));
         }
         if pressure.tails_full {
-            let what = "memory for the newest records (tail.bytes) is full: the disk is too slow";
+            let what = "memory for the newest records (tail.bytes) is full: the disk, or the bucket \
+                        for many small batches, is too slow";
             return Err((Error::overloaded(what), true));
         }
         if pressure.lagging.contains(&topic) {

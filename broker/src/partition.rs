@@ -227,6 +227,11 @@ impl Partition {
         (inner.untiered.bytes(), inner.untiered.age(self.host.now()))
     }
 
+    /// Memory of what is kept of each batch until the bucket has it, bytes.
+    pub fn untiered_memory(&self) -> usize {
+        self.inner.lock().untiered.memory()
+    }
+
     /// A reference that covers everything below `end` is committed and can be read.
     pub fn tiered(&self, end: u64) {
         let mut inner = self.inner.lock();

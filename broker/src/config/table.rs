@@ -131,7 +131,9 @@ settings! {
 
     // Memory and disk.
     tail_bytes: u64 = Setting::bytes("tail.bytes", MIB, TIB, "256MiB"),
-        "Memory for the newest batches of all partitions together, with what they take beside their bytes.";
+        "Memory for the newest batches of all partitions together, with what they take beside their \
+         bytes. Appends wait at twice of it, or at four times together with what is kept of each \
+         batch until it is in the bucket.";
     hot_bytes: Option<u64> = Setting::bytes("hot.bytes", 16 * MIB, 1024 * TIB, "auto")
         .or_absent("auto"),
         "Disk for hot segments of all partitions together. auto: 10GiB, or half of what is free \

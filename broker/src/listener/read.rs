@@ -49,8 +49,8 @@ pub(super) async fn read(node: &Node, request: &ReadRequest) -> Result<Answer> {
     node.host.timeout(limit, answer).await.unwrap_or_else(late)
 }
 
-/// How long an answer waits for room. Then a small one is made without: clients that take nothing
-/// slow the others down, and stop nobody.
+/// How long an answer waits for room. Then a small one (or one batch) is made without: clients that
+/// take nothing slow the others down, and stop nobody.
 const ROOM_LIMIT: Duration = Duration::from_secs(3);
 const SMALL_BYTES: usize = 64 << 10;
 
@@ -67,11 +67,10 @@ async fn answer(
     loop {
         let found = node.fetch_ahead(partition, &fetch, ahead).await?;
         let bytes = found.batches.len();
-        let response = response(found, decode, fetch.offset).await?;
+        let (response, wanted) = response(found, decode, fetch.offset).await?;
         if bytes == 0 {
             return Ok(Answer::small(response));
         }
-        let wanted = response.encoded_len();
         let room = node.answers.take(wanted, held.take());
         if room.is_some() || is_small {
             return Ok(Answer { response, bytes, room });
@@ -92,7 +91,8 @@ fn size(request: &ReadRequest) -> usize {
     }
 }
 
-async fn response(found: Fetched, decode: bool, offset: u64) -> Result<ReadResponse> {
+/// With the memory that it takes, bytes.
+async fn response(found: Fetched, decode: bool, offset: u64) -> Result<(ReadResponse, usize)> {
     let mut response = ReadResponse {
         next_offset: found.next_offset,
         high_watermark: found.high_watermark,
@@ -100,19 +100,27 @@ async fn response(found: Fetched, decode: bool, offset: u64) -> Result<ReadRespo
         source: found.from.name().to_owned(),
         ..Default::default()
     };
-    match decode {
-        true => {
-            let (records, stopped) = decoded(found.batches, offset).await?;
-            response.records = records;
-            response.next_offset = stopped.unwrap_or(found.next_offset);
-        }
-        false => response.batches = found.batches,
+    if !decode {
+        let bytes = found.batches.len();
+        response.batches = found.batches;
+        return Ok((response, bytes));
     }
-    Ok(response)
+    let decoded = decoded(found.batches, offset).await?;
+    response.records = decoded.records;
+    response.next_offset = decoded.stopped.unwrap_or(found.next_offset);
+    Ok((response, decoded.memory))
+}
+
+struct Decoded {
+    records: Vec<Record>,
+    /// Where they stop, if that is before the end.
+    stopped: Option<u64>,
+    /// Bytes.
+    memory: usize,
 }
 
 /// As `records`; much of it away from the threads that answer appends.
-async fn decoded(batches: Bytes, offset: u64) -> Result<(Vec<Record>, Option<u64>)> {
+async fn decoded(batches: Bytes, offset: u64) -> Result<Decoded> {
     if batches.len() < DECODE_BESIDE {
         return records(&batches, offset);
     }
@@ -125,17 +133,16 @@ async fn decoded(batches: Bytes, offset: u64) -> Result<(Vec<Record>, Option<u64
     decoding.await.unwrap_or_else(|error| Err(Error::internal(error.to_string())))
 }
 
-/// Decoded records from `offset` on, and where they stop if that is before the end: an answer
-/// stays small, whatever its batches unpack to.
-fn records(batches: &Bytes, offset: u64) -> Result<(Vec<Record>, Option<u64>)> {
-    let (mut out, mut left, mut stopped, mut bad) = (Vec::new(), DECODED_BYTES, None, None);
+/// Decoded records from `offset` on: an answer stays small, whatever its batches unpack to.
+fn records(batches: &Bytes, offset: u64) -> Result<Decoded> {
+    let (mut out, mut memory, mut stopped, mut bad) = (Vec::new(), 0, None, None);
     let unreadable = |header: &BatchHeader, error: FormatError| {
         Error::batch_not_decoded((header.base_offset, header.end_offset()), &error)
     };
     let walked = check_run(batches, |at, header| {
         let batch = batches.slice(at..at + header.bytes as usize);
-        match add_records(&mut out, &batch, header, offset, left) {
-            Ok(bytes) => left = left.saturating_sub(bytes),
+        match add_records(&mut out, &batch, header, offset, DECODED_BYTES.saturating_sub(memory)) {
+            Ok(bytes) => memory += bytes,
             // The first batch must go, or a reader never gets past it.
             Err(error) if out.is_empty() => bad = Some(unreadable(header, error)),
             Err(_) => stopped = Some(header.base_offset.max(offset)),
@@ -143,7 +150,7 @@ fn records(batches: &Bytes, offset: u64) -> Result<(Vec<Record>, Option<u64>)> {
         stopped.is_none() && bad.is_none()
     });
     match (walked, bad) {
-        (Ok(_), None) => Ok((out, stopped)),
+        (Ok(_), None) => Ok(Decoded { records: out, stopped, memory }),
         (_, Some(error)) => Err(error),
         (Err(error), None) => Err(Error::corrupt_data(error)),
     }

@@ -108,18 +108,18 @@ impl Partition {
     /// Drops local copies of what is covered, up to `to`; whole segments, and the tail where it is
     /// covered as well and `tail_too`. Returns the bytes freed.
     pub async fn drop_local(&self, to: u64, tail_too: bool) -> u64 {
-        let (to, freed) = {
+        let (to, freed, bytes) = {
             let mut inner = self.inner.lock();
-            let to = to.min(inner.ladder.tiered_end());
+            let (to, before) = (to.min(inner.ladder.tiered_end()), inner.tail.bytes());
             let freed = if tail_too { inner.tail.drop_below(to) } else { 0 };
-            (to, freed)
+            (to, freed, before - inner.tail.bytes())
         };
         self.tails.sub(freed);
         let dropped = self.hot.drop_below(to).await;
         let mut inner = self.inner.lock();
         let start = self.hot.start().unwrap_or(inner.tail.start()).min(inner.ladder.tiered_end());
         inner.ladder.dropped_local(start);
-        dropped + freed as u64
+        dropped + bytes as u64
     }
 
     /// Drops what the bucket has from memory, and touches no disk.

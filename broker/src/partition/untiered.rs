@@ -9,6 +9,7 @@ use levee_proto::record::BatchHeader;
 use levee_runtime::Mono;
 
 use super::producers::Producers;
+use super::tail::give_back;
 
 /// Batches from `tiered_end` on, oldest first.
 pub struct Untiered {
@@ -40,6 +41,11 @@ impl Untiered {
 
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Memory of what is kept of the batches, bytes.
+    pub fn memory(&self) -> usize {
+        self.batches.capacity() * size_of::<(BatchHeader, Mono)>()
     }
 
     /// How long the oldest batch has been waiting.
@@ -80,6 +86,7 @@ impl Untiered {
             newest = Some(header.max_timestamp);
             self.batches.pop_front();
         }
+        give_back(&mut self.batches);
         newest
     }
 

@@ -69,7 +69,8 @@ impl Plan {
         };
         let is_there = found.iter().all(is_there);
         let spans = found.into_iter().map(|(span, _)| span);
-        let has_some = |span: &Span| span.until.is_none_or(|until| until > span.begin);
+        let has_some =
+            |span: &Span| span.until.is_none_or(|until| until > span.begin.max(span.from));
         Ok(Self { spans: spans.filter(has_some).collect(), is_there })
     }
 
