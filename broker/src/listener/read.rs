@@ -10,7 +10,6 @@ use levee_proto::record::BatchHeader;
 use levee_proto::record::batch::check_run;
 use levee_proto::record::records::{DecodedRecord, Records};
 use levee_tiering::remote::ReadAhead;
-use prost::Message;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Status, Streaming};
 
