@@ -4,6 +4,7 @@
 //! them. Does not own: reading files or the environment (the command line hands in their text),
 //! and storing a topic's settings (the MetaLog).
 
+mod advertised;
 mod bucket_url;
 mod checks;
 mod choices;
@@ -19,6 +20,7 @@ mod tests;
 mod topic;
 mod values;
 
+pub use advertised::Advertised;
 pub use bucket_url::BucketUrl;
 pub use choices::{CleanupPolicy, LagPolicy, LocalFlush};
 pub use error::ConfigError;

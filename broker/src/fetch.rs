@@ -107,7 +107,8 @@ impl Node {
         }
     }
 
-    async fn fetch_now(
+    /// What is there now.
+    pub(crate) async fn fetch_now(
         &self,
         partition: &Partition,
         offset: u64,

@@ -1,7 +1,8 @@
-//! From a time to an offset.
+//! From a time, or a leader epoch, to an offset.
 
 use bytes::Bytes;
 use levee_proto::FormatError;
+use levee_proto::ids::PartitionId;
 use levee_proto::limits::BATCH_DECODED_BYTES_MAX;
 use levee_proto::record::batch::check_run;
 use levee_proto::record::records::{DecodedRecord, Records};
@@ -58,6 +59,32 @@ impl Node {
             offset = found.next_offset;
         }
         Ok(None)
+    }
+}
+
+impl Node {
+    /// The largest time of any record that may still be there, by what is known of whole batches
+    /// and objects.
+    pub fn max_timestamp(&self, partition: &Partition) -> Option<i64> {
+        let log_start = partition.ladder().log_start();
+        let remote = self.tiers.index.max_timestamp(partition.id, log_start);
+        remote.max(partition.untiered_max_timestamp()).filter(|time| *time >= 0)
+    }
+
+    /// Leader epoch of the record at `offset`.
+    pub fn epoch_of(&self, id: PartitionId, offset: u64) -> Option<u32> {
+        let state = self.view.read();
+        let epochs = &state.partitions.get(&id)?.epochs;
+        epochs.iter().rev().find(|epoch| epoch.start <= offset).map(|epoch| epoch.epoch)
+    }
+
+    /// The newest epoch that is not above `epoch`, and where it ended: at `end` for the last.
+    pub fn epoch_end(&self, id: PartitionId, epoch: u32, end: u64) -> Option<(u32, u64)> {
+        let state = self.view.read();
+        let epochs = &state.partitions.get(&id)?.epochs;
+        let at = epochs.iter().rposition(|known| known.epoch <= epoch)?;
+        let next = epochs.get(at + 1).map_or(end, |next| next.start);
+        Some((epochs[at].epoch, next))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Listeners: how requests come in. gRPC over HTTP/2 now; other protocols stand beside it later.
+//! Listeners: how requests come in. gRPC over HTTP/2, and the Kafka protocol.
 //!
 //! Owns: sockets, messages, streams. Does not own: what a request does.
 
@@ -10,6 +10,7 @@ pub(crate) mod answers;
 pub mod append;
 pub(crate) mod connections;
 pub mod grpc;
+pub mod kafka;
 mod intake;
 pub mod log;
 pub mod read;

@@ -191,6 +191,11 @@ impl Partition {
         }
     }
 
+    /// Of the present grant; 0 without one.
+    pub fn leader_epoch(&self) -> u32 {
+        self.inner.lock().stage.leader_epoch()
+    }
+
     pub fn is_serving(&self) -> bool {
         self.inner.lock().stage.serving().is_some()
     }
@@ -230,6 +235,11 @@ impl Partition {
     /// Memory of what is kept of each batch until the bucket has it, bytes.
     pub fn untiered_memory(&self) -> usize {
         self.inner.lock().untiered.memory()
+    }
+
+    /// Largest time of what the bucket does not have yet.
+    pub fn untiered_max_timestamp(&self) -> Option<i64> {
+        self.inner.lock().untiered.max_timestamp()
     }
 
     /// A reference that covers everything below `end` is committed and can be read.

@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::config::BrokerConfig;
 use crate::http::{HttpServer, Readiness, Ready};
 use crate::listener::grpc::{self, GrpcServer};
+use crate::listener::kafka::KafkaServer;
 use crate::node::start::{StartError, Started, start as start_node};
 use crate::node::{Node, leave};
 use crate::upkeep::beside;
@@ -33,8 +34,10 @@ pub enum ServerError {
 pub struct Running {
     pub grpc_addr: SocketAddr,
     pub http_addr: SocketAddr,
+    pub kafka_addr: Option<SocketAddr>,
     started: Started,
     grpc: GrpcServer,
+    kafka: Option<KafkaServer>,
     http: HttpServer,
     beside: Vec<Task<()>>,
 }
@@ -67,6 +70,10 @@ pub async fn start(config: BrokerConfig) -> Result<Running, ServerError> {
     let (grpc_listen, http_listen) = (config.grpc_listen, config.http_listen);
     // Before anything is taken over from another process: a used port must not cost a session.
     let listener = grpc::bind(grpc_listen).await.map_err(listen("gRPC", grpc_listen))?;
+    let kafka_listener = match config.kafka_listen {
+        Some(addr) => Some(grpc::bind(addr).await.map_err(listen("Kafka", addr))?),
+        None => None,
+    };
     let readable = Arc::new(Readable::default());
     let http = HttpServer::start(http_listen, recorder, readable.clone()).await;
     let http = http.map_err(listen("HTTP", http_listen))?;
@@ -82,9 +89,12 @@ pub async fn start(config: BrokerConfig) -> Result<Running, ServerError> {
     let node = started.node.clone();
     *readable.0.lock() = Some(node.clone());
     let beside = beside(&node);
+    let kafka = kafka_listener.map(|listener| KafkaServer::start(listener, node.clone()));
+    let kafka = kafka.transpose().map_err(listen("Kafka", grpc_listen))?;
     let grpc = GrpcServer::start(listener, node).await.map_err(listen("gRPC", grpc_listen))?;
     let (grpc_addr, http_addr) = (grpc.addr(), http.addr());
-    Ok(Running { grpc_addr, http_addr, started, grpc, http, beside })
+    let kafka_addr = kafka.as_ref().map(KafkaServer::addr);
+    Ok(Running { grpc_addr, http_addr, kafka_addr, started, grpc, kafka, http, beside })
 }
 
 impl Running {
@@ -104,13 +114,18 @@ impl Running {
     /// Answers what is under way, uploads what is not in the bucket, and leaves the cluster. Stops
     /// anyway when `limit` is over: the next start recovers what was left.
     pub async fn shutdown(self, limit: Duration) {
-        let Self { started, grpc, http, beside, .. } = self;
+        let Self { started, grpc, kafka, http, beside, .. } = self;
         let Started { node, resign, controller, identity } = started;
         let host = node.host.clone();
         let begun = host.now();
         let left = || limit.saturating_sub(host.now().since(begun));
         node.drain();
-        grpc.shutdown(left() / 2).await;
+        let kafka = async {
+            if let Some(kafka) = kafka {
+                kafka.shutdown(left() / 2).await;
+            }
+        };
+        futures::join!(grpc.shutdown(left() / 2), kafka);
         for lane in node.lanes.all() {
             lane.close(left() / 2).await;
         }

@@ -13,6 +13,15 @@ use crate::node::Node;
 /// Stored with every topic, so that another default never changes what acks of old topics promise.
 const CLASS: &str = "durability.class";
 
+/// Topics in which Levee keeps what it must remember of groups and transactions.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+
+/// Kafka's clients leave these out when they subscribe by pattern.
+pub fn is_internal(name: &str) -> bool {
+    name == OFFSETS_TOPIC || name == TRANSACTIONS_TOPIC
+}
+
 type Settings = BTreeMap<String, String>;
 
 impl Node {
@@ -23,17 +32,37 @@ impl Node {
         partitions: u32,
         set: Settings,
     ) -> Result<TopicId> {
+        let (partitions, settings) = self.check_topic(name, partitions, &set)?;
+        let mut config = settings.stored();
+        config.insert(CLASS.to_owned(), settings.durability_class.name().to_owned());
+        let name = name.to_owned();
+        topic_of(self.commit(Request::CreateTopic { name, partitions, config }).await?)
+    }
+
+    /// What a topic would be, if it can be one.
+    pub fn check_topic(
+        &self,
+        name: &str,
+        partitions: u32,
+        set: &Settings,
+    ) -> Result<(u32, TopicConfig)> {
         check_name(name)?;
         let partitions = match partitions {
             0 => self.config.default_partitions,
             given => given,
         };
         check_partitions(partitions)?;
-        let settings = TopicConfig::resolve(&set, &self.config)?;
-        let mut config = settings.stored();
-        config.insert(CLASS.to_owned(), settings.durability_class.name().to_owned());
-        let name = name.to_owned();
-        topic_of(self.commit(Request::CreateTopic { name, partitions, config }).await?)
+        Ok((partitions, TopicConfig::resolve(set, &self.config)?))
+    }
+
+    /// Whether a setting is stored with every topic and cannot be taken away.
+    pub fn always_has(name: &str) -> bool {
+        name == CLASS
+    }
+
+    /// What `alter_topic` would refuse of these settings.
+    pub fn check_alter(&self, name: &str, set: Settings, remove: &[String]) -> Result<()> {
+        self.altered(name, set, remove).map(drop)
     }
 
     /// Changes settings, and adds partitions (0: none).
@@ -44,6 +73,26 @@ impl Node {
         remove: Vec<String>,
         partitions: u32,
     ) -> Result<()> {
+        let (topic, known, set) = self.altered(name, set, &remove)?;
+        if partitions != 0 {
+            check_partitions(partitions)?;
+            if partitions < known {
+                let why =
+                    format!("topic {name:?} has {known} partitions; they are only ever added");
+                return Err(Error::invalid_argument(why));
+            }
+        }
+        let request = Request::AlterTopic { topic, set, remove, partitions };
+        self.commit(request).await.map(drop)
+    }
+
+    /// The topic, its partitions, and the new settings as they are stored: canonical texts.
+    fn altered(
+        &self,
+        name: &str,
+        set: Settings,
+        remove: &[String],
+    ) -> Result<(TopicId, u32, Settings)> {
         let (topic, known, mut whole) = {
             let state = self.view.read();
             let known = state.topic_named(name).ok_or_else(|| Error::unknown_topic(name))?;
@@ -57,23 +106,12 @@ impl Node {
         for key in remove.iter().filter(|key| !whole.contains_key(*key)) {
             TopicConfig::check_name(key)?;
         }
-        if partitions != 0 {
-            check_partitions(partitions)?;
-            if partitions < known {
-                let why =
-                    format!("topic {name:?} has {known} partitions; they are only ever added");
-                return Err(Error::invalid_argument(why));
-            }
-        }
         whole.extend(set.clone());
         remove.iter().for_each(|key| drop(whole.remove(key)));
         let settings = TopicConfig::resolve(&whole, &self.config)?.stored();
-        // As they are stored: canonical texts.
         let set =
             set.into_keys().filter_map(|key| Some((key.clone(), settings.get(&key)?.clone())));
-        let set = set.collect();
-        let request = Request::AlterTopic { topic, set, remove, partitions };
-        self.commit(request).await.map(drop)
+        Ok((topic, known, set.collect()))
     }
 
     /// Returns the id and when its data may go, milliseconds since 1970.

@@ -50,7 +50,9 @@ pub async fn serve(args: ServeArgs, mode: Mode) -> Result<(), CliError> {
         }
     };
     let (grpc, http) = (running.grpc_addr, running.http_addr);
-    say(&format!("ready grpc={grpc} http={http} bucket={bucket} data={}", data.display()))?;
+    let kafka = running.kafka_addr.map_or_else(|| "none".to_owned(), |addr| addr.to_string());
+    let data = data.display();
+    say(&format!("ready grpc={grpc} http={http} kafka={kafka} bucket={bucket} data={data}"))?;
     let name = tokio::select! {
         biased;
         name = stop.next() => name,

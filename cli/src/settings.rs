@@ -27,7 +27,7 @@ pub struct SettingsArgs {
     /// Where gRPC clients connect; port 0 takes any free one.
     #[arg(long, value_name = "ADDR")]
     pub grpc: Option<String>,
-    /// Where Kafka clients will connect, from a later release on.
+    /// Where Kafka clients connect; `none`: they cannot.
     #[arg(long, value_name = "ADDR")]
     pub kafka: Option<String>,
     /// Where /metrics, /healthz and /readyz are.

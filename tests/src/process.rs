@@ -112,7 +112,9 @@ impl Broker {
         env: Vec<(String, String)>,
         grpc: &str,
     ) -> Result<Self, NotStarted> {
-        command.args(["--grpc", grpc, "--http", "127.0.0.1:0"]).envs(env.clone());
+        command
+            .args(["--grpc", grpc, "--http", "127.0.0.1:0", "--kafka", "127.0.0.1:0"])
+            .envs(env.clone());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().expect("the binary runs");
         let log: Arc<Mutex<Vec<String>>> = Arc::default();

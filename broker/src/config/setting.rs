@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::advertised::Advertised;
 use super::bucket_url::BucketUrl;
 use super::problem::Problem;
 
@@ -50,6 +51,8 @@ pub enum Kind {
     Path,
     Url,
     Addr,
+    /// See [`Advertised`].
+    Advertised,
     /// One of some words. `not_yet`: words that are refused, each with the reason.
     Choice {
         of: &'static [&'static str],
@@ -80,6 +83,7 @@ pub enum Value {
     Text(String),
     Url(BucketUrl),
     Addr(SocketAddr),
+    Advertised(Advertised),
 }
 
 fn problem<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Result<T, Problem> {
@@ -187,6 +191,7 @@ impl Setting {
                     "write IP:PORT, like 127.0.0.1:9644 or [::]:9644; port 0 takes any free one",
                 ),
             },
+            Kind::Advertised => Advertised::parse(text).map(Value::Advertised),
             Kind::Choice { of, not_yet } => parse_choice(text, of, not_yet),
         }
     }
@@ -220,6 +225,9 @@ impl Setting {
             Kind::Path => "a folder".into(),
             Kind::Url => "s3://BUCKET/PREFIX, gs://.., az://.., file:///DIR or memory://".into(),
             Kind::Addr => format!("IP:PORT{or_absent}"),
+            Kind::Advertised => {
+                format!("HOST:PORT, or NETWORK=HOST:PORT,..,*=HOST:PORT{or_absent}")
+            }
             Kind::Choice { of, .. } => of.join(" or "),
         }
     }
@@ -250,6 +258,7 @@ impl Setting {
             Value::Text(text) => text.clone(),
             Value::Url(url) => url.to_string(),
             Value::Addr(addr) => addr.to_string(),
+            Value::Advertised(rules) => rules.to_string(),
         }
     }
 }
@@ -276,6 +285,7 @@ impl fmt::Display for Kind {
             Self::Path => "folder",
             Self::Url => "URL",
             Self::Addr => "address",
+            Self::Advertised => "addresses",
             Self::Choice { .. } => "choice",
         })
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use levee_proto::limits;
 use levee_proto::metalog::DurabilityClass;
 
+use super::advertised::Advertised;
 use super::bucket_url::BucketUrl;
 use super::choices::{CleanupPolicy, LagPolicy, LocalFlush};
 use super::setting::{GIB, KIB, Kind, MIB, Scope, Setting, TIB};
@@ -72,8 +73,18 @@ settings! {
     http_listen: SocketAddr = Setting::of_kind("http.listen", ADDR, "127.0.0.1:9645"),
         "Where /metrics, /healthz and /readyz are.";
     kafka_listen: Option<SocketAddr> = Setting::of_kind("kafka.listen", ADDR, "none")
-        .or_absent("none"),
-        "Where Kafka clients connect. Accepted, and not used before the release that speaks Kafka.";
+        .dev("127.0.0.1:9092").or_absent("none"),
+        "Where Kafka clients connect. none: they cannot.";
+    kafka_advertised: Option<Advertised> = Setting::of_kind(
+        "kafka.advertised", Kind::Advertised, "same").or_absent("same"),
+        "The address that Kafka clients are told to connect to; it may differ by the network they \
+         come from. same: the one that they connected to.";
+    kafka_idle_timeout: Duration = Setting::duration(
+        "kafka.idle.timeout", SECOND, DAY, "10m"),
+        "A Kafka connection that sends nothing for so long is closed.";
+    auto_create_topics: bool = Setting::of_kind("auto.create.topics", Kind::Bool, "false")
+        .dev("true"),
+        "A topic that a Kafka client asks for comes into being, if the client wants that too.";
 
     // Second requests to the bucket where first ones are slow.
     store_hedge_reads: bool = Setting::of_kind("store.hedge.reads", Kind::Bool, "true"),

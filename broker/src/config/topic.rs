@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::checks;
 use super::choices::LocalFlush;
 use super::error::ConfigError;
-use super::setting::{Scope, Setting};
+use super::setting::{Kind, Scope, Setting, Value};
 use super::sources::put;
 use super::suggest::nearest;
 use super::table::{BROKER_SETTINGS, BrokerConfig, TOPIC_SETTINGS, TopicConfig};
@@ -18,7 +18,28 @@ pub struct TopicEntry {
     pub value: String,
     /// Not set on the topic itself.
     pub is_default: bool,
+    pub kind: Kind,
     pub doc: &'static str,
+}
+
+impl BrokerConfig {
+    /// Every setting of the broker, its value as text, and whether nobody set it. Never shows
+    /// secrets.
+    pub fn entries(&self) -> Vec<(&'static Setting, String, bool)> {
+        let entry = |held: &super::values::Held| {
+            let is_default = held.origin == Origin::Default;
+            (held.setting, shown(held.setting, &held.value), is_default)
+        };
+        self.values.iter().map(entry).collect()
+    }
+}
+
+/// As a plain number where it is one: programs read it.
+fn shown(setting: &Setting, value: &Value) -> String {
+    match value.number() {
+        Some(number) => number.to_string(),
+        None => setting.show(value),
+    }
 }
 
 impl TopicConfig {
@@ -80,7 +101,8 @@ impl TopicConfig {
             let held = self.values.held(setting.name);
             let value = setting.show(&held.value);
             let is_default = held.origin != Origin::Topic;
-            TopicEntry { name: setting.name, value, is_default, doc: setting.doc }
+            let (name, kind, doc) = (setting.name, setting.kind, setting.doc);
+            TopicEntry { name, value, is_default, kind, doc }
         };
         TOPIC_SETTINGS.iter().map(entry).collect()
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use levee_proto::metalog::DurabilityClass;
 
+use super::advertised::Advertised;
 use super::bucket_url::BucketUrl;
 use super::choices::{CleanupPolicy, LagPolicy, LocalFlush};
 use super::setting::{Setting, Value};
@@ -101,6 +102,7 @@ from_value! {
     PathBuf: Value::Text(text) => PathBuf::from(text);
     BucketUrl: Value::Url(url) => url.clone();
     SocketAddr: Value::Addr(addr) => *addr;
+    Advertised: Value::Advertised(rules) => rules.clone();
     DurabilityClass: Value::Text(text) => match text.as_str() {
         "object" => Self::Object,
         "local" => Self::Local,

@@ -27,7 +27,7 @@ pub(crate) struct AnswerRoom {
 }
 
 /// Room that is taken; given back when it is dropped.
-pub(super) type Taken = OwnedSemaphorePermit;
+pub(crate) type Taken = OwnedSemaphorePermit;
 
 impl AnswerRoom {
     pub(crate) fn new(bytes: u64) -> Self {
@@ -46,7 +46,7 @@ impl AnswerRoom {
     }
 
     /// Room for an answer that is made, some of which may be held; nothing where there is none now.
-    pub(super) fn take(&self, bytes: usize, held: Option<Taken>) -> Option<Taken> {
+    pub(crate) fn take(&self, bytes: usize, held: Option<Taken>) -> Option<Taken> {
         let wanted = self.share(bytes) as usize;
         match held {
             Some(mut held) if held.num_permits() >= wanted => held.split(wanted),
@@ -58,7 +58,7 @@ impl AnswerRoom {
     }
 
     /// Waits for room for an answer that is still to be made.
-    pub(super) async fn wait(&self, bytes: usize) -> Option<Taken> {
+    pub(crate) async fn wait(&self, bytes: usize) -> Option<Taken> {
         self.room.clone().acquire_many_owned(self.share(bytes)).await.ok()
     }
 }

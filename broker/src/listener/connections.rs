@@ -77,6 +77,13 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// The address of ours that it came to.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+}
+
 impl Connected for Connection {
     type ConnectInfo = TcpConnectInfo;
 

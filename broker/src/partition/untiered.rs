@@ -43,6 +43,10 @@ impl Untiered {
         self.bytes
     }
 
+    pub fn max_timestamp(&self) -> Option<i64> {
+        self.batches.iter().map(|(header, _)| header.max_timestamp).max()
+    }
+
     /// Memory of what is kept of the batches, bytes.
     pub fn memory(&self) -> usize {
         self.batches.capacity() * size_of::<(BatchHeader, Mono)>()

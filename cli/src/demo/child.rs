@@ -35,7 +35,14 @@ impl Child {
         let binary = std::env::current_exe()?;
         let mut command = Command::new(binary);
         command.arg("dev").arg("--data").arg(data);
-        command.args(["--grpc", grpc.unwrap_or("127.0.0.1:0"), "--http", "127.0.0.1:0"]);
+        command.args([
+            "--grpc",
+            grpc.unwrap_or("127.0.0.1:0"),
+            "--http",
+            "127.0.0.1:0",
+            "--kafka",
+            "none",
+        ]);
         if let Some(bucket) = bucket {
             command.args(["--bucket", bucket]);
         }

@@ -58,7 +58,7 @@ impl Process {
         };
         let mut command = Command::new(&binary);
         command.arg("dev").arg("--data").arg(&data);
-        command.args(["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        command.args(["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--kafka", "127.0.0.1:0"]);
         if let Some(bucket) = &started.bucket {
             command.args(["--bucket", bucket]);
         }

@@ -246,6 +246,13 @@ impl RemoteIndex {
         ranges.find(|r| r.end > offset && r.max_timestamp >= timestamp).cloned()
     }
 
+    /// Largest time in any range that ends above `offset`.
+    pub fn max_timestamp(&self, partition: PartitionId, offset: u64) -> Option<i64> {
+        let inner = self.inner.read();
+        let ranges = inner.partitions.get(&partition)?.ranges.values();
+        ranges.filter(|range| range.end > offset).map(|range| range.max_timestamp).max()
+    }
+
     /// All ranges of a partition, in offset order.
     pub fn ranges(&self, partition: PartitionId) -> Vec<RangeRef> {
         let inner = self.inner.read();

@@ -1,0 +1,224 @@
+//! The Kafka protocol on this broker: what each request does.
+//!
+//! Owns: from a frame to its answer. Does not own: sockets (`listener::kafka`), bytes of messages
+//! (`levee-kafka`), what a produce or a fetch is (`Node`, the same as for gRPC).
+//!
+//! One file for each API or family. A request that cannot be read, or that this broker does not
+//! know, ends the connection, as Kafka does it; everything else is answered with an error code.
+
+mod api_versions;
+mod cluster;
+mod configs;
+mod errors;
+mod fetch;
+mod fetch_session;
+mod list_offsets;
+mod metadata;
+mod produce;
+mod producers;
+mod topics;
+mod versions;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use levee_kafka::frame::{self, Header};
+use levee_kafka::messages::ApiKey;
+use levee_kafka::{Api, DecodeError, ErrorCode, Reader, Request, Uuid};
+use levee_proto::ids::TopicId;
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::listener::answers::Taken;
+use crate::node::Node;
+use crate::partition::Partition;
+
+pub(crate) use errors::code;
+
+/// What all connections share.
+#[derive(Clone)]
+pub(crate) struct Kafka {
+    node: Arc<Node>,
+    sessions: Arc<fetch_session::Sessions>,
+}
+
+/// The other side of a connection.
+pub(crate) struct Client {
+    pub(crate) peer: SocketAddr,
+    /// The address of this broker that it connected to.
+    pub(crate) local: SocketAddr,
+    /// Name and version of its library, as it said itself.
+    pub(crate) software: Mutex<(String, String)>,
+}
+
+impl Client {
+    pub(crate) fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        Self { peer, local, software: Mutex::default() }
+    }
+}
+
+/// Why a connection ends.
+#[derive(Debug, Error)]
+pub(crate) enum Broken {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("the request cannot be read: {0}")]
+    Decode(#[from] DecodeError),
+    #[error("no request is {0} bytes long (at most {1}: max.batch.bytes and 1 MiB)")]
+    Length(i32, usize),
+    #[error("API {key} version {version} is not served here")]
+    Unknown { key: i16, version: i16 },
+    #[error("it said nothing for kafka.idle.timeout")]
+    Idle,
+    #[error("there was no room for a request of {0} bytes (request.bytes)")]
+    NoRoom(usize),
+    #[error("a request of {0} bytes took too long to come")]
+    Slow(usize),
+    #[error("it does not take its answers")]
+    NotTaken,
+    #[error("an append without acks failed: {0}")]
+    Unacked(String),
+}
+
+/// An answer that is made when it is its turn.
+pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Answered, Broken>> + Send>>;
+
+/// An answer as it is written.
+#[derive(Default)]
+pub(crate) struct Answered {
+    pub(crate) pieces: Vec<Bytes>,
+    /// Memory that it takes until it is written.
+    pub(crate) room: Option<Taken>,
+    pub(crate) then_close: Option<Broken>,
+}
+
+/// One request, with everything that an API may want to know.
+pub(crate) struct Ask {
+    pub(crate) kafka: Kafka,
+    pub(crate) client: Arc<Client>,
+    pub(crate) header: Header,
+}
+
+impl Ask {
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.kafka.node
+    }
+
+    pub(crate) fn version(&self) -> i16 {
+        self.header.version
+    }
+
+    /// The name of a topic that is named by its name or, from some version on, by its id.
+    fn topic_name(&self, name: String, id: Uuid, by_id: bool) -> Result<String, ErrorCode> {
+        if !by_id {
+            return Ok(name);
+        }
+        let state = self.node().view.read();
+        let topic = state.topics.get(&TopicId(id.into()));
+        let live = topic.filter(|topic| topic.deleted_ms.is_none());
+        live.map(|topic| topic.name.clone()).ok_or(ErrorCode::UnknownTopicId)
+    }
+
+    fn partition(&self, topic: &str, number: i32) -> Result<Arc<Partition>, ErrorCode> {
+        let number = u32::try_from(number).map_err(|_| ErrorCode::UnknownTopicOrPartition)?;
+        self.node().partition(topic, number).map_err(|error| code(&error))
+    }
+
+    fn read<R: Request>(&self, mut body: Reader) -> Result<R, Broken> {
+        let request = R::decode(&mut body, self.header.version)?;
+        body.end()?;
+        Ok(request)
+    }
+
+    fn answered<R: Request>(&self, response: &R::Response) -> Answered {
+        let Header { version, correlation, .. } = self.header;
+        Answered {
+            pieces: frame::response(R::KEY, version, correlation, response),
+            ..Default::default()
+        }
+    }
+}
+
+impl Kafka {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node, sessions: Arc::default() }
+    }
+
+    /// Takes a request. Appends get their place here, in the order of requests; everything else
+    /// happens when the answer is awaited, after the answers before it. `room` is that of the
+    /// frame's bytes.
+    pub(crate) async fn begin(
+        &self,
+        client: &Arc<Client>,
+        frame: Bytes,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<Answer, Broken> {
+        let mut body = Reader::new(frame);
+        let header = Header::decode(&mut body)?;
+        let ask = Ask { kafka: self.clone(), client: client.clone(), header };
+        let (key, version) = (ask.header.key, ask.header.version);
+        let Some(key) = versions::served(key, version) else {
+            if key == ApiKey::ApiVersions as i16 {
+                let answer = api_versions::unsupported(&ask);
+                return Ok(Box::pin(async move { Ok(answer) }));
+            }
+            return Err(Broken::Unknown { key, version });
+        };
+        let name = Api::of(key as i16).map_or("", |api| api.name);
+        metrics::counter!("levee_kafka_requests_total", "api" => name).increment(1);
+        if key == ApiKey::Produce {
+            let request = ask.read(body)?;
+            let placed = produce::place(&ask, request).await;
+            // Its batches wait in their lanes now, which count their bytes.
+            drop(room);
+            return Ok(Box::pin(placed.finish(ask)));
+        }
+        let began = self.node.host.now();
+        Ok(Box::pin(async move {
+            let node = ask.node().clone();
+            let answered = answer(key, ask, body).await;
+            drop(room);
+            let took = node.host.now().since(began).as_secs_f64();
+            metrics::histogram!("levee_kafka_request_seconds", "api" => name).record(took);
+            answered
+        }))
+    }
+}
+
+/// Everything but produce.
+async fn answer(key: ApiKey, ask: Ask, body: Reader) -> Result<Answered, Broken> {
+    match key {
+        ApiKey::ApiVersions => run(ask, body, api_versions::answer).await,
+        ApiKey::Metadata => run(ask, body, metadata::answer).await,
+        ApiKey::DescribeCluster => run(ask, body, cluster::describe).await,
+        ApiKey::Fetch => fetch::answer(ask, body).await,
+        ApiKey::ListOffsets => run(ask, body, list_offsets::answer).await,
+        ApiKey::OffsetForLeaderEpoch => run(ask, body, list_offsets::epochs).await,
+        ApiKey::InitProducerId => run(ask, body, producers::answer).await,
+        ApiKey::CreateTopics => run(ask, body, topics::create).await,
+        ApiKey::DeleteTopics => run(ask, body, topics::delete).await,
+        ApiKey::CreatePartitions => run(ask, body, topics::grow).await,
+        ApiKey::DeleteRecords => run(ask, body, topics::delete_records).await,
+        ApiKey::DescribeConfigs => run(ask, body, configs::describe).await,
+        ApiKey::AlterConfigs => run(ask, body, configs::alter).await,
+        ApiKey::IncrementalAlterConfigs => run(ask, body, configs::change).await,
+        // `versions::served` names no other.
+        _ => Err(Broken::Unknown { key: key as i16, version: ask.version() }),
+    }
+}
+
+/// Reads the request, calls the API, frames what it gives.
+async fn run<R: Request>(
+    ask: Ask,
+    body: Reader,
+    api: impl AsyncFnOnce(&Ask, R) -> R::Response,
+) -> Result<Answered, Broken> {
+    let request = ask.read(body)?;
+    let response = api(&ask, request).await;
+    Ok(ask.answered::<R>(&response))
+}

@@ -1,0 +1,245 @@
+//! Fetch: batches of many partitions in one answer, waiting for some where there are none.
+//!
+//! The limits are Kafka's: of the answer and of each partition, by whole batches, and the first
+//! batch goes out even where it is larger (KIP-74).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::select_all;
+use levee_kafka::messages::fetch_request::FetchRequest;
+use levee_kafka::messages::fetch_response::{FetchResponse, FetchableTopicResponse, PartitionData};
+use levee_kafka::{ErrorCode, Reader, Records};
+
+use super::fetch_session::{Key, Opened, Session, Wanted};
+use super::list_offsets::check_epoch;
+use super::{Answered, Ask, Broken, code};
+use crate::error::Error;
+use crate::listener::answers::Taken;
+use crate::partition::Partition;
+
+/// Most bytes of one answer, and how long a client may wait for it.
+const BYTES_MAX: usize = 64 << 20;
+const WAIT_MAX: Duration = Duration::from_secs(300);
+/// How long an answer waits for room. Then a small one is made without.
+const ROOM_LIMIT: Duration = Duration::from_secs(3);
+const SMALL_BYTES: usize = 64 << 10;
+
+/// What one pass over the partitions found.
+struct Found {
+    partitions: Vec<(Key, PartitionData)>,
+    bytes: usize,
+    /// Something that the client should know at once.
+    is_urgent: bool,
+}
+
+pub(super) async fn answer(ask: Ask, body: Reader) -> Result<Answered, Broken> {
+    let request: FetchRequest = ask.read(body)?;
+    let opened = match ask.kafka.sessions.open(&ask.node().host, &request).await {
+        Ok(opened) => opened,
+        Err(code) => {
+            let response = FetchResponse { error_code: code.into(), ..Default::default() };
+            return Ok(ask.answered::<FetchRequest>(&response));
+        }
+    };
+    let mut session = opened.session.lock().await;
+    let (found, room) = fetch(&ask, &request, &mut session).await;
+    let response = response(&opened, &mut session, found);
+    drop(session);
+    Ok(Answered { room, ..ask.answered::<FetchRequest>(&response) })
+}
+
+/// Reads until there is enough, something to tell, or no time left.
+async fn fetch(ask: &Ask, request: &FetchRequest, session: &mut Session) -> (Found, Option<Taken>) {
+    let node = ask.node();
+    let began = node.host.now();
+    let wait = Duration::from_millis(request.max_wait_ms.max(0) as u64).min(WAIT_MAX);
+    let min_bytes = request.min_bytes.max(0) as usize;
+    let mut max_bytes = (request.max_bytes.max(0) as usize).min(BYTES_MAX);
+    let mut held = None;
+    loop {
+        let partitions = partitions(ask, session);
+        // Before anything is looked at, so that no change is missed.
+        let mut ends: Vec<_> = partitions.iter().flatten().map(|p| p.ends()).collect();
+        let found = read_all(ask, session, &partitions, max_bytes).await;
+        let left = wait.saturating_sub(node.host.now().since(began));
+        let enough = found.bytes >= min_bytes || found.is_urgent;
+        if !enough && !left.is_zero() && !node.is_draining() && !ends.is_empty() {
+            drop(found);
+            let mut draining = node.draining();
+            let changed = select_all(ends.iter_mut().map(|end| Box::pin(end.changed())));
+            let stop = Box::pin(draining.wait_for(|draining| *draining));
+            let _ = node.host.timeout(left, futures::future::select(changed, stop)).await;
+            continue;
+        }
+        if !enough && ends.is_empty() {
+            node.host.sleep(left).await;
+        }
+        if found.bytes == 0 {
+            return (found, None);
+        }
+        let room = node.answers.take(found.bytes, held.take());
+        if room.is_some() || max_bytes <= SMALL_BYTES {
+            return (found, room);
+        }
+        let wanted = found.bytes;
+        // Who waits holds no memory.
+        drop(found);
+        held = node.host.timeout(ROOM_LIMIT, node.answers.wait(wanted)).await.ok().flatten();
+        if held.is_none() {
+            max_bytes = SMALL_BYTES;
+        }
+    }
+}
+
+type Places = Vec<Result<Arc<Partition>, ErrorCode>>;
+
+/// The partitions of a session in the order in which they are read now.
+fn partitions(ask: &Ask, session: &Session) -> Places {
+    let by_id = ask.version() >= 13;
+    let find = |key: &Key| {
+        let name = ask.topic_name(key.topic.clone(), key.id, by_id)?;
+        ask.partition(&name, key.partition)
+    };
+    session.order().iter().map(find).collect()
+}
+
+async fn read_all(ask: &Ask, session: &mut Session, places: &Places, max_bytes: usize) -> Found {
+    let keys = session.order();
+    let mut found = Found { partitions: Vec::new(), bytes: 0, is_urgent: false };
+    for (key, place) in keys.into_iter().zip(places) {
+        let Some(wanted) = session.wanted.get_mut(&key) else { continue };
+        let left = max_bytes.saturating_sub(found.bytes);
+        let data = match place {
+            Ok(partition) => read_one(ask, partition, wanted, left, found.bytes == 0).await,
+            Err(code) => failed(key.partition, *code),
+        };
+        found.is_urgent |= data.error_code != 0;
+        let bytes = data.records.as_ref().map_or(0, Records::len);
+        if found.bytes == 0 && bytes > 0 {
+            session.next = Some(key.clone());
+        }
+        found.bytes += bytes;
+        found.partitions.push((key, data));
+    }
+    // The one that was read first is read last next time.
+    if let Some(first) = session.next.take() {
+        let after =
+            session.wanted.range((std::ops::Bound::Excluded(&first), std::ops::Bound::Unbounded));
+        session.next = after.map(|(key, _)| key.clone()).next();
+    }
+    found
+}
+
+/// What there is of one partition now, at most `left` bytes unless it `is_first` of the answer.
+async fn read_one(
+    ask: &Ask,
+    partition: &Arc<Partition>,
+    wanted: &mut Wanted,
+    left: usize,
+    is_first: bool,
+) -> PartitionData {
+    let asked = &wanted.asked;
+    let number = asked.partition;
+    let node = ask.node();
+    let status = partition.leader_epoch();
+    if let Err(code) = check_epoch(asked.current_leader_epoch, status) {
+        return failed(number, code);
+    }
+    let offset = match u64::try_from(asked.fetch_offset) {
+        Ok(offset) => offset,
+        Err(_) => return out_of_range(partition, number),
+    };
+    let max = (asked.partition_max_bytes.max(0) as usize).min(left);
+    let ladder = match partition.readable() {
+        Ok(ladder) => ladder,
+        Err(error) => return failed(number, code(&error)),
+    };
+    let mut data = PartitionData {
+        partition_index: number,
+        high_watermark: ladder.high_watermark() as i64,
+        last_stable_offset: ladder.high_watermark() as i64,
+        log_start_offset: ladder.log_start() as i64,
+        records: Some(Records::default()),
+        ..Default::default()
+    };
+    // Nothing fits any more, or nothing is there: no need to look.
+    if (max == 0 && !is_first) || offset == ladder.high_watermark() {
+        return data;
+    }
+    let ahead = wanted.ahead.get_or_insert_with(|| node.tiers.reader.read_ahead());
+    match node.fetch_now(partition, offset, max.max(1), Some(ahead)).await {
+        Ok(found) => {
+            data.high_watermark = found.high_watermark as i64;
+            data.last_stable_offset = found.high_watermark as i64;
+            data.log_start_offset = found.log_start as i64;
+            // A batch that is larger than what is left waits for an answer of its own.
+            if is_first || found.batches.len() <= max {
+                data.records = Some(found.batches.into());
+            }
+            data
+        }
+        Err(error) => match code(&error) {
+            ErrorCode::OffsetOutOfRange => out_of_range(partition, number),
+            code => {
+                tell(ask, partition, &error);
+                failed(number, code)
+            }
+        },
+    }
+}
+
+/// Kafka's answers to a fetch have no place for a text.
+fn tell(ask: &Ask, partition: &Partition, error: &Error) {
+    let (topic, number) = (&partition.topic, partition.id.partition);
+    tracing::debug!(peer = %ask.client.peer, %topic, number, %error, "a fetch failed");
+}
+
+fn failed(partition_index: i32, code: ErrorCode) -> PartitionData {
+    PartitionData {
+        partition_index,
+        error_code: code.into(),
+        high_watermark: -1,
+        records: Some(Records::default()),
+        ..Default::default()
+    }
+}
+
+fn out_of_range(partition: &Partition, number: i32) -> PartitionData {
+    let ladder = partition.ladder();
+    PartitionData {
+        high_watermark: ladder.high_watermark() as i64,
+        last_stable_offset: ladder.high_watermark() as i64,
+        log_start_offset: ladder.log_start() as i64,
+        ..failed(number, ErrorCode::OffsetOutOfRange)
+    }
+}
+
+/// Partitions in one answer, by topic; of a session only those with something new.
+fn response(opened: &Opened, session: &mut Session, found: Found) -> FetchResponse {
+    let mut responses: Vec<FetchableTopicResponse> = Vec::new();
+    for (key, data) in found.partitions {
+        let ends = (data.high_watermark, data.last_stable_offset, data.log_start_offset);
+        let has_records = data.records.as_ref().is_some_and(|records| !records.is_empty());
+        let wanted = session.wanted.get_mut(&key);
+        let is_old = wanted.as_ref().is_some_and(|wanted| wanted.told == Some(ends));
+        if let Some(wanted) = wanted {
+            // An error is told each time, until the client does something about it.
+            wanted.told = (data.error_code == 0).then_some(ends);
+        }
+        if opened.incremental && !has_records && data.error_code == 0 && is_old {
+            continue;
+        }
+        match responses.last_mut() {
+            Some(last) if last.topic == key.topic && last.topic_id == key.id => {
+                last.partitions.push(data);
+            }
+            _ => responses.push(FetchableTopicResponse {
+                topic: key.topic,
+                topic_id: key.id,
+                partitions: vec![data],
+            }),
+        }
+    }
+    FetchResponse { session_id: opened.id, responses, ..Default::default() }
+}

@@ -1,0 +1,164 @@
+//! Produce: batches of many partitions, each to its place; then their acks.
+//!
+//! A batch is checked by its header and kept as it is; what stands between its records is the
+//! client's (see `partition/check.rs` for what is looked at).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use levee_kafka::messages::produce_request::{PartitionProduceData, ProduceRequest};
+use levee_kafka::messages::produce_response::{
+    PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+};
+use levee_kafka::{ErrorCode, Uuid};
+use levee_proto::record::BatchHeader;
+
+use super::errors::append_code;
+use super::{Answered, Ask, Broken};
+use crate::error::Error;
+use crate::produce::{Acks, Pending};
+
+/// Longest time that an append may ask for.
+const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+
+/// Appends that have their places, or have none.
+pub(super) struct Placed {
+    /// None: nobody waits for an answer.
+    acks: Option<Acks>,
+    topics: Vec<Topic>,
+}
+
+struct Topic {
+    name: String,
+    id: Uuid,
+    partitions: Vec<(i32, Result<Pending, Failed>)>,
+}
+
+/// An append that was refused.
+struct Failed {
+    code: ErrorCode,
+    message: String,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { code: append_code(&error), message: error.to_string() }
+    }
+}
+
+impl Failed {
+    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+pub(super) async fn place(ask: &Ask, request: ProduceRequest) -> Placed {
+    let acks = match request.acks {
+        -1 => Ok(Some(Acks::All)),
+        0 => Ok(None),
+        1 => Ok(Some(Acks::Leader)),
+        other => Err(other),
+    };
+    let limit = Duration::from_millis(request.timeout_ms.max(0) as u64).min(TIMEOUT_MAX);
+    let mut topics = Vec::with_capacity(request.topic_data.len());
+    for data in request.topic_data {
+        let name = ask.topic_name(data.name, data.topic_id, ask.version() >= 13);
+        let appends = data.partition_data.into_iter().map(|partition| {
+            let name = &name;
+            async move {
+                let index = partition.index;
+                let placed = match (name, acks) {
+                    (Err(code), _) => Err(Failed::new(*code, "no topic has this id")),
+                    (_, Err(acks)) => {
+                        let why = format!("acks {acks}: 0, 1 or -1 are known");
+                        Err(Failed::new(ErrorCode::InvalidRequiredAcks, why))
+                    }
+                    (Ok(name), Ok(acks)) => {
+                        append(ask, name, partition, acks.unwrap_or(Acks::Leader), limit).await
+                    }
+                };
+                (index, placed)
+            }
+        });
+        // Each begins at once and in this order; one that waits for room holds no other up.
+        let partitions = join_all(appends).await;
+        topics.push(Topic { name: name.unwrap_or_default(), id: data.topic_id, partitions });
+    }
+    Placed { acks: acks.unwrap_or(Some(Acks::Leader)), topics }
+}
+
+async fn append(
+    ask: &Ask,
+    topic: &str,
+    data: PartitionProduceData,
+    acks: Acks,
+    limit: Duration,
+) -> Result<Pending, Failed> {
+    let batch = one_batch(data.records.unwrap_or_default().into_bytes())?;
+    let Ok(partition) = u32::try_from(data.index) else {
+        let why = format!("partition {} is negative", data.index);
+        return Err(Failed::new(ErrorCode::UnknownTopicOrPartition, why));
+    };
+    Ok(ask.node().append(topic, partition, batch, acks, limit).await?)
+}
+
+/// A request carries exactly one batch for each partition (KIP-98), of format 2.
+fn one_batch(bytes: Bytes) -> Result<Bytes, Failed> {
+    const MAGIC_AT: usize = 16;
+    let invalid = |why: String| Err(Failed::new(ErrorCode::InvalidRecord, why));
+    match bytes.get(MAGIC_AT) {
+        None => return invalid(format!("{} bytes are no record batch", bytes.len())),
+        Some(2) => {}
+        Some(magic) => return invalid(format!("magic {magic}, record batches have 2")),
+    }
+    match BatchHeader::decode(&bytes) {
+        Ok(first) if (first.bytes as usize) < bytes.len() => {
+            invalid(format!("{} bytes behind the one batch", bytes.len() - first.bytes as usize))
+        }
+        // What is wrong with the rest is found where it is appended.
+        _ => Ok(bytes),
+    }
+}
+
+impl Placed {
+    /// Waits for the acks.
+    pub(super) async fn finish(self, ask: Ask) -> Result<Answered, Broken> {
+        let (mut responses, mut refused) = (Vec::with_capacity(self.topics.len()), None);
+        for topic in self.topics {
+            let mut partition_responses = Vec::with_capacity(topic.partitions.len());
+            for (index, placed) in topic.partitions {
+                let outcome = match placed {
+                    Ok(pending) => pending.done(ask.node()).await.map_err(Failed::from),
+                    Err(failed) => Err(failed),
+                };
+                partition_responses.push(match outcome {
+                    Ok(appended) => PartitionProduceResponse {
+                        index,
+                        base_offset: appended.base_offset as i64,
+                        log_start_offset: appended.log_start as i64,
+                        ..Default::default()
+                    },
+                    Err(failed) => {
+                        refused.get_or_insert_with(|| failed.message.clone());
+                        PartitionProduceResponse {
+                            index,
+                            error_code: failed.code.into(),
+                            base_offset: -1,
+                            error_message: Some(failed.message),
+                            ..Default::default()
+                        }
+                    }
+                });
+            }
+            let Topic { name, id: topic_id, .. } = topic;
+            responses.push(TopicProduceResponse { name, topic_id, partition_responses });
+        }
+        if self.acks.is_none() {
+            // Closing is the only way to tell.
+            return Ok(Answered { then_close: refused.map(Broken::Unacked), ..Default::default() });
+        }
+        let response = ProduceResponse { responses, ..Default::default() };
+        Ok(ask.answered::<ProduceRequest>(&response))
+    }
+}
