@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 pub mod bucket;
+pub mod kafka;
 pub mod load;
 pub mod minio;
 pub mod process;

@@ -44,6 +44,7 @@ pub struct Broker {
     env: Vec<(String, String)>,
     pub grpc: String,
     pub http: String,
+    pub kafka: String,
     log: Arc<Mutex<Vec<String>>>,
 }
 
@@ -141,7 +142,8 @@ impl Broker {
         };
         // Keeps the pipe open; nothing more is expected on it.
         tokio::spawn(async move { while let Ok(Some(_)) = out.next_line().await {} });
-        Ok(Self { grpc: word("grpc="), http: word("http="), child, args, env, log })
+        let (grpc, http, kafka) = (word("grpc="), word("http="), word("kafka="));
+        Ok(Self { grpc, http, kafka, child, args, env, log })
     }
 
     pub fn pid(&self) -> i32 {
