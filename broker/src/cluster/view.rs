@@ -1,8 +1,10 @@
 //! This broker's copy of the folded state, and waiting for it to move.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use levee_proto::metalog::Record;
 use levee_runtime::Host;
 use levee_tiering::metalog::{FoldError, MetaState};
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -14,13 +16,15 @@ use super::controller::Push;
 pub struct View {
     host: Host,
     state: RwLock<MetaState>,
+    /// Slot of the last change of which topics and partitions there are.
+    topics: AtomicU64,
     head: watch::Sender<u64>,
 }
 
 impl View {
     pub fn new(host: Host, state: MetaState) -> Arc<Self> {
         let head = watch::Sender::new(state.head);
-        Arc::new(Self { host, state: RwLock::new(state), head })
+        Arc::new(Self { host, topics: AtomicU64::new(state.head), state: RwLock::new(state), head })
     }
 
     /// Short reads only: never hold it while waiting.
@@ -29,7 +33,21 @@ impl View {
     }
 
     pub fn apply(&self, (slot, crc): &Push) -> Result<(), FoldError> {
-        self.state.write().apply_slot(slot, *crc)
+        let mut state = self.state.write();
+        state.apply_slot(slot, *crc)?;
+        let is_of_topics = |record: &Record| {
+            use Record::{TopicCreate, TopicDelete, TopicGrow};
+            matches!(record, TopicCreate { .. } | TopicGrow { .. } | TopicDelete { .. })
+        };
+        if slot.records.iter().any(is_of_topics) {
+            self.topics.store(state.head, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Another number whenever a topic was made, deleted or given partitions.
+    pub fn topics_version(&self) -> u64 {
+        self.topics.load(Ordering::Acquire)
     }
 
     /// This broker has done all that slot `slot` asks of it.

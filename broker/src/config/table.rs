@@ -86,6 +86,23 @@ settings! {
         .dev("true"),
         "A topic that a Kafka client asks for comes into being, if the client wants that too.";
 
+    // Groups and their offsets.
+    offsets_topic_partitions: u32 = Setting::int("offsets.topic.partitions", 1, 1000, "50"),
+        "Partitions of __consumer_offsets, over which groups are spread. Counts when the first \
+         group comes.";
+    offsets_retention: Duration = Setting::duration(
+        "offsets.retention", MINUTE, CENTURY, "7d"),
+        "How long the offsets of a group without members are kept.";
+    group_initial_rebalance_delay: Duration = Setting::duration(
+        "group.initial.rebalance.delay", 0, HOUR, "3s").dev("0s"),
+        "How long the first members of an empty group wait for more.";
+    group_min_session_timeout: Duration = Setting::duration(
+        "group.min.session.timeout", 1, HOUR, "6s"),
+        "Shortest session that a member may ask for.";
+    group_max_session_timeout: Duration = Setting::duration(
+        "group.max.session.timeout", SECOND, DAY, "30m"),
+        "Longest session that a member may ask for.";
+
     // Second requests to the bucket where first ones are slow.
     store_hedge_reads: bool = Setting::of_kind("store.hedge.reads", Kind::Bool, "true"),
         "Repeat a ranged read that takes longer than the p95 of such reads; the first answer \

@@ -140,7 +140,7 @@ pub(super) async fn epochs(
     let topics = request.topics.into_iter().map(|topic| {
         let one = |asked: OffsetForLeaderPartition| epoch_end(ask, &topic.topic, &asked);
         let partitions = topic.partitions.into_iter().map(one).collect();
-        OffsetForLeaderTopicResult { topic: topic.topic.clone(), partitions, ..Default::default() }
+        OffsetForLeaderTopicResult { topic: topic.topic.clone(), partitions }
     });
     OffsetForLeaderEpochResponse { topics: topics.collect(), ..Default::default() }
 }

@@ -36,11 +36,24 @@ impl Partition {
     /// Appends one encoded batch. Returns once it has an offset; waits at most `limit` for room
     /// in the lane or for a hand-off to end, and then nothing was written.
     pub async fn append(self: &Arc<Self>, bytes: Bytes, limit: Duration) -> Result<Ticket, Error> {
+        self.append_in(bytes, limit, None).await
+    }
+
+    /// As `append`, in one leader epoch only: in any other nothing is written.
+    pub async fn append_in(
+        self: &Arc<Self>,
+        bytes: Bytes,
+        limit: Duration,
+        epoch: Option<u32>,
+    ) -> Result<Ticket, Error> {
         let header = check(&self.topic, &bytes, &self.config(), self.host.wall_ms())?;
         let started = self.host.now();
         loop {
             let left = limit.saturating_sub(self.host.now().since(started));
             let serving = self.wait_serving(left).await?;
+            if epoch.is_some_and(|epoch| epoch != serving.leader_epoch) {
+                return Err(Error::not_leader(&self.topic, self.id.partition));
+            }
             let left = limit.saturating_sub(self.host.now().since(started));
             let room = match self.host.timeout(left, serving.lane.reserve(bytes.len())).await {
                 Ok(room) => room?,

@@ -1,0 +1,97 @@
+//! Groups as the state machine of a shard.
+
+use std::sync::Arc;
+
+use levee_groups::{Answer, Caller, Groups, Request, Settings, Topic, Topics};
+use levee_kafka::Uuid;
+use levee_proto::ids::TopicId;
+use levee_proto::record::BatchHeader;
+use levee_proto::record::records::DecodedRecord;
+
+use super::shard::{Effects, Machine, Token};
+use crate::node::Node;
+use crate::topics::is_internal;
+
+/// One request to a group, and who asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) caller: Caller,
+    pub(crate) request: Request,
+}
+
+pub(crate) struct GroupsMachine {
+    groups: Groups,
+    topics: KnownTopics,
+}
+
+impl GroupsMachine {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        let config = &node.config;
+        let settings = Settings {
+            initial_rebalance_delay_ms: config.group_initial_rebalance_delay.as_millis() as i32,
+            min_session_ms: config.group_min_session_timeout.as_millis() as i32,
+            max_session_ms: config.group_max_session_timeout.as_millis() as i32,
+            offsets_retention_ms: config.offsets_retention.as_millis() as i64,
+            ..Settings::default()
+        };
+        Self { groups: Groups::new(settings), topics: KnownTopics(node) }
+    }
+}
+
+impl Machine for GroupsMachine {
+    type Call = Call;
+    type Answer = Answer;
+
+    fn replay(&mut self, _header: &BatchHeader, record: DecodedRecord) -> Result<(), String> {
+        let key = record.data.key.unwrap_or_default();
+        self.groups.replay(key, record.data.value, None).map_err(|error| error.to_string())
+    }
+
+    fn loaded(&mut self, now: i64) -> Effects<Answer> {
+        self.groups.loaded(now, &self.topics).into()
+    }
+
+    fn call(&mut self, now: i64, token: Token, call: Call) -> Effects<Answer> {
+        self.groups.request(now, &self.topics, &call.caller, token, call.request).into()
+    }
+
+    fn deadline(&self) -> Option<i64> {
+        self.groups.deadline()
+    }
+
+    fn tick(&mut self, now: i64) -> Effects<Answer> {
+        self.groups.tick(now, &self.topics).into()
+    }
+}
+
+impl From<levee_groups::Effects> for Effects<Answer> {
+    fn from(effects: levee_groups::Effects) -> Self {
+        Self { records: effects.records, answers: effects.answers }
+    }
+}
+
+/// The topics of the cluster, as this broker knows them.
+struct KnownTopics(Arc<Node>);
+
+impl Topics for KnownTopics {
+    fn version(&self) -> u64 {
+        self.0.view.topics_version()
+    }
+
+    fn by_name(&self, name: &str) -> Option<Topic> {
+        let state = self.0.view.read();
+        let topic = state.topic_named(name)?;
+        Some(Topic { id: Uuid::from(topic.id.0), partitions: topic.partitions as i32 })
+    }
+
+    fn name_of(&self, id: Uuid) -> Option<String> {
+        let state = self.0.view.read();
+        let topic = state.topics.get(&TopicId(id.into()))?;
+        topic.deleted_ms.is_none().then(|| topic.name.clone())
+    }
+
+    fn each_name(&self, each: &mut dyn FnMut(&str)) {
+        let state = self.0.view.read();
+        state.names.keys().filter(|name| !is_internal(name)).for_each(|name| each(name));
+    }
+}
