@@ -1,0 +1,116 @@
+//! One member of a classic group.
+
+use bytes::Bytes;
+use levee_kafka::ErrorCode;
+use levee_kafka::messages::join_group_request::JoinGroupRequest;
+use levee_kafka::messages::join_group_response::JoinGroupResponse;
+use levee_kafka::messages::sync_group_response::SyncGroupResponse;
+
+use crate::api::{Answer, Caller, Token};
+use crate::groups::Step;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Member {
+    pub(crate) id: String,
+    /// A static member's.
+    pub(crate) instance: Option<String>,
+    pub(crate) client_id: String,
+    pub(crate) client_host: String,
+    pub(super) rebalance_ms: i32,
+    pub(super) session_ms: i32,
+    pub(super) protocol_type: String,
+    /// Names and metadata, what it likes best first.
+    pub(super) protocols: Vec<(String, Bytes)>,
+    pub(crate) assignment: Bytes,
+    /// The join that waits for an answer.
+    pub(super) join: Option<Token>,
+    /// The sync that does.
+    pub(super) sync: Option<Token>,
+    /// It never got an answer to a join: it cannot send heartbeats.
+    pub(super) new: bool,
+}
+
+impl Member {
+    pub(super) fn new(id: String, caller: &Caller, request: &JoinGroupRequest) -> Self {
+        let mut member = Self {
+            id,
+            instance: request.group_instance_id.clone(),
+            client_id: caller.client_id.clone(),
+            client_host: caller.client_host.clone(),
+            rebalance_ms: 0,
+            session_ms: 0,
+            protocol_type: request.protocol_type.clone(),
+            protocols: Vec::new(),
+            assignment: Bytes::new(),
+            join: None,
+            sync: None,
+            new: true,
+        };
+        member.update(request);
+        member
+    }
+
+    /// Takes over what a join says.
+    pub(super) fn update(&mut self, request: &JoinGroupRequest) {
+        self.session_ms = request.session_timeout_ms;
+        // Version 0 has one timeout.
+        self.rebalance_ms = match request.rebalance_timeout_ms {
+            ms if ms < 0 => request.session_timeout_ms,
+            ms => ms,
+        };
+        self.protocols = protocols(request);
+    }
+
+    pub(crate) fn metadata(&self, protocol: &str) -> Option<&Bytes> {
+        self.protocols.iter().find(|(name, _)| name == protocol).map(|(_, metadata)| metadata)
+    }
+
+    /// A join waits. One that waited already came over a connection that is dead, or from a client
+    /// that repeats itself: it is told to try again.
+    pub(super) fn wait_for_join(&mut self, step: &mut Step<'_>, token: Token) {
+        self.answer_join(step, refused(&self.id, ErrorCode::RebalanceInProgress));
+        self.join = Some(token);
+    }
+
+    pub(super) fn wait_for_sync(&mut self, step: &mut Step<'_>, token: Token) {
+        let again = ErrorCode::RebalanceInProgress.into();
+        self.answer_sync(step, SyncGroupResponse { error_code: again, ..Default::default() });
+        self.sync = Some(token);
+    }
+
+    pub(super) fn answer_join(&mut self, step: &mut Step<'_>, answer: JoinGroupResponse) {
+        if let Some(token) = self.join.take() {
+            step.answer(token, Answer::JoinGroup(answer));
+        }
+    }
+
+    /// Was one waiting?
+    pub(super) fn answer_sync(&mut self, step: &mut Step<'_>, answer: SyncGroupResponse) -> bool {
+        match self.sync.take() {
+            Some(token) => {
+                step.answer(token, Answer::SyncGroup(answer));
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(super) fn refuse_all(&mut self, step: &mut Step<'_>, code: ErrorCode) {
+        self.answer_join(step, refused(&self.id, code));
+        let answer = SyncGroupResponse { error_code: code.into(), ..Default::default() };
+        self.answer_sync(step, answer);
+    }
+}
+
+pub(super) fn protocols(request: &JoinGroupRequest) -> Vec<(String, Bytes)> {
+    request.protocols.iter().map(|p| (p.name.clone(), p.metadata.clone())).collect()
+}
+
+/// A join's answer that says no.
+pub(crate) fn refused(member: &str, code: ErrorCode) -> JoinGroupResponse {
+    JoinGroupResponse {
+        error_code: code.into(),
+        member_id: member.to_owned(),
+        ..Default::default()
+    }
+}

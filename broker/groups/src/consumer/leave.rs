@@ -1,0 +1,101 @@
+//! Members leave, for good or for a while, and come back.
+
+use levee_kafka::messages::consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest;
+use levee_kafka::messages::consumer_group_heartbeat_response::ConsumerGroupHeartbeatResponse;
+
+use super::member::MemberState;
+use super::{AWAY, ConsumerGroup};
+use crate::api::Refusal;
+use crate::groups::Step;
+use crate::records::Record;
+use crate::timers::What;
+
+impl ConsumerGroup {
+    pub(super) fn leave(
+        &mut self,
+        step: &mut Step<'_>,
+        request: &ConsumerGroupHeartbeatRequest,
+    ) -> Result<ConsumerGroupHeartbeatResponse, Refusal> {
+        self.leaver(request)?;
+        let id = &request.member_id;
+        match request.member_epoch == AWAY {
+            true => self.go_away(step, id),
+            false => self.fence(step, id),
+        }
+        Ok(ConsumerGroupHeartbeatResponse {
+            member_id: Some(id.clone()),
+            member_epoch: request.member_epoch,
+            ..Default::default()
+        })
+    }
+
+    /// A static member stops, and keeps what it has until its session ends.
+    fn go_away(&mut self, step: &mut Step<'_>, id: &str) {
+        let Some(mut member) = self.members.get(id).cloned() else { return };
+        member.epoch = AWAY;
+        member.state = MemberState::Stable;
+        member.revoking.clear();
+        // Whoever takes its place may commit in whatever epoch it is given.
+        member
+            .assigned
+            .values_mut()
+            .flat_map(|partitions| partitions.values_mut())
+            .for_each(|epoch| *epoch = 0);
+        self.write(step, member.to_current(&self.id, id));
+        step.timers.cancel(&self.id, What::Revocation(id.to_owned()));
+    }
+
+    /// A static member is back, perhaps under a new id; it takes over what it had.
+    pub(super) fn come_back(&mut self, step: &mut Step<'_>, before: &str, id: &str) {
+        let Some(mut member) = self.members.get(before).cloned() else { return };
+        let target = self.target.get(before).cloned();
+        if before != id {
+            self.write_removal(step, before);
+        }
+        member.epoch = 0;
+        member.previous_epoch = 0;
+        self.write(step, member.to_record(&self.id, id));
+        if let Some(target) = target
+            && before != id
+        {
+            self.write_target(step, id, &target);
+        }
+        self.write(step, member.to_current(&self.id, id));
+    }
+
+    /// The member is out: it left, or was not heard of, or did not give back in time.
+    pub(crate) fn fence(&mut self, step: &mut Step<'_>, id: &str) {
+        if !self.members.contains_key(id) {
+            return;
+        }
+        self.write_removal(step, id);
+        self.bump_without(step);
+    }
+
+    fn write_removal(&mut self, step: &mut Step<'_>, id: &str) {
+        let (group, member) = (self.id.clone(), id.to_owned());
+        let key = || (group.clone(), member.clone());
+        let (group, member) = key();
+        self.write(step, Record::Current { group, member, value: None });
+        let (group, member) = key();
+        self.write(step, Record::Target { group, member, value: None });
+        let (group, member) = key();
+        self.write(step, Record::Member { group, member, value: None });
+        step.timers.cancel(&self.id, What::Session(id.to_owned()));
+        step.timers.cancel(&self.id, What::Revocation(id.to_owned()));
+    }
+
+    /// The log says that the group, which nobody is in, is no more.
+    pub(crate) fn write_end(&self, step: &mut Step<'_>) {
+        let group = || self.id.clone();
+        for regex in self.regexes.keys() {
+            step.write(Record::Regex { group: group(), regex: regex.clone(), value: None });
+        }
+        for member in self.target.keys() {
+            let member = member.clone();
+            step.write(Record::Target { group: group(), member, value: None });
+        }
+        step.write(Record::TargetEpoch { group: group(), value: None });
+        step.write(Record::Epoch { group: group(), value: None });
+    }
+}

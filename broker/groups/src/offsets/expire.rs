@@ -1,0 +1,75 @@
+//! Offsets that nobody used for long enough end, and groups that are nothing without them.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::{AllGroups, Offsets, Place};
+use crate::api::Effects;
+use crate::groups::{Groups, Step};
+use crate::topics::{Topic, Topics};
+
+/// Records that one tick writes; the rest follows in the next one.
+const RECORDS_AT_ONCE: usize = 1_000;
+
+impl Groups {
+    /// Looks through groups, from where it stopped.
+    pub(crate) fn expire_offsets(&mut self, now: i64, effects: &mut Effects) {
+        let mut from = std::mem::take(&mut self.check_from);
+        let no_topics: BTreeMap<String, Topic> = BTreeMap::new();
+        let first = effects.records.len();
+        let mut next = Bound::Included(from.as_str());
+        let (settings, timers) = (&self.settings, &mut self.timers);
+        let topics: &dyn Topics = &no_topics;
+        let mut step = Step { now, settings, topics, timers, effects };
+        let mut again_ms = settings.offsets_check_ms;
+        while let Some((id, _)) = self.groups.range::<str, _>((next, Bound::Unbounded)).next() {
+            if step.effects.records.len() - first >= RECORDS_AT_ONCE {
+                self.check_from = id.clone();
+                again_ms = 1;
+                break;
+            }
+            from = id.clone();
+            next = Bound::Excluded(from.as_str());
+            self.offsets.expire_group(&mut self.groups, &mut step, &from);
+        }
+        self.next_check = Some(now.saturating_add(again_ms));
+    }
+}
+
+impl Offsets {
+    fn expire_group(&mut self, groups: &mut AllGroups, step: &mut Step<'_>, id: &str) {
+        for place in self.expired(groups, step, id) {
+            self.write_end(step, id, place);
+        }
+        let unused = groups.get(id).is_some_and(|group| group.is_idle());
+        if unused && !self.groups.contains_key(id) {
+            self.end_group(groups, step, id);
+        }
+    }
+
+    fn expired(&self, groups: &AllGroups, step: &Step<'_>, id: &str) -> Vec<Place> {
+        let (Some(group), Some(offsets)) = (groups.get(id), self.groups.get(id)) else {
+            return Vec::new();
+        };
+        let mut read: BTreeMap<&str, bool> = BTreeMap::new();
+        let mut expired = Vec::new();
+        for (place, offset) in &offsets.committed {
+            let value = &offset.value;
+            let Some(since) = group.unused_since(value.commit_timestamp) else { continue };
+            let over = match value.expire_timestamp {
+                ms if ms < 0 => {
+                    step.now.saturating_sub(since) >= step.settings.offsets_retention_ms
+                }
+                ms => step.now >= ms,
+            };
+            let topic = place.0.as_str();
+            if over
+                && !*read.entry(topic).or_insert_with(|| group.is_subscribed(topic))
+                && !offsets.is_pending(place)
+            {
+                expired.push(place.clone());
+            }
+        }
+        expired
+    }
+}
