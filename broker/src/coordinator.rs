@@ -151,9 +151,9 @@ impl Coordinators {
 /// As Kafka maps names to partitions, so that its tools look in the right place: Java's hash of the
 /// text, without the sign.
 fn partition_of(name: &str, partitions: u32) -> u32 {
-    let hash = name.encode_utf16().fold(0i32, |hash, unit| {
-        hash.wrapping_mul(31).wrapping_add(i32::from(unit))
-    });
+    let hash = name
+        .encode_utf16()
+        .fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
     (hash & i32::MAX) as u32 % partitions.max(1)
 }
 

@@ -12,6 +12,7 @@ mod configs;
 mod errors;
 mod fetch;
 mod fetch_session;
+mod groups;
 mod list_offsets;
 mod metadata;
 mod produce;
@@ -34,6 +35,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::coordinator::Coordinators;
 use crate::listener::answers::Taken;
 use crate::node::Node;
 use crate::partition::Partition;
@@ -44,6 +46,7 @@ pub(crate) use errors::code;
 #[derive(Clone)]
 pub(crate) struct Kafka {
     node: Arc<Node>,
+    coordinators: Arc<Coordinators>,
     sessions: Arc<fetch_session::Sessions>,
 }
 
@@ -145,8 +148,8 @@ impl Ask {
 }
 
 impl Kafka {
-    pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, sessions: Arc::default() }
+    pub(crate) fn new(node: Arc<Node>, coordinators: Arc<Coordinators>) -> Self {
+        Self { node, coordinators, sessions: Arc::default() }
     }
 
     /// Takes a request. Appends get their place here, in the order of requests; everything else
@@ -200,6 +203,19 @@ async fn answer(key: ApiKey, ask: Ask, body: Reader) -> Result<Answered, Broken>
         ApiKey::ListOffsets => run(ask, body, list_offsets::answer).await,
         ApiKey::OffsetForLeaderEpoch => run(ask, body, list_offsets::epochs).await,
         ApiKey::InitProducerId => run(ask, body, producers::answer).await,
+        ApiKey::FindCoordinator => run(ask, body, groups::find_coordinator).await,
+        ApiKey::JoinGroup => run(ask, body, groups::join).await,
+        ApiKey::SyncGroup => run(ask, body, groups::sync).await,
+        ApiKey::Heartbeat => run(ask, body, groups::heartbeat).await,
+        ApiKey::LeaveGroup => run(ask, body, groups::leave).await,
+        ApiKey::OffsetCommit => run(ask, body, groups::commit).await,
+        ApiKey::OffsetFetch => run(ask, body, groups::fetch_offsets).await,
+        ApiKey::OffsetDelete => run(ask, body, groups::delete_offsets).await,
+        ApiKey::DescribeGroups => run(ask, body, groups::describe).await,
+        ApiKey::ListGroups => run(ask, body, groups::list).await,
+        ApiKey::DeleteGroups => run(ask, body, groups::delete).await,
+        ApiKey::ConsumerGroupHeartbeat => run(ask, body, groups::consumer_heartbeat).await,
+        ApiKey::ConsumerGroupDescribe => run(ask, body, groups::describe_consumer).await,
         ApiKey::CreateTopics => run(ask, body, topics::create).await,
         ApiKey::DeleteTopics => run(ask, body, topics::delete).await,
         ApiKey::CreatePartitions => run(ask, body, topics::grow).await,

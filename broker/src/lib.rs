@@ -21,6 +21,7 @@ mod aside;
 pub mod offload;
 pub mod keeper;
 pub mod find_time;
+pub mod coordinator;
 pub(crate) mod kafka;
 pub mod listener;
 pub mod server;

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::pace::Waiting;
 use crate::partition::{Appended, Ticket};
+use crate::topics::is_internal;
 
 /// When an append is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +75,10 @@ impl Node {
         let started = self.host.now();
         if self.is_draining() {
             return Err(Error::shutting_down());
+        }
+        if is_internal(topic) {
+            let why = format!("{topic} is Levee's own: only its coordinators write to it");
+            return Err(Error::invalid_argument(why));
         }
         let led = self.partition(topic, partition)?;
         let settings = led.config();

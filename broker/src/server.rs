@@ -12,6 +12,7 @@ use levee_tiering::store::hedge::Hedging;
 use thiserror::Error;
 
 use crate::config::BrokerConfig;
+use crate::coordinator::Coordinators;
 use crate::http::{HttpServer, Readiness, Ready};
 use crate::listener::grpc::{self, GrpcServer};
 use crate::listener::kafka::KafkaServer;
@@ -89,7 +90,11 @@ pub async fn start(config: BrokerConfig) -> Result<Running, ServerError> {
     let node = started.node.clone();
     *readable.0.lock() = Some(node.clone());
     let beside = beside(&node);
-    let kafka = kafka_listener.map(|listener| KafkaServer::start(listener, node.clone()));
+    let coordinators = Coordinators::new(node.clone());
+    let mut beside = beside;
+    beside.push(node.host.spawn("coordinators", coordinators.clone().keep()));
+    let start_kafka = |listener| KafkaServer::start(listener, node.clone(), coordinators);
+    let kafka = kafka_listener.map(start_kafka);
     let kafka = kafka.transpose().map_err(listen("Kafka", grpc_listen))?;
     let grpc = GrpcServer::start(listener, node).await.map_err(listen("gRPC", grpc_listen))?;
     let (grpc_addr, http_addr) = (grpc.addr(), http.addr());

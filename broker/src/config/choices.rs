@@ -18,4 +18,14 @@ pub enum LagPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CleanupPolicy {
     Delete,
+    Compact,
+    /// Both.
+    CompactDelete,
+}
+
+impl CleanupPolicy {
+    /// Whether retention takes old records away.
+    pub fn deletes(self) -> bool {
+        self != Self::Compact
+    }
 }

@@ -303,6 +303,7 @@ settings! {
         "Above upload.lag.max.bytes. block: appends wait, up to their timeout. shed: they are \
          refused at once, retriable.";
     cleanup_policy: CleanupPolicy = Setting::choice(
-        "cleanup.policy", &["delete"], &[("compact", "key compaction is not built yet")]),
-        "What retention does with old records.";
+        "cleanup.policy", &["delete", "compact", "compact,delete", "delete,compact"], &[]),
+        "What becomes of old records. delete: retention.ms and retention.bytes take them away. \
+         compact: the newest record of each key is kept. Both: old keys go as well.";
 }

@@ -120,6 +120,8 @@ from_value! {
     };
     CleanupPolicy: Value::Text(text) => match text.as_str() {
         "delete" => Self::Delete,
+        "compact" => Self::Compact,
+        "compact,delete" | "delete,compact" => Self::CompactDelete,
         _ => return None,
     };
 }

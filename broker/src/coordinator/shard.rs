@@ -52,7 +52,11 @@ pub(crate) trait Machine: Send + 'static {
     type Answer: Send + 'static;
 
     /// A record of the log, in order.
-    fn replay(&mut self, header: &BatchHeader, record: DecodedRecord) -> std::result::Result<(), String>;
+    fn replay(
+        &mut self,
+        header: &BatchHeader,
+        record: DecodedRecord,
+    ) -> std::result::Result<(), String>;
     /// All of the log was read. `now`: milliseconds since 1970, here and below.
     fn loaded(&mut self, now: i64) -> Effects<Self::Answer>;
     fn call(&mut self, now: i64, token: Token, call: Self::Call) -> Effects<Self::Answer>;
@@ -117,7 +121,11 @@ impl<M: Machine> Shard<M> {
     }
 
     /// Asks, and waits for an answer that is durable with all that it rests on.
-    pub(crate) async fn call(&self, node: &Node, call: M::Call) -> std::result::Result<M::Answer, ErrorCode> {
+    pub(crate) async fn call(
+        &self,
+        node: &Node,
+        call: M::Call,
+    ) -> std::result::Result<M::Answer, ErrorCode> {
         let (answer, answered) = oneshot::channel();
         let mut loaded = self.loaded.clone();
         let sent = async {
@@ -205,7 +213,11 @@ impl<M: Machine> Serving<M> {
     }
 
     /// Appends the records and puts the answers behind them.
-    async fn take(&self, effects: Effects<M::Answer>, pending: &mut Pending<M::Answer>) -> Result<()> {
+    async fn take(
+        &self,
+        effects: Effects<M::Answer>,
+        pending: &mut Pending<M::Answer>,
+    ) -> Result<()> {
         let Effects { records, answers } = effects;
         if records.is_empty() {
             if !answers.is_empty() {

@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::connections::{Connection, Connections};
+use crate::coordinator::Coordinators;
 use crate::kafka::{Answer, Answered, Broken, Client, Kafka};
 use crate::node::Node;
 
@@ -51,7 +52,11 @@ pub struct KafkaServer {
 }
 
 impl KafkaServer {
-    pub fn start(listener: TcpListener, node: Arc<Node>) -> io::Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        node: Arc<Node>,
+        coordinators: Arc<Coordinators>,
+    ) -> io::Result<Self> {
         let addr = listener.local_addr()?;
         let most = node.config.connections_max as usize;
         let connections = Connections::new(listener, most, GREETING_TIME, GREETING_BYTES);
@@ -59,7 +64,7 @@ impl KafkaServer {
             room: Arc::new(Semaphore::new(node.config.request_bytes as usize)),
             request_max: node.config.max_batch_bytes as usize + ENVELOPE_BYTES,
             idle: node.config.kafka_idle_timeout,
-            kafka: Kafka::new(node),
+            kafka: Kafka::new(node, coordinators),
         });
         let (stop, stopped) = watch::channel(false);
         let serving = tokio::spawn(accept(connections, shared, stopped));

@@ -65,6 +65,9 @@ async fn retain(node: &Node, next: &mut Next) -> Result<()> {
 /// the bucket stays.
 async fn due(node: &Node, partition: &Partition, next: &mut Next) -> Result<Option<u64>> {
     let config = partition.config();
+    if !config.cleanup_policy.deletes() {
+        return Ok(None);
+    }
     let Ok(ladder) = partition.readable() else { return Ok(None) };
     let tiled = node.tiers.index.tiling(partition.id, ladder.log_start(), ladder.tiered_end());
     let mut start = ladder.log_start();
