@@ -87,12 +87,6 @@ impl Sources {
         checks::broker(&values)?;
         checks::topic(&values, &values)?;
         let config = BrokerConfig::typed(values);
-        if let Some(addr) = config.kafka_listen {
-            warnings.push(format!(
-                "kafka.listen={addr}: the Kafka listener comes with a later release; nothing \
-                 listens there"
-            ));
-        }
         Ok(Loaded { config, warnings })
     }
 

@@ -10,7 +10,6 @@ use levee_proto::record::records::DecodedRecord;
 
 use super::shard::{Effects, Machine, Token};
 use crate::node::Node;
-use crate::topics::is_internal;
 
 /// One request to a group, and who asks.
 #[derive(Debug, Clone)]
@@ -92,6 +91,7 @@ impl Topics for KnownTopics {
 
     fn each_name(&self, each: &mut dyn FnMut(&str)) {
         let state = self.0.view.read();
-        state.names.keys().filter(|name| !is_internal(name)).for_each(|name| each(name));
+        // Internal ones too: who writes a pattern that fits them wants them, as in Kafka.
+        state.names.keys().for_each(|name| each(name));
     }
 }
