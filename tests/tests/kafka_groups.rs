@@ -168,7 +168,7 @@ async fn a_killed_coordinator_is_no_rebalance() {
     let answer = wire.ask(9, &commit(&member, generation, 0, 17)).await;
     assert_eq!(answer.topics[0].partitions[0].error_code, 0);
     broker.kill9().await;
-    let broker = broker.again().await;
+    broker.restart().await;
     let mut wire = Wire::connect(&broker.kafka).await;
     let began = Instant::now();
     loop {
@@ -209,7 +209,7 @@ async fn f22_commits_that_were_acked_never_go_back() {
             acked[*partition] = *offset;
         }
         broker.kill9().await;
-        broker = broker.again().await;
+        broker.restart().await;
         wire = Wire::connect(&broker.kafka).await;
         for (partition, acked) in acked.iter_mut().enumerate() {
             let (found, metadata) = committed(&mut wire, partition as i32).await;
@@ -243,7 +243,7 @@ async fn a_consumer_group_of_the_new_protocol_outlives_its_coordinator() {
     let assigned = joined.assignment.unwrap().topic_partitions;
     assert_eq!(assigned[0].partitions, [0, 1, 2, 3]);
     broker.kill9().await;
-    let broker = broker.again().await;
+    broker.restart().await;
     let mut wire = Wire::connect(&broker.kafka).await;
     let began = Instant::now();
     loop {
