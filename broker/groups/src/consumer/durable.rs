@@ -194,3 +194,21 @@ fn from_list(list: Vec<TopicPartitions>, epoch: i32) -> Owned {
     });
     each.collect()
 }
+
+#[cfg(test)]
+impl ConsumerGroup {
+    /// Everything that a move of the coordinator must keep.
+    pub(crate) fn durable(&self) -> String {
+        format!(
+            "{} {} {:#?} {} {:?} {:?} {:?} {:?}",
+            self.epoch,
+            self.metadata_hash,
+            self.members,
+            self.target_epoch,
+            self.target,
+            self.regexes,
+            self.instances,
+            self.owners
+        )
+    }
+}

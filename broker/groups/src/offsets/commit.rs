@@ -206,14 +206,20 @@ impl Offsets {
             topic: commit.topic.to_owned(),
             partition: commit.partition,
         };
-        let value = OffsetCommitValue {
+        let mut value = OffsetCommitValue {
             offset: commit.offset,
             leader_epoch: commit.leader_epoch,
             metadata,
             commit_timestamp: step.now,
-            expire_timestamp: commit.expires.unwrap_or(-1),
+            expire_timestamp: -1,
             topic_id: commit.topic_id,
         };
+        if let Some(expires) = commit.expires {
+            // The version of the record that has this time has neither of the others.
+            let (leader_epoch, topic_id) = (-1, Uuid::ZERO);
+            value =
+                OffsetCommitValue { leader_epoch, expire_timestamp: expires, topic_id, ..value };
+        }
         let group = || Group::Classic(ClassicGroup::of_offsets(by.group));
         groups.entry(by.group.to_owned()).or_insert_with(group);
         self.apply(key.clone(), Some(value.clone()), producer.map(|producer| producer.id));

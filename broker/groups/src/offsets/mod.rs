@@ -133,3 +133,19 @@ impl Offsets {
 }
 
 type AllGroups = BTreeMap<String, Group>;
+
+#[cfg(test)]
+impl Offsets {
+    /// Everything that a move of the coordinator must keep; the order counts only among offsets.
+    pub(crate) fn durable(&self) -> String {
+        let plain = |offsets: &BTreeMap<Place, Offset>| {
+            let each = offsets.iter().map(|(place, offset)| (place.clone(), offset.value.clone()));
+            each.collect::<Vec<_>>()
+        };
+        let each = self.groups.iter().map(|(id, group)| {
+            let pending = group.pending.iter().map(|(id, offsets)| (*id, plain(offsets)));
+            (id, plain(&group.committed), pending.collect::<Vec<_>>())
+        });
+        format!("{:?} {:?}", each.collect::<Vec<_>>(), self.open)
+    }
+}
