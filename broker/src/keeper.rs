@@ -98,6 +98,7 @@ async fn move_tails(node: &Node, partitions: &[Arc<Partition>]) {
 async fn make_room(node: &Node, partitions: &[Arc<Partition>]) {
     let mut total = 0;
     for partition in partitions {
+        partition.drop_deleted_hot().await;
         if let Some(bytes) = partition.config().local_retention_bytes {
             while partition.hot_bytes() > bytes && partition.drop_oldest_hot().await > 0 {}
         }

@@ -452,6 +452,47 @@ async fn retention_deletion_and_garbage_collection_keep_to_the_rule() {
     assert!(read_all(&client, "gone", 0).await.is_empty(), "a new topic with an old name is new");
 }
 
+/// Copies of what retention took away would fill the disk up to hot.bytes for nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn hot_copies_of_deleted_records_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let fast = [
+        "tail.bytes=1MiB",
+        "max.batch.bytes=64KiB",
+        "hot.segment.bytes=1MiB",
+        "tier.interval=200ms",
+    ];
+    let fast: Vec<&str> = fast.iter().flat_map(|set| ["--set", set]).collect();
+    let broker = Broker::dev(dir.path(), &fast).await;
+    let client = Client::connect(&broker.grpc).await.unwrap();
+    create(&client, "t", 1, &[]).await;
+    let producer = client.producer(ProducerConfig::default()).await.unwrap();
+    let record = RecordData { value: Some(vec![7; 50_000].into()), ..RecordData::default() };
+    let mut acks = Vec::new();
+    for _ in 0..200 {
+        acks.push(producer.send("t", Some(0), record.clone()).await.unwrap());
+    }
+    for ack in acks {
+        ack.await.unwrap();
+    }
+    let hot = || {
+        let files = std::fs::read_dir(dir.path().join("hot")).into_iter().flatten().flatten();
+        let files = files.flat_map(|entry| std::fs::read_dir(entry.path()).into_iter().flatten());
+        files.flatten().map(|file| file.metadata().map_or(0, |meta| meta.len())).sum::<u64>()
+    };
+    let becomes = async |is_so: &dyn Fn(u64) -> bool| {
+        let started = std::time::Instant::now();
+        while !is_so(hot()) {
+            assert!(started.elapsed() < Duration::from_secs(30), "{} bytes are hot", hot());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    becomes(&|bytes| bytes > 7 << 20).await;
+    client.admin().flush(FlushRequest::default()).await.unwrap();
+    client.manage().delete_records("t", 0, 190).await.unwrap();
+    becomes(&|bytes| bytes < 2 << 20).await;
+}
+
 /// What a probe left behind that was killed goes after a day, and nothing younger.
 #[tokio::test(flavor = "multi_thread")]
 async fn old_probes_are_swept() {

@@ -141,6 +141,15 @@ impl Partition {
         }
     }
 
+    /// Drops hot segments in which all is deleted.
+    pub async fn drop_deleted_hot(&self) {
+        while let Some((end, _)) = self.hot.oldest() {
+            if end > self.ladder().log_start() || self.drop_oldest_hot().await == 0 {
+                return;
+            }
+        }
+    }
+
     /// Drops hot segments whose records are all older than `before_ms` and in the bucket.
     pub async fn drop_hot_before(&self, before_ms: i64) {
         while let Some((_, newest)) = self.hot.oldest() {
