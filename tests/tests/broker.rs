@@ -458,7 +458,7 @@ async fn hot_copies_of_deleted_records_go() {
     let dir = tempfile::tempdir().unwrap();
     let fast = [
         "tail.bytes=1MiB",
-        "max.batch.bytes=64KiB",
+        "max.batch.bytes=1MiB",
         "hot.segment.bytes=1MiB",
         "tier.interval=200ms",
     ];
