@@ -98,9 +98,7 @@ impl Transactions {
         let outcome = outcome(request);
         let reached = transaction.outcome() == Some(outcome);
         match (transaction.state, standing) {
-            (State::Empty | State::Ongoing, Standing::Before) => {
-                Err(ErrorCode::ProducerFenced.into())
-            }
+            (State::Empty, Standing::Before) => Err(ErrorCode::ProducerFenced.into()),
             (_, Standing::Before) if !reached => Err(ErrorCode::InvalidTxnState.into()),
             (state, _) if state.is_prepared() => Err(ErrorCode::ConcurrentTransactions.into()),
             (_, Standing::Before) => Ok(producer),

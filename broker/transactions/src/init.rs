@@ -78,10 +78,6 @@ impl Transactions {
                 None
             }
             Some(Standing::Current) => Some(current),
-            // The transaction was begun by who knows the new epoch, so this is a late repetition.
-            Some(_) if transaction.state == State::Ongoing => {
-                return Err(ErrorCode::ProducerFenced.into());
-            }
             // A repetition: the answer was lost.
             Some(_) => transaction.before,
         };

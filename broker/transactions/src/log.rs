@@ -110,7 +110,7 @@ pub(crate) fn read_value(offset: i64, value: Bytes) -> Result<Transaction, Repla
     }
     Ok(Transaction {
         producer,
-        before: before(producer, value.previous_producer_id),
+        before: before(producer, value.previous_producer_id).filter(|_| state != State::Ongoing),
         next_id: Some(value.next_producer_id).filter(|id| *id >= 0),
         timeout_ms: value.transaction_timeout_ms,
         state,

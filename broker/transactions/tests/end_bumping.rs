@@ -67,6 +67,17 @@ fn what_is_late_is_of_an_epoch_that_is_over() {
 }
 
 #[test]
+fn a_renewed_producer_ends_nothing_by_its_old_name() {
+    let mut c = Coordinator::new();
+    c.init("a");
+    assert_eq!(c.init_as("a", 5, Some(P)), Got::Producer(Q));
+    for commit in [true, false] {
+        assert_eq!(c.end(5, "a", P, commit), Got::Code(E::ProducerFenced));
+    }
+    assert_eq!(c.add(5, "a", P, &[("t", &[0])]), Got::Code(E::ProducerFenced));
+}
+
+#[test]
 fn who_goes_on_before_the_markers_are_written_waits_and_is_not_fenced() {
     let mut c = begun();
     assert_eq!(c.end(5, "a", P, true), Got::Producer(Q));

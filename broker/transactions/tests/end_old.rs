@@ -121,6 +121,18 @@ fn a_late_end_does_not_end_the_next_transaction() {
 }
 
 #[test]
+fn a_late_repetition_of_an_end_does_not_end_the_next_transaction() {
+    let mut c = begun();
+    assert_eq!(over(&mut c, 1, 4, end("a", P, true)), Got::Producer(P));
+    c.write_markers();
+    // The answer is lost; what is sent over connection 2 hangs, over 3 it is answered.
+    assert_eq!(over(&mut c, 3, 4, end("a", P, true)), Got::Producer(P));
+    assert_eq!(over(&mut c, 3, 3, add("a", P, &[("t", &[7])])), Got::Code(E::None));
+    assert_eq!(over(&mut c, 2, 4, end("a", P, true)), Got::Disconnect);
+    assert_eq!(c.state_of("a"), "Ongoing");
+}
+
+#[test]
 fn late_partitions_do_not_begin_or_widen_a_transaction() {
     let mut c = begun();
     assert_eq!(over(&mut c, 2, 4, end("a", P, true)), Got::Producer(P));

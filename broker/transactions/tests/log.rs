@@ -1,4 +1,5 @@
 //! What is in the log, what comes back from it, what time and queries make of it.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

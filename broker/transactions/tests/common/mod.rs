@@ -1,5 +1,5 @@
 //! A coordinator whose log is durable at once, and requests in few words.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use bytes::Bytes;
 use levee_kafka::ErrorCode;

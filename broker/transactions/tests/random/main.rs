@@ -1,6 +1,7 @@
 //! Seeded storms: several producers and their zombies, requests that come late, twice or never,
 //! coordinators that die between a record and its answer, markers in any order. What must hold is
 //! asked of the partitions, which see what consumers would see.
+#![allow(clippy::unwrap_used)]
 
 mod client;
 mod partitions;
