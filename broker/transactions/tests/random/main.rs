@@ -5,6 +5,7 @@
 
 mod client;
 mod partitions;
+mod records;
 mod world;
 
 use world::World;
@@ -34,10 +35,21 @@ fn seeds() -> std::ops::Range<u64> {
     }
 }
 
+struct NamedIfItFails(u64);
+
+impl Drop for NamedIfItFails {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("LEVEE_SEED={}", self.0);
+        }
+    }
+}
+
 #[test]
 fn transactions_are_atomic_in_storms() {
     let mut seen = world::Seen::default();
     for seed in seeds() {
+        let _named = NamedIfItFails(seed);
         let mut world = World::new(seed);
         for _ in 0..1_500 {
             world.step();
@@ -49,7 +61,7 @@ fn transactions_are_atomic_in_storms() {
     // A storm in which nothing happens proves nothing.
     if std::env::var("LEVEE_SEED").is_err() {
         let all = [seen.commits, seen.aborts, seen.crashes, seen.late, seen.fenced, seen.timeouts];
-        assert!(all.iter().all(|count| *count > 100), "{seen:?}");
+        assert!(all.iter().all(|count| *count > 100) && seen.exhausted > 10, "{seen:?}");
     }
 }
 

@@ -2,9 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
-use levee_kafka::messages::transaction_log_value::TransactionLogValue;
-use levee_kafka::{Message, Reader};
 use levee_transactions::{
     Answer, Asked, Effects, Markers, Prepare, Request, Settings, Transactions,
 };
@@ -12,6 +9,7 @@ use levee_transactions::{
 use crate::Rng;
 use crate::client::{Client, Learned, Wants};
 use crate::partitions::{Closed, Partition, Work};
+use crate::records::{self, Record};
 
 const IDS: usize = 3;
 
@@ -24,6 +22,7 @@ pub(crate) struct Seen {
     pub(crate) late: u64,
     pub(crate) fenced: u64,
     pub(crate) timeouts: u64,
+    pub(crate) exhausted: u64,
 }
 
 impl Seen {
@@ -34,6 +33,7 @@ impl Seen {
         self.late += more.late;
         self.fenced += more.fenced;
         self.timeouts += more.timeouts;
+        self.exhausted += more.exhausted;
     }
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct World {
     now_ms: i64,
     state: Transactions,
     epoch: i32,
-    pub(crate) log: Vec<(Bytes, Option<Bytes>)>,
+    pub(crate) log: Vec<Record>,
     durable: usize,
     waiting: VecDeque<Waiting>,
     /// By connection; those of brokers have one each.
@@ -101,6 +101,11 @@ impl World {
             rivals: BTreeSet::new(),
             seen: Seen::default(),
         };
+        if world.rng.one_in(2) {
+            world.log.push(records::nearly_exhausted("id-0"));
+            world.durable = 1;
+            world.state = world.replayed();
+        }
         (0..IDS).for_each(|id| world.new_client(id));
         world
     }
@@ -202,12 +207,18 @@ impl World {
             self.network.remove(&key);
         }
         let Some(Packet { asked, request }) = packet else { return };
-        if self.state.producer_ids_wanted() > 7 && !self.rng.one_in(10) {
-            self.state.give_producer_id(self.next_producer_id);
-            self.next_producer_id += 1;
+        if !self.rng.one_in(10) {
+            self.give_producer_id();
         }
         let effects = self.state.request(self.now_ms, asked, request);
         self.append(effects);
+    }
+
+    fn give_producer_id(&mut self) {
+        if self.state.producer_ids_wanted() > 7 {
+            self.state.give_producer_id(self.next_producer_id);
+            self.next_producer_id += 1;
+        }
     }
 
     fn append(&mut self, effects: Effects) {
@@ -229,6 +240,7 @@ impl World {
             let Some(Waiting { answers, markers, .. }) = self.waiting.pop_front() else { return };
             for of in markers {
                 self.prepared(&of);
+                self.seen.exhausted += u64::from(of.producer.epoch == i16::MAX);
                 for partition in of.partitions.values().flatten() {
                     let (life, of) = (self.epoch, of.clone());
                     self.markers.push(Marker { life, of, partition: *partition });
@@ -246,10 +258,7 @@ impl World {
     fn prepared(&self, of: &Markers) {
         let Prepare::Offset(offset) = of.prepare else { panic!("{of:?}") };
         assert!((offset as usize) < self.durable, "{of:?}");
-        let value = self.log[offset as usize].1.clone().unwrap();
-        let mut r = Reader::new(value);
-        assert_eq!(r.i16().unwrap(), 1);
-        let value = TransactionLogValue::decode(&mut r, 1).unwrap();
+        let value = records::value(&self.log[offset as usize]);
         assert_eq!(value.transaction_status, if of.commit { 2 } else { 3 });
         assert_eq!((value.producer_id, value.producer_epoch), (of.producer.id, of.producer.epoch));
     }
@@ -352,6 +361,7 @@ impl World {
         }
         for _ in 0..3 {
             self.now_ms += 25_000;
+            self.give_producer_id();
             self.tick();
             while self.durable < self.log.len() || !self.waiting.is_empty() {
                 self.flush();
@@ -360,7 +370,7 @@ impl World {
                 self.mark();
             }
         }
-        self.replayed();
+        assert!(self.replayed().records().eq(self.state.records()));
         self.check();
     }
 
