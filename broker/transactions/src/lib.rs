@@ -14,7 +14,8 @@
 //!   on a connection opens another, so what comes over one that is older than the transaction's is
 //!   late: the connection is closed ([`Answer::Disconnect`]). Who is still there connects again and
 //!   repeats, which is never wrong.
-//! - `InitProducerId` with an epoch that is over does not abort the transaction of the epoch after.
+//! - `InitProducerId` with an epoch that is not the transaction's does not abort it. Without one it
+//!   does, and the producer of that transaction is fenced at once.
 //! - The epoch that a producer had before its last one is in the log, so that a repeated request is
 //!   known after a crash too, and is not taken for one of a fenced producer.
 //! - A producer that goes on before its last markers are written is told to wait, not that it is
