@@ -155,8 +155,8 @@ impl Transactions {
         self.timers.first().map(|(due_ms, _)| *due_ms)
     }
 
-    /// Aborts transactions that took too long, forgets transactional ids that nobody uses; leaves some
-    /// for the next tick where they are many.
+    /// Aborts transactions that took too long, forgets transactional ids that nobody uses; leaves
+    /// some for the next tick where they are many.
     pub fn tick(&mut self, now_ms: i64) -> Effects {
         let mut effects = Effects::default();
         while let Some((_, id)) = self.timers.first().filter(|(due_ms, _)| *due_ms <= now_ms) {
@@ -181,8 +181,8 @@ impl Transactions {
         effects
     }
 
-    /// Markers of a decision are in these partitions of a topic, and durable there, or the partitions
-    /// are gone for good.
+    /// Markers of a decision are in these partitions of a topic, and durable there, or the
+    /// partitions are gone for good.
     pub fn written(
         &mut self,
         now_ms: i64,

@@ -63,8 +63,8 @@ pub struct Markers {
     pub partitions: Partitions,
 }
 
-/// Where the Prepare record of a decision is. Its offset grows from decision to decision, across all
-/// lives of the coordinator, so a partition that keeps the last one knows a marker that comes late,
+/// Where the Prepare record of a decision is. Its offset grows from decision to decision, across
+/// all lives of the coordinator, so a partition that keeps the last one knows a marker that comes late,
 /// even where an old client's transactions all have the same producer and epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prepare {

@@ -85,7 +85,8 @@ impl Transactions {
         }
     }
 
-    /// Clients that get another epoch with each answer: a repeated request comes by the name before.
+    /// Clients that get another epoch with each answer: a repeated request comes by the name
+    /// before.
     fn end_bumping(
         &mut self,
         now_ms: i64,

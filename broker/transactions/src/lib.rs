@@ -1,7 +1,7 @@
 //! Transactions: what one partition of `__transaction_state` knows, as a state machine.
 //!
-//! Owns: transactional ids, their producer ids and epochs, which partitions a transaction writes to,
-//! how it ends, its records. Does not own: the log that the records are appended to, the markers'
+//! Owns: transactional ids, their producer ids and epochs, which partitions a transaction writes
+//! to, how it ends, its records. Does not own: the log that the records are appended to, the markers'
 //! way to the partitions, clocks, producer ids (the caller gives all of them).
 //!
 //! What a request changes is in memory at once, and memory is the fold of the records: an append

@@ -1,7 +1,7 @@
 //! Records of `__transaction_state`, as Kafka writes them.
 //!
-//! One field says a little more than Kafka's: `previous_producer_id` is -1 where nobody may go on by
-//! the producer's last name ([`Transaction::before`]). Kafka needs it only where the id changed.
+//! One field says a little more than Kafka's: `previous_producer_id` is -1 where nobody may go on
+//! by the producer's last name ([`Transaction::before`]). Kafka needs it only where the id changed.
 
 use std::collections::BTreeSet;
 

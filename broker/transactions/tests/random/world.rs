@@ -74,8 +74,8 @@ pub(crate) struct World {
     next_producer_id: i64,
     /// What clients were told for certain: true is committed.
     told: BTreeMap<Work, bool>,
-    /// Clients that were not alone with their transactional id: who is fenced by another cannot know
-    /// how its transaction ended.
+    /// Clients that were not alone with their transactional id: who is fenced by another cannot
+    /// know how its transaction ended.
     rivals: BTreeSet<usize>,
     pub(crate) seen: Seen,
 }
