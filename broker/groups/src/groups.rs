@@ -286,6 +286,9 @@ fn join(
     if !allowed.contains(&request.session_timeout_ms) {
         return refuse(step, ErrorCode::InvalidSessionTimeout);
     }
+    if request.protocol_type.is_empty() || request.protocols.is_empty() {
+        return refuse(step, ErrorCode::InconsistentGroupProtocol);
+    }
     match groups.get_mut(&id) {
         Some(Group::Classic(group)) => return group.join(step, caller, token, request),
         Some(group) if !group.is_empty() => {

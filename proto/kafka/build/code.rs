@@ -81,6 +81,11 @@ fn default_of(field: &Field) -> String {
     match (&field.default, &field.kind) {
         (None, _) => "Default::default()".into(),
         (Some(value), Kind::Number(_) | Kind::Bool) => value.clone(),
+        (Some(value), Kind::Struct(_) | Kind::List(_))
+            if value == "empty" && field.nullable.is_some() =>
+        {
+            "Some(Default::default())".into()
+        }
         (Some(value), _) => panic!("{}: no default {value} for this type", field.name),
     }
 }

@@ -12,8 +12,9 @@
 //! VERSIONS: `3`, `3-5` or `3+`; a field without them is in all versions of what it stands in.
 //! TYPE: `bool i8 i16 u16 i32 u32 i64 f64 string bytes records uuid`, `[]TYPE`, or the name of a
 //! struct, whose fields follow one level deeper where it is used the first time. A `?` behind it:
-//! may be null, in the versions behind the `?`, or in all. A null is the default then. Defaults of
-//! all others are zero, empty or false. `inflexible`: as in old versions in all versions.
+//! may be null, in the versions behind the `?`, or in all. A null is the default then, or with
+//! `default empty` something empty. Defaults of all others are zero, empty or false. `inflexible`:
+//! as in old versions in all versions.
 //!
 //! Source: the protocol of Apache Kafka 4.3 (KIP-482 for flexible versions and tags).
 

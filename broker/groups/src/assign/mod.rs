@@ -3,6 +3,8 @@
 //! Owns: the assignors of the coordinator. They are functions: the same question, the same answer.
 
 mod range;
+#[cfg(test)]
+mod tests;
 mod uniform;
 
 use std::collections::{BTreeMap, BTreeSet};

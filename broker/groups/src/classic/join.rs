@@ -71,7 +71,7 @@ impl ClassicGroup {
     /// Is there a protocol that everybody speaks?
     fn can_work_with(&self, request: &JoinGroupRequest) -> bool {
         if self.state == State::Empty {
-            return !request.protocol_type.is_empty() && !request.protocols.is_empty();
+            return true;
         }
         self.protocol_type.as_ref() == Some(&request.protocol_type)
             && request

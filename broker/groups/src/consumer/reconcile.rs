@@ -11,10 +11,8 @@ impl ConsumerGroup {
     /// `owned`: what the member says that it has now; none: it says nothing of it.
     pub(super) fn reconcile(&mut self, step: &mut Step<'_>, id: &str, owned: Option<&Assignment>) {
         let Some(member) = self.members.get(id) else { return };
-        let next = self.next_of(id, member, owned);
-        if next == *member {
-            return;
-        }
+        let next = self.next_of(id, member, owned).filter(|next| next != member);
+        let Some(next) = next else { return };
         let waits = next.state == MemberState::Unrevoked;
         let rebalance_ms = next.rebalance_ms;
         self.write(step, next.to_current(&self.id, id));
@@ -25,14 +23,15 @@ impl ConsumerGroup {
         }
     }
 
-    fn next_of(&self, id: &str, member: &Member, owned: Option<&Assignment>) -> Member {
+    /// None: it stays as it is.
+    fn next_of(&self, id: &str, member: &Member, owned: Option<&Assignment>) -> Option<Member> {
         let there = match member.state {
             MemberState::Stable => member.epoch == self.target_epoch,
             MemberState::Unrevoked => still_has(owned, &member.revoking),
             MemberState::Unreleased | MemberState::Unknown => false,
         };
         if there {
-            return member.clone();
+            return None;
         }
         let nothing = Assignment::new();
         let target = self.target.get(id).unwrap_or(&nothing);
@@ -52,7 +51,7 @@ impl ConsumerGroup {
             next.move_to(member.epoch);
             next.state = MemberState::Unrevoked;
             next.revoking = gives_back;
-            return next;
+            return Some(next);
         }
         next.revoking.clear();
         next.move_to(self.target_epoch);
@@ -60,7 +59,7 @@ impl ConsumerGroup {
             true => MemberState::Stable,
             false => MemberState::Unreleased,
         };
-        next
+        Some(next)
     }
 
     /// Adds what nobody else has any more. Was that all?

@@ -3,7 +3,7 @@
 use levee_kafka::ErrorCode;
 use levee_kafka::messages::consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest;
 
-use super::{AWAY, ConsumerGroup, LEFT, Member, subscribe};
+use super::{AWAY, ConsumerGroup, LEFT, Member, MemberState, subscribe};
 use crate::api::Refusal;
 use crate::assign::ASSIGNORS;
 use crate::consumer::member::Assignment;
@@ -142,6 +142,11 @@ fn fenced_instance(instance: &str, id: &str) -> Refusal {
 /// A member says its epoch; 0: it joins (again). The epoch before is fine where the answer with the
 /// new one may have been lost, which it was not if the member has more than it got.
 fn check_epoch(member: &Member, epoch: i32, owned: Option<&Assignment>) -> Result<(), Refusal> {
+    if member.state == MemberState::Unknown && owned.is_none_or(|owned| !owned.is_empty()) {
+        let message = "The consumer group member is in a state that this broker does not know. \
+                       The member must abandon all its partitions and rejoin.";
+        return Err(Refusal::new(ErrorCode::FencedMemberEpoch, message));
+    }
     let lost =
         epoch == member.previous_epoch && owned.is_some_and(|owned| is_within(owned, member));
     if epoch == 0 || epoch == member.epoch || (epoch < member.epoch && lost) {

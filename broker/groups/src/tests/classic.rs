@@ -213,3 +213,11 @@ fn protocols_are_elected() {
     let leader = if a.members.is_empty() { b } else { a };
     assert!(leader.members.iter().all(|member| member.metadata == "r"));
 }
+
+#[test]
+fn a_join_that_says_no_protocol_makes_no_group() {
+    let mut world = World::new();
+    let token = world.send_join(&join().protocols(&[]));
+    assert_eq!(world.joined(token).error_code, code(ErrorCode::InconsistentGroupProtocol));
+    assert!(world.groups.groups.is_empty() && world.log.is_empty());
+}

@@ -26,6 +26,8 @@ pub(super) struct Client {
     pub(super) owned: Partitions,
     /// What it was last told to have.
     pub(super) told: Partitions,
+    /// An answer did not come.
+    pub(super) lost: bool,
 }
 
 pub(super) fn client(id: &str, topics: &[&str]) -> Client {

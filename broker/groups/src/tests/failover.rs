@@ -124,3 +124,15 @@ fn records_are_as_kafka_writes_them() {
     assert_eq!(value[..25], *b"\0\x03\0\x08consumer\0\0\0\x01\0\x05range\0\x06");
     assert_eq!(&value[25..31], ids[0].as_bytes());
 }
+
+#[test]
+fn members_of_consumer_groups_are_not_taken_for_classic_ones() {
+    let mut world = World::new();
+    world.topic("t", 1);
+    client("a", &["t"]).join(&mut world);
+    let super::Entry::Record(key, Some(value), None) = &world.log[0] else { panic!() };
+    // Key 5: group, member. Where the tagged field of classic members is left out Kafka reads an
+    // empty one, so its absence is written: one tag, number 0, one byte, null.
+    assert_eq!(key[..], *b"\0\x05\0\x01g\0\x01a");
+    assert!(value.ends_with(b"\x01\0\x01\xff"));
+}

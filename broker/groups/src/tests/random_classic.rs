@@ -67,8 +67,17 @@ impl Run {
             77..78 => self.restart(at),
             78..79 => self.fail_over(),
             79..99 => {
-                let ms = self.rng.random_range(1..800);
+                let ms = self.rng.random_range(1..3_000);
                 self.world.pass(ms);
+                for at in 0..self.clients.len() {
+                    if self.rng.random_range(0..10) > 0 {
+                        self.heartbeat(at);
+                    }
+                    if self.rng.random_range(0..10) > 3 {
+                        self.hear();
+                        self.go_on(at);
+                    }
+                }
             }
             _ => {
                 let ms = self.rng.random_range(1..20_000);
@@ -81,7 +90,7 @@ impl Run {
 
     /// Joins, or syncs, whichever is next; rarely joins where nothing asks for it.
     fn go_on(&mut self, at: usize) {
-        let again = self.rng.random_range(0..20) == 0;
+        let again = self.rng.random_range(0..60) == 0;
         let client = &mut self.clients[at];
         if client.stable && !again {
             return;
@@ -242,7 +251,7 @@ fn any_order_of_events_keeps_the_rules() {
     let mut stable = 0;
     for seed in 0..seeds {
         let mut run = Run::new(seed);
-        for _ in 0..400 {
+        for _ in 0..600 {
             run.step();
         }
         stable += run.committed.values().sum::<i64>();

@@ -72,8 +72,8 @@ impl Run {
         }
         self.ids += 1;
         let mut new = client(&format!("m{}", self.ids), &["t", "u"]);
-        new.instance = (at % 3 == 0).then(|| format!("i{at}"));
-        new.assignor = (at % 2 == 0).then(|| "range".into());
+        new.instance = at.is_multiple_of(3).then(|| format!("i{at}"));
+        new.assignor = at.is_multiple_of(2).then(|| "range".into());
         if at == 1 {
             new.topics = None;
             new.regex = Some("[tu]".into());
@@ -86,11 +86,18 @@ impl Run {
     }
 
     fn beat(&mut self, at: usize) {
+        let how = self.rng.random_range(0..3);
+        self.beat_in(at, how);
+    }
+
+    fn beat_in(&mut self, at: usize, how: u32) {
         if self.runs[at].is_none() {
             return;
         }
         let client = &mut self.clients[at];
-        let answer = match self.rng.random_range(0..3) {
+        // After an answer that did not come it tells all.
+        let how = if std::mem::take(&mut client.lost) { 1 } else { how };
+        let answer = match how {
             // It is busy, and does not say what it has.
             0 => client.send(&mut self.world, client.plain()),
             1 => client.send(&mut self.world, client.full()),
@@ -113,6 +120,7 @@ impl Run {
         if self.runs[at].is_some() {
             let request = self.clients[at].full();
             super::consumer_client::heartbeat(&mut self.world, request);
+            self.clients[at].lost = true;
         }
     }
 
@@ -148,7 +156,7 @@ impl Run {
                 _ => &["t", "u"],
             };
             self.clients[at].topics = Some(some.iter().map(|name| (*name).to_owned()).collect());
-            self.beat(at);
+            self.beat_in(at, 1);
         }
     }
 
@@ -212,12 +220,7 @@ impl Run {
     /// When everybody follows, everything that is read has an owner.
     fn calm_down(&mut self) {
         for at in 0..self.clients.len() {
-            if self.runs[at].is_some() {
-                let answer = self.clients[at].beat(&mut self.world);
-                if answer.error_code != OK {
-                    self.drop_all(at);
-                }
-            }
+            self.beat_in(at, 1);
         }
         let running: Vec<bool> = self.runs.iter().map(Option::is_some).collect();
         let mut clients: Vec<Client> = self
@@ -229,7 +232,13 @@ impl Run {
         // Whoever is not running any more is out by now; those who run go on.
         for _ in 0..6 {
             self.world.pass(SESSION_MS / 5);
-            clients.iter_mut().for_each(|client| drop(client.beat(&mut self.world)));
+            for client in &mut clients {
+                // The time in which it had to give back may be over: it joins again.
+                if client.beat(&mut self.world).error_code != OK {
+                    assert_eq!(client.join(&mut self.world).error_code, OK);
+                    client.follow();
+                }
+            }
         }
         if clients.is_empty() {
             return;
