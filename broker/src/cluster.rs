@@ -7,3 +7,5 @@ pub mod decide;
 pub mod claim;
 pub mod controller;
 pub mod view;
+pub mod quotas;
+pub mod scram;

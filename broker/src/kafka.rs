@@ -6,17 +6,25 @@
 //! One file for each API or family. A request that cannot be read, or that this broker does not
 //! know, ends the connection, as Kafka does it; everything else is answered with an error code.
 
+mod acls;
 mod api_versions;
 mod cluster;
+mod config_resources;
 mod configs;
+mod describe_topics;
 mod errors;
 mod fetch;
 mod fetch_session;
 mod groups;
 mod list_offsets;
+mod log_dirs;
 mod metadata;
 mod produce;
 mod producers;
+mod quorum;
+mod quotas;
+mod replicas;
+mod scram;
 mod topics;
 mod versions;
 
@@ -223,6 +231,22 @@ async fn answer(key: ApiKey, ask: Ask, body: Reader) -> Result<Answered, Broken>
         ApiKey::DescribeConfigs => run(ask, body, configs::describe).await,
         ApiKey::AlterConfigs => run(ask, body, configs::alter).await,
         ApiKey::IncrementalAlterConfigs => run(ask, body, configs::change).await,
+        ApiKey::DescribeTopicPartitions => run(ask, body, describe_topics::answer).await,
+        ApiKey::ListConfigResources => run(ask, body, config_resources::list).await,
+        ApiKey::DescribeLogDirs => run(ask, body, log_dirs::describe).await,
+        ApiKey::AlterReplicaLogDirs => run(ask, body, log_dirs::alter).await,
+        ApiKey::ElectLeaders => run(ask, body, replicas::elect).await,
+        ApiKey::AlterPartitionReassignments => run(ask, body, replicas::reassign).await,
+        ApiKey::ListPartitionReassignments => run(ask, body, replicas::reassignments).await,
+        ApiKey::DescribeAcls => run(ask, body, acls::describe).await,
+        ApiKey::CreateAcls => run(ask, body, acls::create).await,
+        ApiKey::DeleteAcls => run(ask, body, acls::delete).await,
+        ApiKey::DescribeClientQuotas => run(ask, body, quotas::describe).await,
+        ApiKey::AlterClientQuotas => run(ask, body, quotas::alter).await,
+        ApiKey::DescribeUserScramCredentials => run(ask, body, scram::describe).await,
+        ApiKey::AlterUserScramCredentials => run(ask, body, scram::alter).await,
+        ApiKey::DescribeQuorum => run(ask, body, quorum::describe).await,
+        ApiKey::UpdateFeatures => run(ask, body, quorum::update).await,
         // `versions::served` names no other.
         _ => Err(Broken::Unknown { key: key as i16, version: ask.version() }),
     }

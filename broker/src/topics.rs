@@ -135,7 +135,7 @@ fn topic_of(answer: Answer) -> Result<TopicId> {
     }
 }
 
-fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let fits = (1..=TOPIC_NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(legal);
     if fits && name != "." && name != ".." {

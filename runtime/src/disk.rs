@@ -42,6 +42,8 @@ pub trait Disk: Send + Sync {
     async fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Bytes that can still be written where `path` is.
     async fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// Size of the file system where `path` is, bytes.
+    async fn total_bytes(&self, path: &Path) -> io::Result<u64>;
     /// The exclusive lock of a file, made if missing; `None` while another process holds it.
     /// Gone when the guard is dropped or the process dies.
     async fn try_lock(&self, path: &Path) -> io::Result<Option<DiskLock>>;

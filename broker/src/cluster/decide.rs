@@ -11,6 +11,7 @@ use levee_proto::metalog::*;
 use levee_tiering::metalog::MetaState;
 
 use super::message::{Answer, CloseLane, Request};
+use super::{quotas, scram};
 use crate::error::Error;
 
 /// Lane numbers of every session.
@@ -91,6 +92,8 @@ pub fn decide(state: &MetaState, request: &Request, given: &Given) -> Decision {
             let record = ProducerIds { next: first + count };
             Ok((vec![record.into()], Answer::ProducerIds(first)))
         }
+        Request::AlterQuotas(change) => quotas::decide(state, change),
+        Request::AlterScram(change) => scram::decide(state, change),
         Request::AcceptLoss { partition, known_end } => accept_loss(state, *partition, *known_end),
         Request::Collect(records) => Ok((collected(state, records), Answer::Done)),
         Request::StartJob { session, kind, inputs } => {

@@ -8,6 +8,8 @@ use levee_runtime::{Elapsed, Host};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
+use super::quotas::QuotaChange;
+use super::scram::ScramChange;
 use crate::error::Error;
 
 /// See each variant. A request is committed whole or not at all.
@@ -73,6 +75,10 @@ pub enum Request {
     ProducerIds {
         count: u64,
     },
+    /// Changes the quotas of one entity.
+    AlterQuotas(QuotaChange),
+    /// Changes the credentials of one user.
+    AlterScram(ScramChange),
     /// An operator gives up what a lost disk held of a partition.
     AcceptLoss {
         partition: PartitionId,
@@ -136,6 +142,8 @@ pub enum Answer {
     NextOffset(u64),
     /// The job that began.
     Job(u64),
+    /// What was to be removed does not exist; nothing was done.
+    NotThere,
 }
 
 /// A committed request: its slot, and the answer.

@@ -26,8 +26,8 @@ use crate::error::Error;
 use crate::node::Node;
 
 /// Kinds of resources.
-const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
+pub(super) const TOPIC: i8 = 2;
+pub(super) const BROKER: i8 = 4;
 /// Where a value comes from.
 const OF_TOPIC: i8 = 1;
 const OF_BROKER: i8 = 4;

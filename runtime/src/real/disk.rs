@@ -111,6 +111,15 @@ impl Disk for RealDisk {
         .await
     }
 
+    async fn total_bytes(&self, path: &Path) -> io::Result<u64> {
+        let path = path.to_owned();
+        blocking(move || {
+            let stat = rustix::fs::statvfs(&path)?;
+            Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+        })
+        .await
+    }
+
     async fn try_lock(&self, path: &Path) -> io::Result<Option<DiskLock>> {
         let path = path.to_owned();
         blocking(move || {

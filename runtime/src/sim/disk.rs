@@ -14,6 +14,8 @@ use super::Sim;
 use crate::disk::{AlignedBuf, DirEntry, Disk, DiskLock, File, OpenMode};
 
 const PAGE: usize = 4096;
+/// Bytes of a disk without bounds.
+const SIZE: u64 = 1 << 40;
 
 /// What goes wrong next.
 #[derive(Debug, Clone, Default)]
@@ -248,7 +250,11 @@ impl Disk for ProcessDisk {
     }
 
     async fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
-        Ok(self.disk.inner.lock().faults.room.unwrap_or(1 << 40))
+        Ok(self.disk.inner.lock().faults.room.unwrap_or(SIZE))
+    }
+
+    async fn total_bytes(&self, _path: &Path) -> io::Result<u64> {
+        Ok(SIZE)
     }
 
     async fn try_lock(&self, path: &Path) -> io::Result<Option<DiskLock>> {
