@@ -15,7 +15,7 @@ use tonic::{Status, Streaming};
 
 use super::answers::{Answer, Answers};
 use crate::error::{Error, Result};
-use crate::fetch::{Fetch, Fetched};
+use crate::fetch::{Fetch, Fetched, Isolation};
 use crate::node::Node;
 use crate::partition::Partition;
 
@@ -40,7 +40,9 @@ pub(super) async fn read(node: &Node, request: &ReadRequest) -> Result<Answer> {
     let partition = node.partition(&request.topic, request.partition)?;
     let wait = Duration::from_millis(request.max_wait_ms.into()).min(WAIT_MAX);
     let min_bytes = request.min_bytes as usize;
-    let fetch = Fetch { offset: request.offset, max_bytes: size(request), min_bytes, wait };
+    let isolation = Isolation::ReadUncommitted;
+    let (offset, max_bytes) = (request.offset, size(request));
+    let fetch = Fetch { offset, max_bytes, min_bytes, wait, isolation };
     // It may wait, and then it has as much time as any other request.
     let limit = wait + node.config.request_timeout;
     let answer = answer(node, &partition, fetch, request.decode, None);
@@ -285,7 +287,8 @@ impl Reader {
             return self.sign_of_life(offset);
         }
         let max_bytes = size(&self.start).min(usize::try_from(credit).unwrap_or(usize::MAX));
-        let fetch = Fetch { offset, max_bytes, min_bytes: 1, wait: self.heartbeat };
+        let isolation = Isolation::ReadUncommitted;
+        let fetch = Fetch { offset, max_bytes, min_bytes: 1, wait: self.heartbeat, isolation };
         let (partition, ahead) = (&self.partition, Some(&self.ahead));
         let mut read =
             std::pin::pin!(answer(&self.node, partition, fetch, self.start.decode, ahead));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use levee_proto::ids::PartitionId;
-use levee_proto::object::Level;
+use levee_proto::object::{AbortedTxn, Level};
 use levee_tiering::remote::{RangeRef, Source};
 use levee_tiering::upload::{Batches, Part, Room, SourceError, UploadError};
 
@@ -45,7 +45,7 @@ async fn consolidate(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result
 
 /// One object's worth. Returns its bytes; 0 where nothing is left.
 async fn round(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result<u64> {
-    let parts = plan(node, aside);
+    let parts = plan(node, aside).await?;
     if parts.is_empty() {
         return Ok(0);
     }
@@ -72,7 +72,7 @@ struct Run {
     bytes: u64,
 }
 
-fn plan(node: &Arc<Node>, aside: &Aside<PartitionId>) -> Vec<Part> {
+async fn plan(node: &Arc<Node>, aside: &Aside<PartitionId>) -> Result<Vec<Part>> {
     let now = node.host.now();
     let starts: BTreeMap<PartitionId, u64> = {
         let state = node.view.read();
@@ -87,8 +87,11 @@ fn plan(node: &Arc<Node>, aside: &Aside<PartitionId>) -> Vec<Part> {
             // Producer state is known at the end of all slots, and needed only there.
             let state = node.tiers.state_in_slots(id).filter(|(end, _)| *end == run.end);
             let producers = state.map(|(_, producers)| producers.snapshot());
-            if !room.take(run.bytes, producers.as_ref()) {
-                return parts;
+            let aborted = node.tiers.aborted(id, run.base..run.end).await?;
+            let ended = |txn: &AbortedTxn| (run.base..run.end).contains(&txn.last_offset);
+            let aborted: Vec<AbortedTxn> = aborted.into_iter().filter(ended).collect();
+            if !room.take(run.bytes, producers.as_ref(), &aborted) {
+                return Ok(parts);
             }
             parts.push(Part {
                 partition: id,
@@ -97,11 +100,12 @@ fn plan(node: &Arc<Node>, aside: &Aside<PartitionId>) -> Vec<Part> {
                 end: run.end,
                 bytes: run.bytes,
                 producers,
+                aborted,
                 source: Box::new(RemoteBatches { node: node.clone(), partition: id }),
             });
         }
     }
-    parts
+    Ok(parts)
 }
 
 fn runs(node: &Node, id: PartitionId, log_start: u64) -> Vec<Run> {
