@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use levee_hot_log::segment::HotSegments;
 use levee_proto::ids::{LaneId, PartitionId};
 use levee_proto::metalog::DurabilityClass;
-use levee_proto::object::AbortedTxn;
+use levee_proto::object::{AbortedTxn, ProducerSnapshot};
 use levee_runtime::Host;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -253,6 +253,11 @@ impl Partition {
     /// partition, and need not be asked again (KIP-890).
     pub fn ongoing_transaction(&self, producer_id: i64, producer_epoch: i16) -> bool {
         self.inner.lock().producers.is_open(producer_id, producer_epoch)
+    }
+
+    /// What is known of each producer: its newest batches, and its open transaction.
+    pub fn producers(&self) -> ProducerSnapshot {
+        self.inner.lock().producers.snapshot()
     }
 
     /// Aborted transactions that overlap some offsets, as far as they are known here, by last

@@ -13,7 +13,7 @@ pub mod producers;
 pub mod aborted;
 pub mod writer;
 
-pub use aborted::AbortedTxn;
+pub use aborted::{Aborted, AbortedTxn};
 pub use footer::{Footer, Range, RangeKind};
 pub use index::{BatchEntry, Index, SparseEntry};
 pub use producers::{ProducerBatch, ProducerEntry, ProducerSnapshot};

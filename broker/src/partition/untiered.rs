@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use levee_proto::limits::RANGE_ABORTED_MAX;
 use levee_proto::object::{AbortedTxn, ProducerSnapshot};
 use levee_proto::record::{BatchHeader, Marker};
 use levee_runtime::Mono;
@@ -68,7 +69,8 @@ impl Untiered {
             let len = u64::from(header.bytes);
             let full = bytes > 0 && bytes + len > max_bytes;
             let other = header.leader_epoch != epoch;
-            if full || other || header.end_offset() > durable_end {
+            let told = aborted.len() == RANGE_ABORTED_MAX;
+            if full || other || told || header.end_offset() > durable_end {
                 break;
             }
             bytes += len;

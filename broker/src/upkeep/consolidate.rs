@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use levee_proto::ids::PartitionId;
+use levee_proto::limits::RANGE_ABORTED_MAX;
 use levee_proto::object::{AbortedTxn, Level};
 use levee_tiering::remote::{RangeRef, Source};
 use levee_tiering::upload::{Batches, Part, Room, SourceError, UploadError};
@@ -23,6 +24,9 @@ use crate::node::reference::commit;
 use crate::tiers::read_remote;
 
 const EVERY: Duration = Duration::from_secs(10);
+/// Most data of a run in which transactions were aborted: a batch and a marker take more than 128
+/// bytes, and each marker is told in the footer.
+const ABORTING_BYTES: u64 = RANGE_ABORTED_MAX as u64 * 128;
 
 /// Runs until the session ends.
 pub(super) async fn run(node: Arc<Node>) {
@@ -117,13 +121,17 @@ fn runs(node: &Node, id: PartitionId, log_start: u64) -> Vec<Run> {
             && (range.end > log_start || told == Some(range.end))
             && !index.in_objects(id, range.base, range.end)
     };
+    let most = |offsets: std::ops::Range<u64>| match index.aborts(id, offsets).is_empty() {
+        true => node.config.tier_object_bytes,
+        false => node.config.tier_object_bytes.min(ABORTING_BYTES),
+    };
     let mut runs: Vec<Run> = Vec::new();
     for range in index.ranges(id).into_iter().filter(needed) {
         match runs.last_mut() {
             Some(run)
                 if run.end == range.base
                     && run.epoch == range.leader_epoch
-                    && run.bytes + range.len <= node.config.tier_object_bytes =>
+                    && run.bytes + range.len <= most(run.base..range.end) =>
             {
                 run.end = range.end;
                 run.bytes += range.len;

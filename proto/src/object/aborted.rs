@@ -1,10 +1,12 @@
 //! Aborted transactions whose marker stands in a range: what a reader of committed records skips.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
 
 use crate::codec::{FormatError, Reader};
+use crate::record::BatchHeader;
 
 const WHAT: &str = "aborted transactions";
 /// One entry, as this release writes it.
@@ -28,6 +30,36 @@ impl AbortedTxn {
     /// Whether a reader of these offsets may meet its records.
     pub fn overlaps(&self, offsets: &Range<u64>) -> bool {
         self.first_offset < offsets.end && self.last_offset >= offsets.start
+    }
+}
+
+/// Which batches of a read were aborted.
+#[derive(Debug, Clone, Default)]
+pub struct Aborted {
+    /// First offset by producer and last offset.
+    by_end: BTreeMap<(i64, u64), u64>,
+}
+
+impl Aborted {
+    pub fn add(&mut self, producer_id: i64, first_offset: u64, last_offset: u64) {
+        self.by_end.insert((producer_id, last_offset), first_offset);
+    }
+
+    pub fn holds(&self, batch: &BatchHeader) -> bool {
+        if !batch.is_transactional() {
+            return false;
+        }
+        let (id, at) = (batch.producer_id, batch.base_offset);
+        let next = self.by_end.range((id, at)..=(id, u64::MAX)).next();
+        next.is_some_and(|(_, first)| *first <= at)
+    }
+}
+
+impl FromIterator<AbortedTxn> for Aborted {
+    fn from_iter<T: IntoIterator<Item = AbortedTxn>>(all: T) -> Self {
+        let mut aborted = Self::default();
+        all.into_iter().for_each(|t| aborted.add(t.producer_id, t.first_offset, t.last_offset));
+        aborted
     }
 }
 

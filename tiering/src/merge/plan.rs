@@ -2,6 +2,7 @@
 //! the rest sorted by partition into shared ones (L1).
 
 use levee_proto::ids::PartitionId;
+use levee_proto::limits::RANGE_ABORTED_MAX;
 use levee_proto::object::{AbortedTxn, Level, ProducerSnapshot};
 
 use super::tile::{Tile, Tiles};
@@ -72,6 +73,8 @@ impl Run {
             // What is told of producers is told of the end of a range.
             && last.producers.is_none()
             && self.bytes() + tile.len <= shape.object_bytes
+            && self.tiles.iter().chain([tile]).map(|t| t.aborted.len()).sum::<usize>()
+                <= RANGE_ABORTED_MAX
     }
 }
 
