@@ -161,6 +161,25 @@ impl Error {
         Self::final_(ErrorCode::ProducerFenced, message, remedy)
     }
 
+    /// A record of a producer that has a transaction open and does not belong to it.
+    pub fn outside_of_transaction(producer: i64, open: u64) -> Self {
+        let message = format!(
+            "producer {producer} has a transaction open, from offset {open} on, and sent a batch \
+             outside of it"
+        );
+        let remedy = "mark the batch as transactional, or end the transaction first";
+        Self::final_(ErrorCode::InvalidTxnState, message, remedy)
+    }
+
+    /// Another coordinator took over: whoever asks is not it any more.
+    pub fn coordinator_fenced(producer: i64, epoch: i32, got: i32) -> Self {
+        let message = format!(
+            "the coordinator of producer {producer} has epoch {epoch} now, this marker has {got}"
+        );
+        let remedy = "only the newest coordinator ends a transaction: look it up again";
+        Self::final_(ErrorCode::TransactionCoordinatorFenced, message, remedy)
+    }
+
     /// It never wrote here, or so long ago that it was forgotten.
     pub fn unknown_producer(producer: i64, got: i32) -> Self {
         let message =
@@ -253,7 +272,9 @@ fn status_code(code: ErrorCode) -> Code {
         ErrorCode::OutOfOrderSequence
         | ErrorCode::DuplicateSequence
         | ErrorCode::ProducerFenced
-        | ErrorCode::UnknownProducer => Code::FailedPrecondition,
+        | ErrorCode::UnknownProducer
+        | ErrorCode::InvalidTxnState
+        | ErrorCode::TransactionCoordinatorFenced => Code::FailedPrecondition,
         ErrorCode::NotLeader
         | ErrorCode::PartitionUnavailable
         | ErrorCode::Stalled
@@ -336,10 +357,10 @@ mod tests {
 
     #[test]
     fn every_code_but_unspecified_has_a_status_of_its_own_kind() {
-        for number in 1..=23 {
+        for number in 1..=25 {
             let code = ErrorCode::try_from(number).unwrap();
             assert!(!matches!(status_code(code), Code::Ok | Code::Unknown), "{code:?}");
         }
-        assert!(ErrorCode::try_from(24).is_err(), "a new code needs a status");
+        assert!(ErrorCode::try_from(26).is_err(), "a new code needs a status");
     }
 }

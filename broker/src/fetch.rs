@@ -2,15 +2,18 @@
 //!
 //! One locate per step: tail, hot segment, bucket, or wait at the end.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use levee_hot_log::segment::SegmentError;
+use levee_proto::object::AbortedTxn;
 use levee_proto::record::{BatchHeader, HEADER_BYTES};
 use levee_tiering::remote::ReadAhead;
 
 use crate::error::{Error, Result};
 use crate::node::Node;
+use crate::partition::ladder::Ladder;
 use crate::partition::local::join;
 use crate::partition::{Local, Partition};
 
@@ -42,8 +45,32 @@ pub struct Fetched {
     pub batches: Bytes,
     pub next_offset: u64,
     pub high_watermark: u64,
+    pub last_stable_offset: u64,
     pub log_start: u64,
     pub from: From,
+    /// For readers of committed records: every aborted transaction that overlaps what was read, by
+    /// first offset.
+    pub aborted: Vec<AbortedTxn>,
+}
+
+/// Whose records a reader sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// All that is durable.
+    #[default]
+    ReadUncommitted,
+    /// Up to the last stable offset; the answer says what of it was aborted.
+    ReadCommitted,
+}
+
+impl Isolation {
+    /// First offset that such a reader does not see.
+    pub fn end(self, ladder: &Ladder) -> u64 {
+        match self {
+            Self::ReadUncommitted => ladder.high_watermark(),
+            Self::ReadCommitted => ladder.last_stable(),
+        }
+    }
 }
 
 /// What to read.
@@ -54,6 +81,7 @@ pub struct Fetch {
     /// Wait for so much, up to `wait`.
     pub min_bytes: usize,
     pub wait: Duration,
+    pub isolation: Isolation,
 }
 
 /// How often a place may change under a read before that is an error.
@@ -77,8 +105,8 @@ impl Node {
         loop {
             ends.borrow_and_update();
             let looked = self.host.now();
-            let found = self.fetch_now(partition, fetch.offset, fetch.max_bytes, ahead).await;
-            let found = match found {
+            let found = self.fetch_now(partition, fetch, ahead).await;
+            let (found, end) = match found {
                 Ok(found) => found,
                 Err(error) => {
                     count("none", error.code.as_str_name(), 0);
@@ -87,8 +115,8 @@ impl Node {
             };
             let left = fetch.wait.saturating_sub(self.host.now().since(started));
             let enough = found.batches.len() >= fetch.min_bytes.max(1);
-            // Only at the end of the log there is more to wait for.
-            let at_end = found.next_offset >= found.high_watermark;
+            // Only at the end of what it sees there is more to wait for.
+            let at_end = found.next_offset >= end;
             if enough || !at_end || left.is_zero() || self.is_draining() {
                 let source = found.from.name();
                 count(source, "ok", found.batches.len());
@@ -107,59 +135,108 @@ impl Node {
         }
     }
 
-    /// What is there now.
+    /// What is there now; also the first offset that the reader did not see.
     pub(crate) async fn fetch_now(
         &self,
         partition: &Partition,
-        offset: u64,
-        max: usize,
+        fetch: &Fetch,
         ahead: Option<&ReadAhead>,
-    ) -> Result<Fetched> {
+    ) -> Result<(Fetched, u64)> {
         let mut last = None;
         for _ in 0..TRIES {
             let ladder = partition.readable()?;
-            let place = partition.locate(offset, max);
-            let answer = |batches: Bytes, next_offset, from| Fetched {
-                batches,
-                next_offset,
-                high_watermark: ladder.high_watermark(),
-                log_start: ladder.log_start(),
-                from,
-            };
-            match place {
-                Local::AtEnd => return Ok(answer(Bytes::new(), offset, From::Nowhere)),
-                Local::OutOfRange { log_start, high_watermark } => {
-                    return Err(Error::offset_out_of_range(offset, log_start, high_watermark));
+            let end = fetch.isolation.end(&ladder);
+            match self.fetch_once(partition, fetch, end, ahead).await {
+                Ok(Some((batches, next_offset, from))) => {
+                    let fetched = Fetched {
+                        batches,
+                        next_offset,
+                        high_watermark: ladder.high_watermark(),
+                        last_stable_offset: ladder.last_stable(),
+                        log_start: ladder.log_start(),
+                        from,
+                        aborted: self.aborted(partition, fetch, next_offset).await?,
+                    };
+                    return Ok((fetched, end));
                 }
-                Local::Tail(batches) => {
-                    let next = batches.last().map_or(offset, |b| b.header.end_offset());
-                    return Ok(answer(join(&batches), next, From::Tail));
-                }
-                Local::Hot => match partition.read_hot(offset, max).await {
-                    Ok(bytes) => {
-                        let next = end_of(&bytes).max(offset);
-                        return Ok(answer(bytes, next, From::Hot));
-                    }
-                    Err(SegmentError::Gone(_)) => {}
-                    // The bucket may have a good copy (I17).
-                    Err(error) if self.tiers.index.holds(partition.id, offset, offset + 1) => {
-                        tracing::warn!(%error, "hot copy is damaged, reading the bucket");
-                        let (bytes, next, from) =
-                            self.fetch_remote(partition, offset, max, ahead).await?;
-                        return Ok(answer(bytes, next, from));
-                    }
-                    Err(error) => return Err(Error::corrupt_data(error)),
-                },
-                Local::Remote => match self.fetch_remote(partition, offset, max, ahead).await {
-                    Ok((bytes, next, from)) => return Ok(answer(bytes, next, from)),
-                    // It may have moved under the read; a bucket that is away has been tried again.
-                    Err(error) if !error.retriable => last = Some(error),
-                    Err(error) => return Err(error),
-                },
+                Ok(None) => {}
+                Err(Missed::Moved(error)) => last = Some(error),
+                Err(Missed::Failed(error)) => return Err(error),
             }
         }
-        Err(last
-            .unwrap_or_else(|| Error::internal(format!("offset {offset} moves under the read"))))
+        let moves = || Error::internal(format!("offset {} moves under the read", fetch.offset));
+        Err(last.unwrap_or_else(moves))
+    }
+
+    /// One look; nothing where the place changed under it.
+    async fn fetch_once(
+        &self,
+        partition: &Partition,
+        fetch: &Fetch,
+        end: u64,
+        ahead: Option<&ReadAhead>,
+    ) -> std::result::Result<Option<(Bytes, u64, From)>, Missed> {
+        let (offset, max) = (fetch.offset, fetch.max_bytes);
+        let remote = async || {
+            let (bytes, next, from) = self.fetch_remote(partition, offset, max, ahead).await?;
+            match below(bytes, end) {
+                // What an operator gave up may go on above the end.
+                (none, _) if none.is_empty() => Ok((none, next.min(end), from)),
+                (bytes, next) => Ok((bytes, next, from)),
+            }
+        };
+        match partition.locate(offset, max, end) {
+            Local::AtEnd => Ok(Some((Bytes::new(), offset, From::Nowhere))),
+            Local::OutOfRange { log_start, high_watermark } => {
+                let error = Error::offset_out_of_range(offset, log_start, high_watermark);
+                Err(Missed::Failed(error))
+            }
+            Local::Tail(batches) => {
+                let next = batches.last().map_or(offset, |b| b.header.end_offset());
+                Ok(Some((join(&batches), next, From::Tail)))
+            }
+            Local::Hot => match partition.read_hot(offset, max).await {
+                Ok(bytes) => {
+                    let (bytes, next) = below(bytes, end);
+                    Ok(Some((bytes, next.max(offset), From::Hot)))
+                }
+                Err(SegmentError::Gone(_)) => Ok(None),
+                // The bucket may have a good copy (I17).
+                Err(error) if self.tiers.index.holds(partition.id, offset, offset + 1) => {
+                    tracing::warn!(%error, "hot copy is damaged, reading the bucket");
+                    remote().await.map(Some).map_err(Missed::Failed)
+                }
+                Err(error) => Err(Missed::Failed(Error::corrupt_data(error))),
+            },
+            Local::Remote => match remote().await {
+                Ok(found) => Ok(Some(found)),
+                // It may have moved under the read; a bucket that is away has been tried again.
+                Err(error) if !error.retriable => Err(Missed::Moved(error)),
+                Err(error) => Err(Missed::Failed(error)),
+            },
+        }
+    }
+
+    /// Aborted transactions that overlap what was read. All of them have ended: a reader of
+    /// committed records sees nothing at or above the first one that has not.
+    async fn aborted(
+        &self,
+        partition: &Partition,
+        fetch: &Fetch,
+        next: u64,
+    ) -> Result<Vec<AbortedTxn>> {
+        if fetch.isolation == Isolation::ReadUncommitted || next <= fetch.offset {
+            return Ok(Vec::new());
+        }
+        let offsets = fetch.offset..next;
+        let (mut found, is_older) = partition.aborted(offsets.clone());
+        if is_older {
+            let told = self.tiers.aborted(partition.id, offsets).await?;
+            let known: BTreeSet<u64> = found.iter().map(|txn| txn.last_offset).collect();
+            found.extend(told.into_iter().filter(|txn| !known.contains(&txn.last_offset)));
+        }
+        found.sort_by_key(|txn| txn.first_offset);
+        Ok(found)
     }
 
     async fn fetch_remote(
@@ -201,18 +278,25 @@ impl Node {
     }
 }
 
-/// Offset after the last batch of checked whole batches.
-fn end_of(batches: &[u8]) -> u64 {
-    let (mut at, mut end) = (0, 0);
+/// Why a look found nothing.
+enum Missed {
+    /// Another look may find it.
+    Moved(Error),
+    Failed(Error),
+}
+
+/// The batches that begin below `end`, of checked whole batches, and the offset after the last.
+fn below(batches: Bytes, end: u64) -> (Bytes, u64) {
+    let (mut at, mut next) = (0, 0);
     while batches.len() - at >= HEADER_BYTES {
         let Ok(header) = BatchHeader::decode(&batches[at..]) else { break };
-        end = header.end_offset();
-        at += header.bytes as usize;
-        if at > batches.len() {
+        let to = at + header.bytes as usize;
+        if header.base_offset >= end || to > batches.len() {
             break;
         }
+        (at, next) = (to, header.end_offset());
     }
-    end
+    (batches.slice(..at), next)
 }
 
 fn count(source: &'static str, outcome: &'static str, bytes: usize) {

@@ -8,7 +8,7 @@ use levee_proto::record::batch::check_run;
 use levee_proto::record::records::{DecodedRecord, Records};
 
 use crate::error::{Error, Result};
-use crate::fetch::Fetch;
+use crate::fetch::{Fetch, Isolation};
 use crate::node::Node;
 use crate::partition::Partition;
 
@@ -35,6 +35,7 @@ impl Node {
                 max_bytes: STEP_BYTES,
                 min_bytes: 0,
                 wait: std::time::Duration::ZERO,
+                isolation: Isolation::ReadUncommitted,
             };
             let found = self.fetch(partition, &fetch).await?;
             let (mut first, mut bad) = (None, None);

@@ -149,10 +149,10 @@ fn plan(node: &Node, partitions: &[Arc<Partition>]) -> Vec<Plan> {
             plans.push(Plan { level: Level::L2, parts: vec![(partition.clone(), epoch, cut)] });
             continue;
         }
-        if !room.take(cut.bytes, Some(&cut.producers)) {
+        if !room.take(cut.bytes, Some(&cut.producers), &cut.aborted) {
             plans.push(Plan { level: Level::L1, parts: std::mem::take(&mut shared) });
             room = Room::new(config.tier_object_bytes);
-            room.take(cut.bytes, Some(&cut.producers));
+            room.take(cut.bytes, Some(&cut.producers), &cut.aborted);
         }
         shared.push((partition.clone(), epoch, cut));
     }
@@ -172,6 +172,7 @@ async fn upload(node: &Arc<Node>, plan: Plan) -> Result<(ObjectRef, Footer, Ends
         end: cut.end,
         bytes: cut.bytes,
         producers: Some(cut.producers),
+        aborted: cut.aborted,
         source: Box::new(LocalBatches { node: node.clone(), partition }),
     });
     match node.tiers.upload(node.writer(), plan.level, parts.collect()).await {

@@ -14,6 +14,7 @@ pub mod local;
 pub mod producers;
 pub mod stage;
 pub mod tail;
+pub mod transactions;
 pub mod untiered;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use levee_hot_log::segment::HotSegments;
 use levee_proto::ids::{LaneId, PartitionId};
 use levee_proto::metalog::DurabilityClass;
+use levee_proto::object::{AbortedTxn, ProducerSnapshot};
 use levee_runtime::Host;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -33,12 +35,14 @@ use ladder::Ladder;
 use producers::Producers;
 use stage::Stage;
 use tail::Tail;
+use transactions::Transactions;
 use untiered::Untiered;
 
 pub use acks::{Appended, Outcome};
 pub use append::Ticket;
 pub use local::Local;
 pub use stage::Serving;
+pub use transactions::EndTxn;
 
 /// Producers whose newest record is older than this, by log time, are forgotten (Kafka's
 /// `producer.id.expiration.ms`).
@@ -82,6 +86,7 @@ pub struct Partition {
 pub struct Ends {
     pub log_start: u64,
     pub high_watermark: u64,
+    pub last_stable: u64,
     /// Grows with each change of stage.
     pub stage: u64,
     /// The hand-off entry of the present epoch is durable.
@@ -92,11 +97,21 @@ struct Inner {
     ladder: Ladder,
     stage: Stage,
     producers: Producers,
+    transactions: Transactions,
     tail: Tail,
     untiered: Untiered,
     acks: Acks,
     /// The hand-off entry of the present epoch is durable.
     hand_off_durable: bool,
+}
+
+impl Inner {
+    /// Objects tell of everything below the end of what they cover; what is in memory is read
+    /// without them.
+    fn forget_aborted(&mut self) {
+        let told = self.ladder.tiered_end().min(self.tail.start());
+        self.transactions.forget(self.ladder.local_start(), told);
+    }
 }
 
 /// Where a partition stands, for people and metrics.
@@ -130,9 +145,10 @@ impl Partition {
             topic,
             host,
             inner: Mutex::new(Inner {
-                ladder: Ladder::new(0, 0),
+                ladder: Ladder::new(0, 0, None),
                 stage: Stage::waiting("its leader has not been chosen yet"),
                 producers: Producers::default(),
+                transactions: Transactions::default(),
                 tail: Tail::default(),
                 untiered: Untiered::new(Producers::default()),
                 acks: Acks::default(),
@@ -234,7 +250,27 @@ impl Partition {
 
     /// Memory of what is kept of each batch until the bucket has it, bytes.
     pub fn untiered_memory(&self) -> usize {
-        self.inner.lock().untiered.memory()
+        let inner = self.inner.lock();
+        inner.untiered.memory() + inner.transactions.memory()
+    }
+
+    /// Whether this producer has a transaction open here: then its coordinator knows of this
+    /// partition, and need not be asked again (KIP-890).
+    pub fn ongoing_transaction(&self, producer_id: i64, producer_epoch: i16) -> bool {
+        self.inner.lock().producers.is_open(producer_id, producer_epoch)
+    }
+
+    /// What is known of each producer: its newest batches, and its open transaction.
+    pub fn producers(&self) -> ProducerSnapshot {
+        self.inner.lock().producers.snapshot()
+    }
+
+    /// Aborted transactions that overlap some offsets, as far as they are known here, by last
+    /// offset; and whether objects may tell of more.
+    pub fn aborted(&self, offsets: std::ops::Range<u64>) -> (Vec<AbortedTxn>, bool) {
+        let inner = self.inner.lock();
+        let is_older = offsets.start < inner.transactions.since();
+        (inner.transactions.overlapping(offsets), is_older)
     }
 
     /// Largest time of what the bucket does not have yet.
@@ -254,6 +290,7 @@ impl Partition {
             inner.producers.expire(before);
             inner.untiered.expire(before);
         }
+        inner.forget_aborted();
     }
 
     /// The deletion of everything below `start` is committed (I19).
@@ -270,6 +307,7 @@ impl Partition {
             let new = Ends {
                 log_start: inner.ladder.log_start(),
                 high_watermark: inner.ladder.high_watermark(),
+                last_stable: inner.ladder.last_stable(),
                 stage: inner.stage.number(),
                 handed_off: inner.hand_off_durable,
             };

@@ -10,10 +10,11 @@ use bytes::Bytes;
 use levee_proto::metalog::{DurabilityClass, LaneKind};
 use levee_runtime::Mono;
 
+use crate::config::TopicConfig;
 use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::pace::Waiting;
-use crate::partition::{Appended, Ticket};
+use crate::partition::{Appended, EndTxn, Ticket};
 use crate::topics::is_internal;
 
 /// When an append is answered.
@@ -89,12 +90,35 @@ impl Node {
         let left = limit.saturating_sub(self.host.now().since(started));
         let ticket = led.append(batch, left).await?;
         let records = ticket.appended.end_offset - ticket.appended.base_offset;
-        let lane = match settings.durability_class {
-            DurabilityClass::Object => LaneKind::Object,
-            _ => LaneKind::Local,
-        };
-        let waiting = (acks == Acks::All).then(|| self.pace.append(lane));
+        let waiting = (acks == Acks::All).then(|| self.pace.append(lane_of(&settings)));
         Ok(Pending { ticket, acks, started, limit, bytes, records, waiting })
+    }
+
+    /// Gives the marker that ends a transaction its place in one partition; `Pending::done` waits
+    /// until it is durable. Beside the bounds of appends: it is small, and what waits for it is not.
+    pub async fn end_transaction(
+        &self,
+        topic: &str,
+        partition: u32,
+        end: &EndTxn,
+        limit: Duration,
+    ) -> Result<Pending> {
+        let started = self.host.now();
+        if self.is_draining() {
+            return Err(Error::shutting_down());
+        }
+        let led = self.partition(topic, partition)?;
+        let ticket = led.end_transaction(end, limit).await?;
+        let waiting = Some(self.pace.append(lane_of(&led.config())));
+        let (acks, bytes, records) = (Acks::All, 0, 0);
+        Ok(Pending { ticket, acks, started, limit, bytes, records, waiting })
+    }
+}
+
+fn lane_of(settings: &TopicConfig) -> LaneKind {
+    match settings.durability_class {
+        DurabilityClass::Object => LaneKind::Object,
+        _ => LaneKind::Local,
     }
 }
 

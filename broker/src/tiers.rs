@@ -14,7 +14,7 @@ use bytes::Bytes;
 use levee_proto::ids::{LaneId, Nonce, PartitionId, Writer};
 use levee_proto::keys;
 use levee_proto::metalog::{LaneKind, ObjectRef};
-use levee_proto::object::{Footer, Index, Level};
+use levee_proto::object::{AbortedTxn, Footer, Index, Level};
 use levee_runtime::Host;
 use levee_tiering::metalog::MetaState;
 use levee_tiering::remote::{
@@ -224,7 +224,7 @@ impl Tiers {
             let known = slots.entry(range.partition);
             let (end, producers) = known.or_insert_with(|| self.state_in_objects(range.partition));
             for batch in batches.iter().filter(|b| b.base_offset >= *end) {
-                producers.appended(&batch.header());
+                producers.appended(&batch.header(), batch.marker());
             }
             *end = (*end).max(range.end);
         }
@@ -253,6 +253,24 @@ impl Tiers {
             Some(slots) if slots.0 > objects.0 => slots,
             _ => objects,
         }
+    }
+
+    /// Aborted transactions that overlap some offsets of a partition, as objects and slots tell of
+    /// them, by last offset.
+    pub async fn aborted(
+        &self,
+        id: PartitionId,
+        offsets: Range<u64>,
+    ) -> Result<Vec<AbortedTxn>, FootersError> {
+        let ranges = self.index.aborts(id, offsets.clone());
+        let asked = ranges.iter().map(RangeRef::wanted).collect();
+        let mut found = BTreeMap::new();
+        for (range, footer) in ranges.iter().zip(self.footers.get_all(asked).await?) {
+            let told = footer.ranges.get(range.number as usize).map(|range| &range.aborted);
+            let overlapping = told.into_iter().flatten().filter(|txn| txn.overlaps(&offsets));
+            found.extend(overlapping.map(|txn| (txn.last_offset, *txn)));
+        }
+        Ok(found.into_values().collect())
     }
 
     /// Offset of the first block in the bucket that may hold a record at or after `timestamp`.

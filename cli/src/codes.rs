@@ -205,6 +205,12 @@ codes! {
     UnknownProducer "UNKNOWN_PRODUCER" Failed
         "The broker knows nothing of this producer: it never wrote here, or long ago."
         "Start again with a new producer; nothing of this batch was written.";
+    InvalidTxnState "INVALID_TXN_STATE" Failed
+        "The producer has a transaction open, and this batch is not part of it."
+        "Mark the batch as transactional, or end the transaction first.";
+    TransactionCoordinatorFenced "TRANSACTION_COORDINATOR_FENCED" Failed
+        "A newer coordinator took over the transactions of this producer."
+        "Look the coordinator up again.";
 }
 
 /// A new code of the protocol needs a row.
@@ -235,6 +241,8 @@ impl From<ErrorCode> for Code {
             ErrorCode::ShuttingDown => Self::ShuttingDown,
             ErrorCode::Internal => Self::Internal,
             ErrorCode::UnknownProducer => Self::UnknownProducer,
+            ErrorCode::InvalidTxnState => Self::InvalidTxnState,
+            ErrorCode::TransactionCoordinatorFenced => Self::TransactionCoordinatorFenced,
         }
     }
 }

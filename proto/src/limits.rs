@@ -26,6 +26,8 @@ pub const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
 pub const PRODUCER_BATCHES: usize = 5;
 /// Idempotent producers that one partition remembers; above it, the tenth that wrote longest ago goes.
 pub const PRODUCERS_MAX: usize = 10_000;
+/// Aborted transactions of one range: they stand in its footer (8 MiB).
+pub const RANGE_ABORTED_MAX: usize = 1 << 18;
 /// Topic name, as in Kafka: `[a-zA-Z0-9._-]{1,249}`.
 pub const TOPIC_NAME_CHARS_MAX: usize = 249;
 /// Partitions of one topic.

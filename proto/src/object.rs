@@ -10,8 +10,10 @@ pub mod footer;
 pub mod index;
 pub mod trailer;
 pub mod producers;
+pub mod aborted;
 pub mod writer;
 
+pub use aborted::{Aborted, AbortedTxn};
 pub use footer::{Footer, Range, RangeKind};
 pub use index::{BatchEntry, Index, SparseEntry};
 pub use producers::{ProducerBatch, ProducerEntry, ProducerSnapshot};

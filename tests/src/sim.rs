@@ -2,9 +2,11 @@
 
 pub mod cluster;
 pub mod store;
+pub mod transactions;
 
 pub use cluster::{Cluster, SimLoad};
 pub use store::{Faults, SimStore};
+pub use transactions::TxnLoad;
 
 /// The seed of a run: `LEVEE_SEED`, or the one given.
 pub fn seed(given: u64) -> u64 {

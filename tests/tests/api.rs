@@ -82,7 +82,8 @@ async fn offsets_are_found_by_time_wherever_the_records_are() {
         let client = client.clone();
         async move {
             let at = Some(At::TimestampMs(at));
-            let request = ListOffsetsRequest { topic: "t".into(), partition: 0, at };
+            let request =
+                ListOffsetsRequest { topic: "t".into(), at, ..ListOffsetsRequest::default() };
             let found = client.log().list_offsets(request).await.unwrap().into_inner();
             found.offset.map(|offset| (offset, found.timestamp_ms))
         }

@@ -97,6 +97,7 @@ impl Tier {
                 end,
                 bytes: pieces.iter().map(|piece| piece.len() as u64).sum(),
                 producers: None,
+                aborted: Vec::new(),
                 source: Box::new(Pieces::new(pieces)),
             };
             let planned = Planned {

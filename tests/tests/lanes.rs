@@ -210,6 +210,7 @@ fn entry(owner: &Arc<Owner>, base: u64, payload: Payload, reservation: Reservati
         base,
         end,
         payload,
+        aborted: None,
         lazy_sync: false,
         owner: owner.clone(),
         reservation,

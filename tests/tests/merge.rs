@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use levee_proto::ids::{PartitionId, TopicId, Writer};
-use levee_proto::object::{Footer, Level, ProducerEntry, ProducerSnapshot};
+use levee_proto::object::{AbortedTxn, Footer, Level, ProducerEntry, ProducerSnapshot};
 use levee_proto::record::batch::{check, check_run};
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::{BatchBuilder, RecordData};
@@ -68,6 +68,16 @@ fn told(count: u64) -> ProducerSnapshot {
         batches: Vec::new(),
     };
     ProducerSnapshot { producers: (0..count % 50).map(entry).collect() }
+}
+
+/// Transactions that count as aborted, in each log: some begin far below their marker.
+fn aborts() -> impl Iterator<Item = AbortedTxn> {
+    (0..40).map(|n| AbortedTxn {
+        producer_id: n as i64,
+        first_offset: n * 5 / 2,
+        last_offset: n * 5 + 4,
+        last_stable_offset: n * 5 + 5 - n % 3,
+    })
 }
 
 /// No other copies.
@@ -135,6 +145,7 @@ impl Bucket {
                     end,
                     bytes: run.iter().map(|batch| batch.len() as u64).sum(),
                     producers: with_producers.then(|| told(end)),
+                    aborted: aborts().filter(|t| (base..end).contains(&t.last_offset)).collect(),
                     source: Box::new(Pieces::new(run.to_vec())),
                 });
             }
@@ -189,6 +200,7 @@ fn source_of(run: &levee_tiering::merge::Run, source: RunBatches) -> Part {
         end: run.end(),
         bytes: run.bytes(),
         producers: run.producers().cloned(),
+        aborted: run.aborted(),
         source: Box::new(source),
     }
 }
@@ -256,7 +268,32 @@ async fn check_merge(made: Vec<Vec<(u32, usize, usize, bool)>>, log_start: u64) 
             newest(&mut needed.iter().filter_map(|range| state(range))),
         );
     }
+    for n in 0..3 {
+        let is_found = |txn: &AbortedTxn| {
+            let ranges = footers.iter().flat_map(|footer| &footer.ranges);
+            ranges.filter(|range| range.partition == partition(n)).any(|range| {
+                range.aborted.contains(txn) && (range.base..range.end).contains(&txn.last_offset)
+            })
+        };
+        let is_held = |txn: &AbortedTxn| {
+            let ranges = inputs.iter().flat_map(|input| &input.footer.ranges);
+            ranges
+                .filter(|range| range.partition == partition(n) && range.end > log_start)
+                .any(|range| (range.base..range.end).contains(&txn.last_offset))
+        };
+        for txn in aborts() {
+            assert_eq!(is_found(&txn), is_held(&txn), "partition {n}: {txn:?}");
+        }
+    }
     // What was lost on the way is seen.
+    let told = |footer: &Footer| footer.ranges.iter().position(|range| !range.aborted.is_empty());
+    if let Some((at, number)) =
+        footers.iter().enumerate().find_map(|(at, footer)| Some((at, told(footer)?)))
+    {
+        let mut silent = footers.clone();
+        silent[at].ranges[number].aborted.pop();
+        prove(&inputs, |range| range.end > log_start, &outputs, &silent).unwrap_err();
+    }
     if let Some(at) = footers.iter().position(|footer| !footer.ranges.is_empty()) {
         let mut lossy = footers.clone();
         lossy[at].ranges.pop();

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use levee_broker::fetch::{Fetch, Isolation};
 use levee_runtime::sim::{DiskFaults, Sim};
 use levee_tests::sim::{Cluster, Faults, SimLoad, seed};
 use levee_tiering::audit::Finding;
@@ -348,11 +349,12 @@ fn f16_a_flipped_bit_in_the_bucket_is_an_error_and_never_data() {
         cluster.start(&machine, &bucket).await;
         let read = cluster.ask(|node| async move {
             let led = node.partition("synced", 0)?;
-            let fetch = levee_broker::fetch::Fetch {
+            let fetch = Fetch {
                 offset: 0,
                 max_bytes: 1000,
                 min_bytes: 0,
                 wait: Duration::ZERO,
+                isolation: Isolation::ReadUncommitted,
             };
             node.fetch(&led, &fetch).await
         });

@@ -54,6 +54,7 @@ fn part(n: u32, batches: &[Bytes], producers: Option<ProducerSnapshot>) -> Part 
         end: last.end_offset(),
         bytes: batches.iter().map(|b| b.len() as u64).sum(),
         producers,
+        aborted: Vec::new(),
         source: Box::new(Pieces::new(batches.to_vec())),
     }
 }

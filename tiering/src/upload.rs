@@ -16,7 +16,9 @@ use levee_proto::crc::Crc32c;
 use levee_proto::ids::{Nonce, PartitionId, Writer};
 use levee_proto::metalog::{ObjectRef, SingleRange};
 use levee_proto::object::writer::{Finished, ObjectPlan};
-use levee_proto::object::{Footer, Level, ObjectWriter, ProducerSnapshot, RangeKind, Trailer};
+use levee_proto::object::{
+    AbortedTxn, Footer, Level, ObjectWriter, ProducerSnapshot, RangeKind, Trailer,
+};
 use levee_proto::record::batch;
 use levee_runtime::Host;
 use parking_lot::Mutex;
@@ -88,6 +90,8 @@ pub struct Part {
     pub bytes: u64,
     /// Producer state at `end`.
     pub producers: Option<ProducerSnapshot>,
+    /// Transactions whose abort marker stands in it, by its offset.
+    pub aborted: Vec<AbortedTxn>,
     pub source: Box<dyn Batches>,
 }
 
@@ -239,6 +243,7 @@ impl Flow {
                 return Ok(Some(piece));
             }
             if let Some((part, _)) = self.open.take() {
+                part.aborted.into_iter().for_each(|txn| self.writer.aborted(txn));
                 self.writer.end(part.end, part.producers);
             }
         }

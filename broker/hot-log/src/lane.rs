@@ -29,6 +29,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use levee_proto::ids::{LaneId, PartitionId};
 use levee_proto::metalog::LaneKind;
+use levee_proto::object::AbortedTxn;
 use levee_proto::record::StoredBatch;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
@@ -42,6 +43,8 @@ pub struct Entry {
     /// Exclusive; equal to `base` for a hand-off.
     pub end: u64,
     pub payload: Payload,
+    /// The transaction that the batch aborts: its marker tells no first offset.
+    pub aborted: Option<AbortedTxn>,
     /// Complete when written, sync within the lane's flush interval (local lanes only).
     pub lazy_sync: bool,
     pub owner: Arc<dyn EntryOwner>,

@@ -31,7 +31,7 @@ use levee_runtime::backoff::Backoff;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{Error, Result};
-use crate::fetch::Fetch;
+use crate::fetch::{Fetch, Isolation};
 use crate::node::Node;
 use crate::partition::Partition;
 
@@ -246,7 +246,8 @@ impl<M: Machine> Serving<M> {
         let began = node.host.now();
         while offset < end {
             let wait = node.config.request_timeout;
-            let fetch = Fetch { offset, max_bytes: READ_BYTES, min_bytes: 1, wait };
+            let isolation = Isolation::ReadUncommitted;
+            let fetch = Fetch { offset, max_bytes: READ_BYTES, min_bytes: 1, wait, isolation };
             let found = node.fetch_ahead(&self.partition, &fetch, Some(&ahead)).await?;
             replay(machine, &found.batches, offset)?;
             if found.next_offset <= offset && !self.is_leader() {

@@ -24,6 +24,8 @@ pub(crate) fn code(error: &Error) -> Kafka {
         Levee::DuplicateSequence => Kafka::DuplicateSequenceNumber,
         Levee::ProducerFenced => Kafka::InvalidProducerEpoch,
         Levee::UnknownProducer => Kafka::UnknownProducerId,
+        Levee::InvalidTxnState => Kafka::InvalidTxnState,
+        Levee::TransactionCoordinatorFenced => Kafka::TransactionCoordinatorFenced,
         Levee::Stalled | Levee::StoreUnavailable | Levee::DiskFull => Kafka::KafkaStorageError,
         Levee::InvalidConfig => Kafka::InvalidConfig,
         Levee::Internal | Levee::ErrorUnspecified => Kafka::UnknownServerError,

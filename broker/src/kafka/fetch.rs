@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use futures::future::select_all;
 use levee_kafka::messages::fetch_request::FetchRequest;
-use levee_kafka::messages::fetch_response::{FetchResponse, FetchableTopicResponse, PartitionData};
+use levee_kafka::messages::fetch_response::{
+    AbortedTransaction, FetchResponse, FetchableTopicResponse, PartitionData,
+};
 use levee_kafka::{ErrorCode, Reader, Records};
+use levee_proto::object::AbortedTxn;
 
 use super::fetch_session::{Key, Opened, Session, Wanted};
 use super::list_offsets::check_epoch;
 use super::{Answered, Ask, Broken, code};
 use crate::error::Error;
+use crate::fetch::{Fetch, Isolation};
 use crate::listener::answers::Taken;
 use crate::partition::Partition;
 
@@ -55,13 +59,14 @@ async fn fetch(ask: &Ask, request: &FetchRequest, session: &mut Session) -> (Fou
     let began = node.host.now();
     let wait = Duration::from_millis(request.max_wait_ms.max(0) as u64).min(WAIT_MAX);
     let min_bytes = request.min_bytes.max(0) as usize;
+    let isolation = isolation(request.isolation_level);
     let mut max_bytes = (request.max_bytes.max(0) as usize).min(BYTES_MAX);
     let mut held = None;
     loop {
         let partitions = partitions(ask, session);
         // Before anything is looked at, so that no change is missed.
         let mut ends: Vec<_> = partitions.iter().flatten().map(|p| p.ends()).collect();
-        let found = read_all(ask, session, &partitions, max_bytes).await;
+        let found = read_all(ask, session, &partitions, max_bytes, isolation).await;
         let left = wait.saturating_sub(node.host.now().since(began));
         let enough = found.bytes >= min_bytes || found.is_urgent;
         if !enough && !left.is_zero() && !node.is_draining() && !ends.is_empty() {
@@ -104,14 +109,23 @@ fn partitions(ask: &Ask, session: &Session) -> Places {
     session.order().iter().map(find).collect()
 }
 
-async fn read_all(ask: &Ask, session: &mut Session, places: &Places, max_bytes: usize) -> Found {
+async fn read_all(
+    ask: &Ask,
+    session: &mut Session,
+    places: &Places,
+    max_bytes: usize,
+    isolation: Isolation,
+) -> Found {
     let keys = session.order();
     let mut found = Found { partitions: Vec::new(), bytes: 0, is_urgent: false };
     for (key, place) in keys.into_iter().zip(places) {
         let Some(wanted) = session.wanted.get_mut(&key) else { continue };
         let left = max_bytes.saturating_sub(found.bytes);
         let data = match place {
-            Ok(partition) => read_one(ask, partition, wanted, left, found.bytes == 0).await,
+            Ok(partition) => {
+                let part = Part { isolation, left, is_first: found.bytes == 0 };
+                read_one(ask, partition, wanted, part).await
+            }
             Err(code) => failed(key.partition, *code),
         };
         found.is_urgent |= data.error_code != 0;
@@ -131,16 +145,25 @@ async fn read_all(ask: &Ask, session: &mut Session, places: &Places, max_bytes: 
     found
 }
 
-/// What there is of one partition now, at most `left` bytes unless it `is_first` of the answer.
+/// How one partition is read.
+struct Part {
+    isolation: Isolation,
+    /// Bytes that the answer may still take.
+    left: usize,
+    /// Nothing is in the answer yet: one batch goes in, however large.
+    is_first: bool,
+}
+
+/// What there is of one partition now.
 async fn read_one(
     ask: &Ask,
     partition: &Arc<Partition>,
     wanted: &mut Wanted,
-    left: usize,
-    is_first: bool,
+    part: Part,
 ) -> PartitionData {
+    let Part { left, is_first, .. } = part;
     let asked = &wanted.asked;
-    let number = asked.partition;
+    let (number, isolation) = (asked.partition, part.isolation);
     let node = ask.node();
     let status = partition.leader_epoch();
     if let Err(code) = check_epoch(asked.current_leader_epoch, status) {
@@ -158,23 +181,27 @@ async fn read_one(
     let mut data = PartitionData {
         partition_index: number,
         high_watermark: ladder.high_watermark() as i64,
-        last_stable_offset: ladder.high_watermark() as i64,
+        last_stable_offset: ladder.last_stable() as i64,
         log_start_offset: ladder.log_start() as i64,
         records: Some(Records::default()),
         ..Default::default()
     };
     // Nothing fits any more, or nothing is there: no need to look.
-    if (max == 0 && !is_first) || offset == ladder.high_watermark() {
+    if (max == 0 && !is_first) || offset == isolation.end(&ladder) {
         return data;
     }
     let ahead = wanted.ahead.get_or_insert_with(|| node.tiers.reader.read_ahead());
-    match node.fetch_now(partition, offset, max.max(1), Some(ahead)).await {
-        Ok(found) => {
+    let (max_bytes, wait) = (max.max(1), Duration::ZERO);
+    let fetch = Fetch { offset, max_bytes, min_bytes: 0, wait, isolation };
+    match node.fetch_now(partition, &fetch, Some(ahead)).await {
+        Ok((found, _)) => {
             data.high_watermark = found.high_watermark as i64;
-            data.last_stable_offset = found.high_watermark as i64;
+            data.last_stable_offset = found.last_stable_offset as i64;
             data.log_start_offset = found.log_start as i64;
             // A batch that is larger than what is left waits for an answer of its own.
             if is_first || found.batches.len() <= max {
+                data.aborted_transactions = (isolation == Isolation::ReadCommitted)
+                    .then(|| found.aborted.iter().map(aborted).collect());
                 data.records = Some(found.batches.into());
             }
             data
@@ -186,6 +213,19 @@ async fn read_one(
                 failed(number, code)
             }
         },
+    }
+}
+
+fn aborted(txn: &AbortedTxn) -> AbortedTransaction {
+    let (producer_id, first_offset) = (txn.producer_id, txn.first_offset as i64);
+    AbortedTransaction { producer_id, first_offset }
+}
+
+/// As requests say it: 1 for committed records only.
+pub(super) fn isolation(level: i8) -> Isolation {
+    match level {
+        1 => Isolation::ReadCommitted,
+        _ => Isolation::ReadUncommitted,
     }
 }
 
@@ -209,7 +249,7 @@ fn out_of_range(partition: &Partition, number: i32) -> PartitionData {
     let ladder = partition.ladder();
     PartitionData {
         high_watermark: ladder.high_watermark() as i64,
-        last_stable_offset: ladder.high_watermark() as i64,
+        last_stable_offset: ladder.last_stable() as i64,
         log_start_offset: ladder.log_start() as i64,
         ..failed(number, ErrorCode::OffsetOutOfRange)
     }

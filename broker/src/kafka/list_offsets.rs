@@ -15,8 +15,10 @@ use levee_kafka::messages::offset_for_leader_epoch_response::{
     EpochEndOffset, OffsetForLeaderEpochResponse, OffsetForLeaderTopicResult,
 };
 
+use super::fetch::isolation;
 use super::{Ask, code};
 use crate::error::Error;
+use crate::fetch::Isolation;
 use crate::partition::Partition;
 
 /// Partitions of one request that are looked at side by side.
@@ -33,11 +35,12 @@ mod at {
 }
 
 pub(super) async fn answer(ask: &Ask, request: ListOffsetsRequest) -> ListOffsetsResponse {
+    let isolation = isolation(request.isolation_level);
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let name = topic.name.as_str();
         let partitions = stream::iter(topic.partitions)
-            .map(|asked| one(ask, name, asked))
+            .map(|asked| one(ask, name, asked, isolation))
             .buffered(SIDE_BY_SIDE)
             .collect()
             .await;
@@ -46,9 +49,14 @@ pub(super) async fn answer(ask: &Ask, request: ListOffsetsRequest) -> ListOffset
     ListOffsetsResponse { topics, ..Default::default() }
 }
 
-async fn one(ask: &Ask, topic: &str, asked: ListOffsetsPartition) -> ListOffsetsPartitionResponse {
+async fn one(
+    ask: &Ask,
+    topic: &str,
+    asked: ListOffsetsPartition,
+    isolation: Isolation,
+) -> ListOffsetsPartitionResponse {
     let partition_index = asked.partition_index;
-    let found = find(ask, topic, &asked).await;
+    let found = find(ask, topic, &asked, isolation).await;
     match found {
         Ok((offset, timestamp, leader_epoch)) => ListOffsetsPartitionResponse {
             partition_index,
@@ -70,6 +78,7 @@ async fn find(
     ask: &Ask,
     topic: &str,
     asked: &ListOffsetsPartition,
+    isolation: Isolation,
 ) -> Result<(i64, i64, i32), ErrorCode> {
     let node = ask.node();
     let partition = ask.partition(topic, asked.partition_index)?;
@@ -80,7 +89,7 @@ async fn find(
     let offset = match asked.timestamp {
         at::LATEST => {
             node.lease().await.map_err(|e| code(&e))?;
-            partition.readable().map_err(|e| code(&e))?.high_watermark()
+            isolation.end(&partition.readable().map_err(|e| code(&e))?)
         }
         at::EARLIEST => ladder.log_start(),
         at::EARLIEST_LOCAL => ladder.local_start().max(ladder.log_start()),

@@ -92,8 +92,9 @@ impl Log for LogService {
         let (offset, timestamp_ms) = match request.at.ok_or_else(missing)? {
             At::Start(_) => (Some(ladder.log_start()), -1),
             At::End(_) => {
+                let isolation = read::isolation(request.isolation)?;
                 self.node.lease().await?;
-                (Some(partition.readable()?.high_watermark()), -1)
+                (Some(isolation.end(&partition.readable()?)), -1)
             }
             At::TieredEnd(_) => (Some(ladder.tiered_end()), -1),
             At::LocalStart(_) => (Some(ladder.local_start()), -1),

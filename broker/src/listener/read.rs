@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levee_proto::FormatError;
-use levee_proto::grpc::{Header, ReadRequest, ReadResponse, ReadStreamRequest, Record};
+use levee_proto::grpc::{
+    AbortedTransaction, Header, ReadRequest, ReadResponse, ReadStreamRequest, Record,
+};
+use levee_proto::object::{Aborted, AbortedTxn};
 use levee_proto::record::BatchHeader;
 use levee_proto::record::batch::check_run;
 use levee_proto::record::records::{DecodedRecord, Records};
@@ -15,7 +18,7 @@ use tonic::{Status, Streaming};
 
 use super::answers::{Answer, Answers};
 use crate::error::{Error, Result};
-use crate::fetch::{Fetch, Fetched};
+use crate::fetch::{Fetch, Fetched, Isolation};
 use crate::node::Node;
 use crate::partition::Partition;
 
@@ -40,7 +43,9 @@ pub(super) async fn read(node: &Node, request: &ReadRequest) -> Result<Answer> {
     let partition = node.partition(&request.topic, request.partition)?;
     let wait = Duration::from_millis(request.max_wait_ms.into()).min(WAIT_MAX);
     let min_bytes = request.min_bytes as usize;
-    let fetch = Fetch { offset: request.offset, max_bytes: size(request), min_bytes, wait };
+    let isolation = isolation(request.isolation)?;
+    let (offset, max_bytes) = (request.offset, size(request));
+    let fetch = Fetch { offset, max_bytes, min_bytes, wait, isolation };
     // It may wait, and then it has as much time as any other request.
     let limit = wait + node.config.request_timeout;
     let answer = answer(node, &partition, fetch, request.decode, None);
@@ -90,9 +95,22 @@ fn size(request: &ReadRequest) -> usize {
     }
 }
 
+/// What a request says of it.
+pub(super) fn isolation(asked: i32) -> Result<Isolation> {
+    match levee_proto::grpc::Isolation::try_from(asked) {
+        Ok(levee_proto::grpc::Isolation::ReadUncommitted) => Ok(Isolation::ReadUncommitted),
+        Ok(levee_proto::grpc::Isolation::ReadCommitted) => Ok(Isolation::ReadCommitted),
+        Err(_) => {
+            let why = format!("isolation {asked}: 0 (uncommitted) and 1 (committed) are known");
+            Err(Error::invalid_argument(why))
+        }
+    }
+}
+
 /// With the memory that it takes, bytes.
 async fn response(found: Fetched, decode: bool, offset: u64) -> Result<(ReadResponse, usize)> {
     let mut response = ReadResponse {
+        last_stable_offset: found.last_stable_offset,
         next_offset: found.next_offset,
         high_watermark: found.high_watermark,
         log_start: found.log_start,
@@ -100,14 +118,21 @@ async fn response(found: Fetched, decode: bool, offset: u64) -> Result<(ReadResp
         ..Default::default()
     };
     if !decode {
-        let bytes = found.batches.len();
+        let bytes = found.batches.len() + found.aborted.len() * size_of::<AbortedTransaction>();
         response.batches = found.batches;
+        response.aborted = found.aborted.into_iter().map(named).collect();
         return Ok((response, bytes));
     }
-    let decoded = decoded(found.batches, offset).await?;
+    let aborted = found.aborted.into_iter().collect();
+    let decoded = decoded(found.batches, offset, aborted).await?;
     response.records = decoded.records;
     response.next_offset = decoded.stopped.unwrap_or(found.next_offset);
     Ok((response, decoded.memory))
+}
+
+fn named(txn: AbortedTxn) -> AbortedTransaction {
+    let AbortedTxn { producer_id, first_offset, last_offset, .. } = txn;
+    AbortedTransaction { producer_id, first_offset, last_offset }
 }
 
 struct Decoded {
@@ -119,26 +144,30 @@ struct Decoded {
 }
 
 /// As `records`; much of it away from the threads that answer appends.
-async fn decoded(batches: Bytes, offset: u64) -> Result<Decoded> {
+async fn decoded(batches: Bytes, offset: u64, aborted: Aborted) -> Result<Decoded> {
     if batches.len() < DECODE_BESIDE {
-        return records(&batches, offset);
+        return records(&batches, offset, &aborted);
     }
     let turn = DECODERS.acquire().await;
     // The turn goes with the work: a client that gives up does not end it.
     let decoding = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        records(&batches, offset)
+        records(&batches, offset, &aborted)
     });
     decoding.await.unwrap_or_else(|error| Err(Error::internal(error.to_string())))
 }
 
-/// Decoded records from `offset` on: an answer stays small, whatever its batches unpack to.
-fn records(batches: &Bytes, offset: u64) -> Result<Decoded> {
+/// Decoded records from `offset` on, but those that were aborted: an answer stays small, whatever
+/// its batches unpack to.
+fn records(batches: &Bytes, offset: u64, aborted: &Aborted) -> Result<Decoded> {
     let (mut out, mut memory, mut stopped, mut bad) = (Vec::new(), 0, None, None);
     let unreadable = |header: &BatchHeader, error: FormatError| {
         Error::batch_not_decoded((header.base_offset, header.end_offset()), &error)
     };
     let walked = check_run(batches, |at, header| {
+        if aborted.holds(header) {
+            return true;
+        }
         let batch = batches.slice(at..at + header.bytes as usize);
         match add_records(&mut out, &batch, header, offset, DECODED_BYTES.saturating_sub(memory)) {
             Ok(bytes) => memory += bytes,
@@ -285,7 +314,8 @@ impl Reader {
             return self.sign_of_life(offset);
         }
         let max_bytes = size(&self.start).min(usize::try_from(credit).unwrap_or(usize::MAX));
-        let fetch = Fetch { offset, max_bytes, min_bytes: 1, wait: self.heartbeat };
+        let isolation = isolation(self.start.isolation)?;
+        let fetch = Fetch { offset, max_bytes, min_bytes: 1, wait: self.heartbeat, isolation };
         let (partition, ahead) = (&self.partition, Some(&self.ahead));
         let mut read =
             std::pin::pin!(answer(&self.node, partition, fetch, self.start.decode, ahead));
@@ -308,6 +338,7 @@ impl Reader {
         Ok(Answer::small(ReadResponse {
             next_offset: offset,
             high_watermark: ladder.high_watermark(),
+            last_stable_offset: ladder.last_stable(),
             log_start: ladder.log_start(),
             ..Default::default()
         }))

@@ -13,8 +13,8 @@ use levee_hot_log::local::lane_of_dir;
 use levee_proto::ids::{LaneId, Nonce, PartitionId, Writer};
 use levee_proto::metalog::image::SessionState;
 use levee_proto::metalog::{LaneClosed, LaneKind, ObjectRef};
-use levee_proto::object::{Footer, Index, Level};
-use levee_proto::record::BatchHeader;
+use levee_proto::object::{AbortedTxn, Footer, Index, Level};
+use levee_proto::record::{BatchHeader, Marker};
 use levee_tiering::fence;
 use tokio::sync::oneshot;
 
@@ -41,12 +41,20 @@ impl Known {
         self.partitions.entry(id).or_insert_with(|| node.tiers.state(id))
     }
 
-    fn fold(&mut self, node: &Node, id: PartitionId, header: &BatchHeader) {
+    /// Gives the transaction that the batch aborts.
+    fn fold(
+        &mut self,
+        node: &Node,
+        id: PartitionId,
+        header: &BatchHeader,
+        marker: Option<Marker>,
+    ) -> Option<AbortedTxn> {
         let (end, producers) = self.entry(node, id);
-        if header.base_offset >= *end {
-            producers.appended(header);
-            *end = header.end_offset();
+        if header.base_offset < *end {
+            return None;
         }
+        *end = header.end_offset();
+        producers.appended(header, marker)?.aborted()
     }
 }
 
@@ -257,7 +265,10 @@ async fn object_lane(node: &Arc<Node>, lane: LaneId, rid: u64) -> Result<(), Sta
         check_slot(lane, *slot, footer).map_err(Stays::Failed)?;
         for range in &footer.ranges {
             if let Index::Full(batches) = &range.index {
-                batches.iter().for_each(|b| known.fold(node, range.partition, &b.header()));
+                for batch in batches {
+                    // Footers of slots tell of aborted transactions themselves.
+                    known.fold(node, range.partition, &batch.header(), batch.marker());
+                }
             }
         }
     }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use levee_hot_log::lane::{Entry, EntryOwner, LaneEnd, Payload, Reservation};
 use levee_proto::ids::LaneId;
-use levee_proto::record::{BatchHeader, StoredBatch};
+use levee_proto::record::{BatchHeader, Marker, StoredBatch};
 use tokio::sync::oneshot;
 
 use super::acks::{Appended, Outcome};
 use super::check::check;
-use super::producers::{Producers, Verdict};
+use super::producers::{Ended, Producers, Verdict};
 use super::stage::Serving;
+use super::transactions::{EndTxn, Transactions};
 use super::untiered::Untiered;
 use super::{Inner, Partition};
 use crate::error::Error;
@@ -47,6 +48,36 @@ impl Partition {
         epoch: Option<u32>,
     ) -> Result<Ticket, Error> {
         let header = check(&self.topic, &bytes, &self.config(), self.host.wall_ms())?;
+        self.place(bytes, header, None, limit, epoch).await
+    }
+
+    /// Appends the marker that ends a producer's transaction. As `append`; a marker that says what
+    /// one before it said changes nothing, and is answered when that one is durable.
+    pub async fn end_transaction(
+        self: &Arc<Self>,
+        end: &EndTxn,
+        limit: Duration,
+    ) -> Result<Ticket, Error> {
+        let (id, epoch) = (end.producer_id, end.producer_epoch);
+        if id < 0 || epoch < 0 {
+            let why = format!("a marker for producer id {id}, epoch {epoch}: both from 0 on");
+            return Err(Error::invalid_argument(why));
+        }
+        let marker = Marker { commit: end.commit, coordinator_epoch: end.coordinator_epoch };
+        let bytes = marker.batch(id, epoch, self.host.wall_ms());
+        let header = BatchHeader::decode(&bytes)
+            .map_err(|error| Error::internal(format!("a marker that no reader takes: {error}")))?;
+        self.place(bytes, header, Some(end), limit, None).await
+    }
+
+    async fn place(
+        self: &Arc<Self>,
+        bytes: Bytes,
+        header: BatchHeader,
+        end: Option<&EndTxn>,
+        limit: Duration,
+        epoch: Option<u32>,
+    ) -> Result<Ticket, Error> {
         let started = self.host.now();
         loop {
             let left = limit.saturating_sub(self.host.now().since(started));
@@ -62,7 +93,7 @@ impl Partition {
                 }
             };
             // The grant may have changed while room was awaited.
-            if let Some(done) = self.assign(&bytes, header, &serving, room) {
+            if let Some(done) = self.assign(&bytes, header, end, &serving, room) {
                 return done;
             }
         }
@@ -105,6 +136,7 @@ impl Partition {
         self: &Arc<Self>,
         bytes: &Bytes,
         header: BatchHeader,
+        ends: Option<&EndTxn>,
         expected: &Serving,
         reservation: Reservation,
     ) -> Option<Result<Ticket, Error>> {
@@ -114,23 +146,33 @@ impl Partition {
         if serving.leader_epoch != expected.leader_epoch {
             return None;
         }
-        match inner.producers.judge(&header) {
+        let verdict = match ends {
+            None => inner.producers.judge(&header),
+            Some(end) => inner.producers.judge_end(end),
+        };
+        match verdict {
             Verdict::New => {}
             Verdict::Duplicate { base_offset, end_offset } => {
                 return Some(Ok(join(inner, base_offset, end_offset)));
+            }
+            Verdict::Ended => {
+                let end = inner.ladder.log_end();
+                return Some(Ok(join(inner, end, end)));
             }
             refused => return Some(Err(refusal(&header, refused))),
         }
         let base = inner.ladder.log_end();
         let epoch = serving.leader_epoch;
         let stored = StoredBatch::stamp(bytes, header, base, epoch);
-        let end = stored.header.end_offset();
+        let (end, marker) = (stored.header.end_offset(), stored.marker());
+        let ended = marker.and_then(|marker| inner.producers.ended_by(&stored.header, marker));
         let entry = Entry {
             partition: self.id,
             leader_epoch: epoch,
             base,
             end,
             payload: Payload::Batch(stored.clone()),
+            aborted: ended.and_then(Ended::aborted),
             lazy_sync: self.config().lazy_sync(),
             owner: self.clone(),
             reservation,
@@ -140,8 +182,9 @@ impl Partition {
             return Some(Err(Error::session_ended(why)));
         }
         inner.ladder.assign(end);
-        inner.producers.appended(&stored.header);
-        inner.untiered.push(stored.header, self.host.now());
+        inner.producers.appended(&stored.header, marker);
+        ended.into_iter().for_each(|ended| inner.transactions.ended(ended));
+        inner.untiered.push(stored.header, marker, self.host.now());
         self.tails.add(super::tail::memory(&stored));
         inner.tail.push(stored);
         let appended = Appended {
@@ -159,7 +202,9 @@ impl Partition {
         let mut inner = self.inner.lock();
         if let Some(producers) = known {
             // I15: snapshot and fold of all records up to the start.
-            inner.ladder = super::Ladder::new(log_start, serving.start);
+            let unstable = producers.first_open();
+            inner.ladder = super::Ladder::new(log_start, serving.start, unstable);
+            inner.transactions = Transactions::new(serving.start);
             inner.tail = super::Tail::new(serving.start);
             inner.untiered = Untiered::new(producers.clone());
             inner.producers = producers;
@@ -191,6 +236,7 @@ impl Partition {
             base: end,
             end,
             payload: Payload::HandOff(snapshot.freeze()),
+            aborted: None,
             lazy_sync: false,
             owner: self.clone(),
             reservation: Reservation::none(),
@@ -218,7 +264,13 @@ fn refusal(header: &BatchHeader, verdict: Verdict) -> Error {
         }
         Verdict::ForgottenDuplicate { got } => Error::duplicate_sequence(producer, got),
         Verdict::Fenced { epoch, got } => Error::producer_fenced(producer, epoch, got),
-        Verdict::New | Verdict::Duplicate { .. } => unreachable!("{verdict:?} is not a refusal"),
+        Verdict::Outside { open } => Error::outside_of_transaction(producer, open),
+        Verdict::CoordinatorFenced { epoch, got } => {
+            Error::coordinator_fenced(producer, epoch, got)
+        }
+        Verdict::New | Verdict::Duplicate { .. } | Verdict::Ended => {
+            unreachable!("{verdict:?} is not a refusal")
+        }
     }
 }
 
@@ -239,7 +291,9 @@ fn join(inner: &mut Inner, base_offset: u64, end_offset: u64) -> Ticket {
 impl EntryOwner for Partition {
     fn durable(&self, _lane: LaneId, _position: u64, end: u64, hand_off: bool) {
         let mut inner = self.inner.lock();
-        inner.ladder.durable(end);
+        inner.transactions.durable(end);
+        let unstable = inner.transactions.first_unstable(&inner.producers);
+        inner.ladder.durable(end, unstable);
         inner.hand_off_durable |= hand_off;
         let log_start = inner.ladder.log_start();
         inner.acks.release(end, log_start);

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use levee_proto::limits::BATCH_RECORDS_MAX;
-use levee_proto::record::batch::NO_PRODUCER;
+use levee_proto::record::batch::{NO_PRODUCER, TRANSACTIONAL};
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::check_count;
 use levee_proto::record::{BatchHeader, batch};
@@ -11,8 +11,9 @@ use levee_proto::record::{BatchHeader, batch};
 use crate::config::TopicConfig;
 use crate::error::{Error, Result};
 
-/// Attribute bits that a producer may set: the compression.
-const ATTRIBUTES: i16 = 0x07;
+/// Attribute bits that a producer may set: the compression, and that it is in a transaction.
+const COMPRESSION: i16 = 0x07;
+const ATTRIBUTES: i16 = COMPRESSION | TRANSACTIONAL;
 
 /// The header of a batch that may be appended.
 pub(super) fn check(
@@ -29,7 +30,7 @@ pub(super) fn check(
     }
     match wrong(&header, config, wall_ms) {
         Some(why) => return Err(Error::invalid_argument(format!("batch for {topic}: {why}"))),
-        None if header.attributes & ATTRIBUTES == Compression::None as i16 => {
+        None if header.attributes & COMPRESSION == Compression::None as i16 => {
             check_count(bytes, &header)
                 .map_err(|error| Error::corrupt_batch(format!("{topic}: {error}")))?;
         }
@@ -41,9 +42,6 @@ pub(super) fn check(
 /// What no reader would understand, or what would harm the log.
 fn wrong(header: &BatchHeader, config: &TopicConfig, wall_ms: i64) -> Option<String> {
     let (attributes, records) = (header.attributes, header.record_count);
-    if attributes & 0x10 != 0 {
-        return Some("it belongs to a transaction, which this release does not have".into());
-    }
     if attributes & !ATTRIBUTES != 0 {
         return Some(format!("attributes {attributes:#06x} are not a producer's to set"));
     }
@@ -63,6 +61,9 @@ fn wrong(header: &BatchHeader, config: &TopicConfig, wall_ms: i64) -> Option<Str
             "producer id {}, epoch {}, sequence {}: none, or all three from 0 on",
             header.producer_id, header.producer_epoch, header.base_sequence
         ));
+    }
+    if header.is_transactional() && !header.is_idempotent() {
+        return Some("it is part of a transaction and has no producer id".into());
     }
     if header.max_timestamp < -1 {
         return Some(format!("timestamp {}, where -1 means none", header.max_timestamp));

@@ -20,25 +20,27 @@ pub enum Local {
     Hot,
     /// Only in the bucket.
     Remote,
-    /// At the high watermark: nothing yet.
+    /// Nothing there that this reader sees, yet.
     AtEnd,
     /// Outside `log_start..=high_watermark`.
     OutOfRange { log_start: u64, high_watermark: u64 },
 }
 
 impl Partition {
-    /// Finds `offset`; readers see only what is below the high watermark (I9).
-    pub fn locate(&self, offset: u64, max_bytes: usize) -> Local {
+    /// Finds `offset`; readers see only what is below `end`, which is the high watermark at most
+    /// (I9).
+    pub fn locate(&self, offset: u64, max_bytes: usize, end: u64) -> Local {
         let inner = self.inner.lock();
         let (log_start, high_watermark) = (inner.ladder.log_start(), inner.ladder.high_watermark());
         if offset < log_start || offset > high_watermark {
             return Local::OutOfRange { log_start, high_watermark };
         }
-        if offset == high_watermark {
+        let end = end.min(high_watermark);
+        if offset >= end {
             return Local::AtEnd;
         }
         if offset >= inner.tail.start() {
-            return Local::Tail(inner.tail.read(offset, max_bytes, high_watermark));
+            return Local::Tail(inner.tail.read(offset, max_bytes, end));
         }
         // A copy may have been dropped in the middle: then the bucket has it.
         match self.hot.holds(offset) {
@@ -92,7 +94,12 @@ impl Partition {
         let Some(last) = batches.last() else { return Ok(0) };
         let end = last.header.end_offset();
         self.hot.append(&batches).await?;
-        let freed = self.inner.lock().tail.drop_below(end);
+        let freed = {
+            let mut inner = self.inner.lock();
+            let freed = inner.tail.drop_below(end);
+            inner.forget_aborted();
+            freed
+        };
         self.tails.sub(freed);
         Ok(freed)
     }
@@ -119,6 +126,7 @@ impl Partition {
         let mut inner = self.inner.lock();
         let start = self.hot.start().unwrap_or(inner.tail.start()).min(inner.ladder.tiered_end());
         inner.ladder.dropped_local(start);
+        inner.forget_aborted();
         dropped + bytes as u64
     }
 
@@ -129,6 +137,7 @@ impl Partition {
         self.tails.sub(inner.tail.drop_below(tiered_end));
         let start = self.hot.start().unwrap_or(inner.tail.start()).min(tiered_end);
         inner.ladder.dropped_local(start);
+        inner.forget_aborted();
     }
 
     /// Drops the oldest hot segment, if all of it is in the bucket. Returns the bytes freed.

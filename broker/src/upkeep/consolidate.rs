@@ -11,7 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use levee_proto::ids::PartitionId;
-use levee_proto::object::Level;
+use levee_proto::limits::RANGE_ABORTED_MAX;
+use levee_proto::object::{AbortedTxn, Level};
 use levee_tiering::remote::{RangeRef, Source};
 use levee_tiering::upload::{Batches, Part, Room, SourceError, UploadError};
 
@@ -23,6 +24,9 @@ use crate::node::reference::commit;
 use crate::tiers::read_remote;
 
 const EVERY: Duration = Duration::from_secs(10);
+/// Most data of a run in which transactions were aborted: a batch and a marker take more than 128
+/// bytes, and each marker is told in the footer.
+const ABORTING_BYTES: u64 = RANGE_ABORTED_MAX as u64 * 128;
 
 /// Runs until the session ends.
 pub(super) async fn run(node: Arc<Node>) {
@@ -45,7 +49,7 @@ async fn consolidate(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result
 
 /// One object's worth. Returns its bytes; 0 where nothing is left.
 async fn round(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result<u64> {
-    let parts = plan(node, aside);
+    let parts = plan(node, aside).await?;
     if parts.is_empty() {
         return Ok(0);
     }
@@ -72,7 +76,7 @@ struct Run {
     bytes: u64,
 }
 
-fn plan(node: &Arc<Node>, aside: &Aside<PartitionId>) -> Vec<Part> {
+async fn plan(node: &Arc<Node>, aside: &Aside<PartitionId>) -> Result<Vec<Part>> {
     let now = node.host.now();
     let starts: BTreeMap<PartitionId, u64> = {
         let state = node.view.read();
@@ -87,8 +91,11 @@ fn plan(node: &Arc<Node>, aside: &Aside<PartitionId>) -> Vec<Part> {
             // Producer state is known at the end of all slots, and needed only there.
             let state = node.tiers.state_in_slots(id).filter(|(end, _)| *end == run.end);
             let producers = state.map(|(_, producers)| producers.snapshot());
-            if !room.take(run.bytes, producers.as_ref()) {
-                return parts;
+            let aborted = node.tiers.aborted(id, run.base..run.end).await?;
+            let ended = |txn: &AbortedTxn| (run.base..run.end).contains(&txn.last_offset);
+            let aborted: Vec<AbortedTxn> = aborted.into_iter().filter(ended).collect();
+            if !room.take(run.bytes, producers.as_ref(), &aborted) {
+                return Ok(parts);
             }
             parts.push(Part {
                 partition: id,
@@ -97,11 +104,12 @@ fn plan(node: &Arc<Node>, aside: &Aside<PartitionId>) -> Vec<Part> {
                 end: run.end,
                 bytes: run.bytes,
                 producers,
+                aborted,
                 source: Box::new(RemoteBatches { node: node.clone(), partition: id }),
             });
         }
     }
-    parts
+    Ok(parts)
 }
 
 fn runs(node: &Node, id: PartitionId, log_start: u64) -> Vec<Run> {
@@ -113,13 +121,17 @@ fn runs(node: &Node, id: PartitionId, log_start: u64) -> Vec<Run> {
             && (range.end > log_start || told == Some(range.end))
             && !index.in_objects(id, range.base, range.end)
     };
+    let most = |offsets: std::ops::Range<u64>| match index.aborts(id, offsets).is_empty() {
+        true => node.config.tier_object_bytes,
+        false => node.config.tier_object_bytes.min(ABORTING_BYTES),
+    };
     let mut runs: Vec<Run> = Vec::new();
     for range in index.ranges(id).into_iter().filter(needed) {
         match runs.last_mut() {
             Some(run)
                 if run.end == range.base
                     && run.epoch == range.leader_epoch
-                    && run.bytes + range.len <= node.config.tier_object_bytes =>
+                    && run.bytes + range.len <= most(run.base..range.end) =>
             {
                 run.end = range.end;
                 run.bytes += range.len;

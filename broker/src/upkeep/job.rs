@@ -183,6 +183,7 @@ fn parts(windows: &Arc<Windows>, copies: &Arc<dyn Copies>, output: &Output) -> V
         end: run.end(),
         bytes: run.bytes(),
         producers: run.producers().cloned(),
+        aborted: run.aborted(),
         source: Box::new(RunBatches::new(windows.clone(), copies.clone(), run)),
     };
     output.runs.iter().map(part).collect()

@@ -8,9 +8,9 @@ use levee_proto::grpc::list_offsets_request::At;
 use levee_proto::grpc::{
     AcceptLossRequest, AcceptLossResponse, AlterTopicRequest, CreateTopicRequest,
     DeleteRecordsRequest, DeleteTopicRequest, DeleteTopicResponse, DescribeClusterRequest,
-    DescribeClusterResponse, DescribeTopicRequest, FlushRequest, FlushResponse, ListOffsetsRequest,
-    ListOffsetsResponse, ListTopicsRequest, TierStatusRequest, TierStatusResponse,
-    TopicDescription,
+    DescribeClusterResponse, DescribeTopicRequest, FlushRequest, FlushResponse, Isolation,
+    ListOffsetsRequest, ListOffsetsResponse, ListTopicsRequest, TierStatusRequest,
+    TierStatusResponse, TopicDescription,
 };
 use tonic::{Response, Status};
 
@@ -150,7 +150,19 @@ impl Admin {
         partition: u32,
         at: At,
     ) -> Result<ListOffsetsResponse> {
-        let request = ListOffsetsRequest { topic: topic.to_owned(), partition, at: Some(at) };
+        self.list_offsets_as(topic, partition, at, Isolation::ReadUncommitted).await
+    }
+
+    /// As `list_offsets`; the end is that of what a reader of this isolation sees.
+    pub async fn list_offsets_as(
+        &self,
+        topic: &str,
+        partition: u32,
+        at: At,
+        isolation: Isolation,
+    ) -> Result<ListOffsetsResponse> {
+        let (topic, isolation) = (topic.to_owned(), isolation.into());
+        let request = ListOffsetsRequest { topic, partition, at: Some(at), isolation };
         within(self.limit, "asking for offsets", self.client.log().list_offsets(request)).await
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levee_proto::grpc::list_offsets_request::At;
-use levee_proto::grpc::{ErrorCode, ReadRequest, ReadResponse, ReadStreamRequest};
+use levee_proto::grpc::{ErrorCode, Isolation, ReadRequest, ReadResponse, ReadStreamRequest};
+use levee_proto::object::Aborted;
 use levee_proto::record::batch::{BatchHeader, check_run};
 use levee_proto::record::records::{DecodedRecord, decode_records};
 use tokio::sync::mpsc;
@@ -44,6 +45,9 @@ pub struct ReadConfig {
     pub silence: Duration,
     /// How long it tries to connect again. Default 120 s.
     pub retry_for: Duration,
+    /// Read only up to where every transaction has ended, and leave out the records of aborted
+    /// ones. Default false.
+    pub read_committed: bool,
 }
 
 impl Default for ReadConfig {
@@ -53,6 +57,16 @@ impl Default for ReadConfig {
             max_bytes: 1 << 20,
             silence: Duration::from_secs(15),
             retry_for: Duration::from_secs(120),
+            read_committed: false,
+        }
+    }
+}
+
+impl ReadConfig {
+    fn isolation(&self) -> Isolation {
+        match self.read_committed {
+            true => Isolation::ReadCommitted,
+            false => Isolation::ReadUncommitted,
         }
     }
 }
@@ -64,6 +78,10 @@ pub struct Batches {
     pub bytes: Bytes,
     pub next_offset: u64,
     pub high_watermark: u64,
+    /// Where the oldest transaction begins that has not ended; else the high watermark.
+    pub last_stable_offset: u64,
+    /// Of a reader of committed records: which of the batches were aborted.
+    pub aborted: Aborted,
     /// Where they came from: tail, hot, cached, remote.
     pub source: String,
 }
@@ -81,6 +99,7 @@ pub struct Reader {
     /// Batches that were read and not decoded yet, and the first offset wanted of them.
     undecoded: Bytes,
     from: u64,
+    aborted: Aborted,
     records: VecDeque<DecodedRecord>,
     high_watermark: u64,
 }
@@ -123,6 +142,7 @@ impl Reader {
             return Err(Error::invalid("window_bytes and silence of a reader must not be zero"));
         }
         let admin = client.manage();
+        let isolation = config.isolation();
         let at = match from {
             Position::Offset(_) => None,
             Position::Start => Some(At::Start(true)),
@@ -131,12 +151,13 @@ impl Reader {
         };
         let found = match at {
             None => None,
-            Some(at) => admin.list_offsets(topic, partition, at).await?.offset,
+            Some(at) => admin.list_offsets_as(topic, partition, at, isolation).await?.offset,
         };
         let offset = match (found, from) {
             (Some(offset), _) | (None, Position::Offset(offset)) => offset,
             (None, _) => {
-                let end = admin.list_offsets(topic, partition, At::End(true)).await?.offset;
+                let end = admin.list_offsets_as(topic, partition, At::End(true), isolation);
+                let end = end.await?.offset;
                 end.ok_or_else(|| Error::connection("the broker gave no end of the partition"))?
             }
         };
@@ -150,6 +171,7 @@ impl Reader {
             stream: None,
             undecoded: Bytes::new(),
             from: offset,
+            aborted: Aborted::default(),
             records: VecDeque::new(),
             high_watermark: 0,
         })
@@ -215,6 +237,7 @@ impl Reader {
                     return Ok(Vec::new());
                 }
                 (self.undecoded, self.from) = (batches.bytes, from);
+                self.aborted = batches.aborted;
             }
             let records = self.decode_batch()?;
             if !records.is_empty() {
@@ -230,6 +253,9 @@ impl Reader {
         let len = (header.bytes as usize).min(rest.len());
         let from = std::mem::replace(&mut self.from, header.end_offset());
         self.undecoded = rest.slice(len..);
+        if self.aborted.holds(&header) {
+            return Ok(Vec::new());
+        }
         let decoded = decode_records(&rest.slice(..len)).map_err(|error| {
             // The crc was right, so this is what was appended: it will not get better.
             let (base, end) = (header.base_offset, header.end_offset());
@@ -260,7 +286,13 @@ impl Reader {
         let (bytes, end) = from_offset(answer.batches, self.offset)?;
         self.offset = end.max(answer.next_offset).max(self.offset);
         self.high_watermark = answer.high_watermark;
+        let mut aborted = Aborted::default();
+        for txn in &answer.aborted {
+            aborted.add(txn.producer_id, txn.first_offset, txn.last_offset);
+        }
         Ok(Batches {
+            last_stable_offset: answer.last_stable_offset,
+            aborted,
             bytes,
             next_offset: self.offset,
             high_watermark: answer.high_watermark,
@@ -274,6 +306,7 @@ impl Reader {
             partition: self.partition,
             offset: self.offset,
             max_bytes: self.config.max_bytes,
+            isolation: self.config.isolation().into(),
             ..ReadRequest::default()
         }
     }

@@ -4,6 +4,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::aborted::{self, AbortedTxn};
 use super::index::{Index, SPARSE_ENTRY_BYTES, SparseEntry};
 use super::producers::ProducerSnapshot;
 use super::{FOOTER, Level};
@@ -14,6 +15,7 @@ use crate::limits::{OBJECT_BYTES_MAX, RANGE_BYTES_MAX, SPARSE_INDEX_STRIDE};
 const RANGE_BYTES: usize = 96;
 const SECTION_BYTES: usize = 16;
 const SECTION_PRODUCERS: u16 = 1;
+const SECTION_ABORTED: u16 = 2;
 
 /// What a range holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,13 +45,16 @@ pub struct Range {
     pub index: Index,
     /// Producer state at `end`; L1 and L2 carry it, L0 does not.
     pub producers: Option<ProducerSnapshot>,
+    /// Transactions whose abort marker stands in the range, by its offset.
+    pub aborted: Vec<AbortedTxn>,
 }
 
 /// At most what a range of an L1 or L2 object adds to its footer.
-pub fn footer_bytes(data: u64, producers: Option<&ProducerSnapshot>) -> u64 {
+pub fn footer_bytes(data: u64, producers: Option<&ProducerSnapshot>, aborted: usize) -> u64 {
     let blocks = data / SPARSE_INDEX_STRIDE as u64 + 1;
     let producers = producers.map_or(0, |all| all.encoded_len() as u64);
-    (RANGE_BYTES + SECTION_BYTES) as u64 + blocks * SPARSE_ENTRY_BYTES as u64 + producers
+    let sections = producers + aborted::encoded_len(aborted) as u64;
+    (RANGE_BYTES + 2 * SECTION_BYTES) as u64 + blocks * SPARSE_ENTRY_BYTES as u64 + sections
 }
 
 impl Range {
@@ -129,20 +134,27 @@ impl Footer {
         let mut fixed = BytesMut::new();
         let mut sections = BytesMut::new();
         let mut heap = BytesMut::new();
-        let mut section_count = 0u32;
+        let mut section = |number: usize, kind: u16, at: usize, end: usize| {
+            sections.put_u32_le(number as u32);
+            sections.put_u16_le(kind);
+            sections.put_u16_le(0);
+            sections.put_u32_le(at as u32);
+            sections.put_u32_le((end - at) as u32);
+        };
         for (number, range) in self.ranges.iter().enumerate() {
             encode_range(range, &mut fixed, &mut heap);
             if let Some(producers) = &range.producers {
                 let at = heap.len();
                 producers.encode(&mut heap);
-                sections.put_u32_le(number as u32);
-                sections.put_u16_le(SECTION_PRODUCERS);
-                sections.put_u16_le(0);
-                sections.put_u32_le(at as u32);
-                sections.put_u32_le((heap.len() - at) as u32);
-                section_count += 1;
+                section(number, SECTION_PRODUCERS, at, heap.len());
+            }
+            if !range.aborted.is_empty() {
+                let at = heap.len();
+                aborted::encode(&range.aborted, &mut heap);
+                section(number, SECTION_ABORTED, at, heap.len());
             }
         }
+        let section_count = (sections.len() / SECTION_BYTES) as u32;
         let mut out = BytesMut::with_capacity(24 + fixed.len() + sections.len() + heap.len());
         out.put_u8(self.level as u8);
         out.put_bytes(0, 3);
@@ -181,8 +193,9 @@ impl Footer {
             ranges.push(decode_range(raw, &mut indexes)?);
         }
         let mut producers = Heap { bytes: heap, floor: 0 };
+        let mut aborted = Heap { bytes: heap, floor: 0 };
         for raw in sections.chunks_exact(SECTION_BYTES) {
-            decode_section(raw, &mut producers, &mut ranges)?;
+            decode_section(raw, &mut producers, &mut aborted, &mut ranges)?;
         }
         Ok(Self { level, lane_trim, prev_slot_crc, ranges })
     }
@@ -293,12 +306,14 @@ fn decode_range(raw: &[u8], heap: &mut Heap<'_>) -> Result<Range, FormatError> {
         max_timestamp,
         index,
         producers: None,
+        aborted: Vec::new(),
     })
 }
 
 fn decode_section(
     raw: &[u8],
-    heap: &mut Heap<'_>,
+    producers: &mut Heap<'_>,
+    aborted: &mut Heap<'_>,
     ranges: &mut [Range],
 ) -> Result<(), FormatError> {
     let mut r = Reader::new(FOOTER, raw);
@@ -310,17 +325,25 @@ fn decode_section(
         return Err(r.error(format!("section of kind {kind} has unknown flags {flags:#06x}")));
     }
     // Other kinds belong to later releases, which may give their number and bytes another meaning.
-    if kind != SECTION_PRODUCERS {
-        return Ok(());
-    }
-    match ranges.get_mut(number) {
-        Some(range) if range.producers.is_none() => {
-            range.producers = Some(ProducerSnapshot::decode(heap.piece(pos, len)?)?);
-            Ok(())
+    let what = match kind {
+        SECTION_PRODUCERS => "producer state",
+        SECTION_ABORTED => "aborted transactions",
+        _ => return Ok(()),
+    };
+    let Some(range) = ranges.get_mut(number) else {
+        return Err(r.error(format!("{what} of range {number}, there is none")));
+    };
+    match kind {
+        SECTION_PRODUCERS if range.producers.is_none() => {
+            range.producers = Some(ProducerSnapshot::decode(producers.piece(pos, len)?)?);
         }
-        Some(_) => Err(r.error(format!("second producer state of range {number}"))),
-        None => Err(r.error(format!("producer state of range {number}, there is none"))),
+        SECTION_ABORTED if range.aborted.is_empty() => {
+            let offsets = range.base..range.end;
+            range.aborted = aborted::decode(aborted.piece(pos, len)?, &offsets)?;
+        }
+        _ => return Err(r.error(format!("second {what} of range {number}"))),
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -349,6 +372,7 @@ mod tests {
             max_timestamp: blocks as i64 * 1000,
             index: Index::Sparse((0..blocks).map(entry).collect()),
             producers: None,
+            aborted: Vec::new(),
         }
     }
 

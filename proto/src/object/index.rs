@@ -8,7 +8,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::FOOTER;
 use crate::codec::{FormatError, Reader};
-use crate::record::BatchHeader;
+use crate::record::{BatchHeader, Marker};
 
 const BATCH_ENTRY_BYTES: usize = 48;
 pub(super) const SPARSE_ENTRY_BYTES: usize = 24;
@@ -31,8 +31,10 @@ pub struct BatchEntry {
     pub pos: u32,
     pub len: u32,
     pub records: u32,
+    /// Of the batch; of a marker also whether it commits or aborts.
     pub attributes: i16,
     pub producer_epoch: i16,
+    /// Of a marker, which has none, the epoch of the coordinator.
     pub base_sequence: i32,
     pub producer_id: i64,
     pub max_timestamp: i64,
@@ -49,17 +51,27 @@ pub struct SparseEntry {
     pub crc: u32,
 }
 
+/// Attribute bits of an entry that no batch has: what a marker says.
+const MARKER_ABORTS: i16 = 1 << 13;
+const MARKER_COMMITS: i16 = 1 << 14;
+
 impl BatchEntry {
-    pub fn of(header: &BatchHeader, pos: u32) -> Self {
+    /// `marker`: what the batch says where it ends a transaction.
+    pub fn of(header: &BatchHeader, marker: Option<Marker>, pos: u32) -> Self {
+        let said = match marker {
+            None => 0,
+            Some(Marker { commit: false, .. }) => MARKER_ABORTS,
+            Some(Marker { commit: true, .. }) => MARKER_COMMITS,
+        };
         Self {
             base_offset: header.base_offset,
             last_offset_delta: header.last_offset_delta,
             pos,
             len: header.bytes,
             records: header.record_count,
-            attributes: header.attributes,
+            attributes: header.attributes & !(MARKER_ABORTS | MARKER_COMMITS) | said,
             producer_epoch: header.producer_epoch,
-            base_sequence: header.base_sequence,
+            base_sequence: marker.map_or(header.base_sequence, |marker| marker.coordinator_epoch),
             producer_id: header.producer_id,
             max_timestamp: header.max_timestamp,
         }
@@ -69,20 +81,28 @@ impl BatchEntry {
         self.base_offset + u64::from(self.last_offset_delta) + 1
     }
 
+    /// How the batch ends a transaction, where it does.
+    pub fn marker(&self) -> Option<Marker> {
+        let commit = self.attributes & MARKER_COMMITS != 0;
+        let is_one = commit || self.attributes & MARKER_ABORTS != 0;
+        is_one.then_some(Marker { commit, coordinator_epoch: self.base_sequence })
+    }
+
     /// The header as far as producer state needs it; base time, epoch and crc are not known here.
     pub fn header(&self) -> BatchHeader {
+        let is_marker = self.marker().is_some();
         BatchHeader {
             base_offset: self.base_offset,
             bytes: self.len,
             leader_epoch: 0,
             crc: 0,
-            attributes: self.attributes,
+            attributes: self.attributes & !(MARKER_ABORTS | MARKER_COMMITS),
             last_offset_delta: self.last_offset_delta,
             base_timestamp: self.max_timestamp,
             max_timestamp: self.max_timestamp,
             producer_id: self.producer_id,
             producer_epoch: self.producer_epoch,
-            base_sequence: self.base_sequence,
+            base_sequence: if is_marker { -1 } else { self.base_sequence },
             record_count: self.records,
         }
     }

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::aborted::AbortedTxn;
 use super::footer::{Footer, Range, RangeKind};
 use super::index::{BatchEntry, Index, SparseEntry};
 use super::producers::ProducerSnapshot;
@@ -12,7 +13,7 @@ use crate::crc::{Crc32c, crc32c};
 use crate::head::{HEAD_BYTES, Head, Kind};
 use crate::ids::{Nonce, PartitionId, Writer};
 use crate::limits::{FOOTER_BYTES_MAX, RANGE_BYTES_MAX, SPARSE_INDEX_STRIDE};
-use crate::record::BatchHeader;
+use crate::record::{BatchHeader, Marker};
 
 /// Order of calls: `new`, then for each range `begin`, `batch`..., `end`; last `finish`.
 /// Send the head, then the bytes of each batch in the same order, then what `finish` returns.
@@ -96,6 +97,7 @@ impl ObjectWriter {
                 max_timestamp: -1,
                 index,
                 producers: None,
+                aborted: Vec::new(),
             },
             crc: Crc32c::default(),
             block_crc: Crc32c::default(),
@@ -113,7 +115,10 @@ impl ObjectWriter {
         range.records += u64::from(header.record_count);
         range.end = header.end_offset();
         match &mut range.index {
-            Index::Full(entries) => entries.push(BatchEntry::of(header, pos)),
+            Index::Full(entries) => {
+                let marker = Marker::in_parts(header.is_control(), parts);
+                entries.push(BatchEntry::of(header, marker, pos));
+            }
             Index::Sparse(entries) => {
                 let full = (pos - open.block_pos) as usize >= SPARSE_INDEX_STRIDE;
                 if entries.is_empty() || full {
@@ -143,6 +148,12 @@ impl ObjectWriter {
         self.pos += len;
     }
 
+    /// A transaction whose abort marker stands in the open range; in the order of the markers.
+    pub fn aborted(&mut self, txn: AbortedTxn) {
+        let open = self.open.as_mut().expect("begin comes before aborted");
+        open.range.aborted.push(txn);
+    }
+
     /// Bytes of a range that are not batches (a hand-off's producer state).
     pub fn opaque(&mut self, bytes: &[u8]) {
         let open = self.open.as_mut().expect("begin comes before opaque");
@@ -158,6 +169,9 @@ impl ObjectWriter {
         let mut open = self.open.take().expect("begin comes before end");
         assert!(end >= open.range.end, "a range ends after its last batch");
         assert!(open.range.len <= RANGE_BYTES_MAX, "positions in a range must fit its index");
+        let offsets = open.range.base..end;
+        let fits = |txn: &AbortedTxn| offsets.contains(&txn.last_offset);
+        assert!(open.range.aborted.iter().all(fits), "a marker stands in the range that tells");
         open.range.end = end;
         open.range.crc = open.crc.finish();
         open.range.producers = producers;

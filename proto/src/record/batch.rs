@@ -5,6 +5,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::marker::Marker;
 use crate::codec::FormatError;
 use crate::crc::crc32c;
 use crate::limits::BATCH_BYTES_MAX;
@@ -15,6 +16,10 @@ pub const PREFIX_BYTES: usize = 16;
 /// `batch_length` counts the bytes after itself.
 const LENGTH_END: usize = 12;
 const WHAT: &str = "record batch";
+
+/// Attribute bits: part of a transaction; about the log, not a record of anybody's.
+pub const TRANSACTIONAL: i16 = 0x10;
+pub const CONTROL: i16 = 0x20;
 
 /// No producer id: a producer that is not idempotent.
 pub const NO_PRODUCER: i64 = -1;
@@ -112,8 +117,12 @@ impl BatchHeader {
         self.producer_id != NO_PRODUCER
     }
 
+    pub fn is_transactional(&self) -> bool {
+        self.attributes & TRANSACTIONAL != 0
+    }
+
     pub fn is_control(&self) -> bool {
-        self.attributes & 0x20 != 0
+        self.attributes & CONTROL != 0
     }
 
     /// Sequence of the last record; sequences wrap from `i32::MAX` to 0 (Kafka).
@@ -213,6 +222,11 @@ impl StoredBatch {
 
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// How it ends a transaction, where it does.
+    pub fn marker(&self) -> Option<Marker> {
+        Marker::in_parts(self.header.is_control(), &self.parts())
     }
 
     /// The two pieces, in order, without a copy.

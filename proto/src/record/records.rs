@@ -5,7 +5,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::batch::{BatchHeader, HEADER_BYTES, NO_PRODUCER, check};
+use super::batch::{BatchHeader, CONTROL, HEADER_BYTES, NO_PRODUCER, TRANSACTIONAL, check};
 use super::codecs::Compression;
 use crate::codec::FormatError;
 use crate::crc::crc32c;
@@ -43,6 +43,8 @@ pub struct ProducerStamp {
 /// Gathers records into one batch.
 pub struct BatchBuilder {
     compression: Compression,
+    /// Beside the compression.
+    attributes: i16,
     body: BytesMut,
     count: u32,
     first_timestamp: i64,
@@ -51,7 +53,24 @@ pub struct BatchBuilder {
 
 impl BatchBuilder {
     pub fn new(compression: Compression) -> Self {
-        Self { compression, body: BytesMut::new(), count: 0, first_timestamp: 0, max_timestamp: -1 }
+        Self {
+            compression,
+            attributes: 0,
+            body: BytesMut::new(),
+            count: 0,
+            first_timestamp: 0,
+            max_timestamp: -1,
+        }
+    }
+
+    /// The batch is part of its producer's transaction.
+    pub fn transactional(self) -> Self {
+        Self { attributes: self.attributes | TRANSACTIONAL, ..self }
+    }
+
+    /// For the record that ends a transaction.
+    pub(super) fn control() -> Self {
+        Self { attributes: CONTROL | TRANSACTIONAL, ..Self::new(Compression::None) }
     }
 
     pub fn len(&self) -> usize {
@@ -125,7 +144,7 @@ impl BatchBuilder {
         out.put_i32(0);
         out.put_i8(2);
         out.put_u32(0);
-        out.put_i16(self.compression as i16);
+        out.put_i16(self.compression as i16 | self.attributes);
         out.put_i32(self.count as i32 - 1);
         out.put_i64(self.first_timestamp);
         out.put_i64(self.max_timestamp);
@@ -234,6 +253,13 @@ pub fn check_count(batch: &Bytes, header: &BatchHeader) -> Result<(), FormatErro
         0 => Ok(()),
         behind => Err(cursor.error(format!("{behind} bytes behind the last one"))),
     }
+}
+
+/// The first record of a whole batch without compression, of a control batch too.
+pub(super) fn plain_record(batch: &Bytes) -> Result<RecordData, FormatError> {
+    let header = BatchHeader::decode(batch)?;
+    let plain = batch.slice(HEADER_BYTES..);
+    Ok(Cursor { bytes: &plain, at: 0 }.record(&header)?.data)
 }
 
 struct Cursor<'a> {

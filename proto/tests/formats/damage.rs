@@ -8,7 +8,8 @@ use levee_proto::crc::crc32c;
 use levee_proto::head::Head;
 use levee_proto::metalog::wire::Wire;
 use levee_proto::metalog::{Boundary, ClusterId, Image, Record, Slot, Snapshot};
-use levee_proto::object::{Footer, ProducerSnapshot, Trailer};
+use levee_proto::object::{Footer, Level, ProducerSnapshot, Trailer};
+use levee_proto::record::Marker;
 use levee_proto::record::batch::{self, BatchHeader};
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::decode_records;
@@ -37,6 +38,7 @@ fn decode_all(bytes: &Bytes) {
         drop(head.body(&bytes.slice(GROUP_HEAD_BYTES..)));
     }
     drop(Slot::decode(bytes));
+    drop(Marker::of(bytes));
     drop(Record::get(&mut Reader::new("record", bytes)));
     drop(Snapshot::decode(bytes));
     drop(Image::get(&mut Reader::new("image", bytes)));
@@ -58,6 +60,9 @@ fn valid() -> Vec<Bytes> {
         samples::object_l1().0,
         samples::object_l0().1.footer.encode(),
         samples::object_l1().1.footer.encode(),
+        samples::object_txn(Level::L0).1.footer.encode(),
+        samples::object_txn(Level::L1).1.footer.encode(),
+        samples::marker(100).to_bytes(),
         producers.freeze(),
         samples::wal_group().2,
         samples::slot().encode().0,

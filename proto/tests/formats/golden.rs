@@ -14,7 +14,8 @@ use levee_proto::keys;
 use levee_proto::metalog::wire::Wire;
 use levee_proto::metalog::{Boundary, ClusterId, Image, Record, Slot, Snapshot};
 use levee_proto::object::writer::Finished;
-use levee_proto::object::{ProducerSnapshot, Trailer};
+use levee_proto::object::{BatchEntry, Index, Level, ProducerSnapshot, Trailer};
+use levee_proto::record::Marker;
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::decode_records;
 use levee_proto::wal::{GROUP_HEAD_BYTES, GroupHead};
@@ -73,9 +74,12 @@ fn batches() {
 
 #[test]
 fn objects() {
-    for (name, (now, finished)) in
-        [("object_l0.bin", samples::object_l0()), ("object_l1.bin", samples::object_l1())]
-    {
+    for (name, (now, finished)) in [
+        ("object_l0.bin", samples::object_l0()),
+        ("object_l1.bin", samples::object_l1()),
+        ("object_l0_transactions.bin", samples::object_txn(Level::L0)),
+        ("object_l1_transactions.bin", samples::object_txn(Level::L1)),
+    ] {
         let file = golden_exact(name, &now);
         let Finished { footer, trailer, object_len, .. } = finished;
         assert_eq!(object_len, file.len() as u64);
@@ -85,6 +89,28 @@ fn objects() {
         assert_eq!(read, footer);
         assert_eq!(crc32c(&file[..pos]), trailer.body_crc);
     }
+}
+
+#[test]
+fn marker() {
+    let file = golden_exact("batch_marker.bin", &samples::marker(100).to_bytes());
+    assert_eq!(Marker::of(&file).unwrap(), Some(samples::MARKER));
+}
+
+/// A restart reads the footers of slots and no data.
+#[test]
+fn a_full_index_tells_what_markers_say() {
+    let (_, finished) = samples::object_txn(Level::L0);
+    let Index::Full(entries) = &finished.footer.ranges[0].index else { panic!("it is full") };
+    let said: Vec<_> = entries.iter().map(BatchEntry::marker).collect();
+    assert_eq!(said, [Some(samples::MARKER), None, Some(samples::MARKER)]);
+    for (entry, batch) in entries.iter().zip([samples::marker(100), samples::stored(101, 7)]) {
+        let header = entry.header();
+        assert_eq!(header.attributes, batch.header.attributes);
+        assert_eq!(header.base_sequence, batch.header.base_sequence);
+        assert_eq!(header.producer_epoch, batch.header.producer_epoch);
+    }
+    assert_eq!(finished.footer.ranges[0].aborted, samples::aborted());
 }
 
 #[test]

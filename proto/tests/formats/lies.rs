@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use levee_proto::FormatError;
 use levee_proto::crc::crc32c;
 use levee_proto::metalog::{Slot, Snapshot};
-use levee_proto::object::{Footer, Index, ProducerSnapshot, SparseEntry};
+use levee_proto::object::{AbortedTxn, Footer, Index, Level, ProducerSnapshot, SparseEntry};
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::decode_records;
 use levee_proto::wal::{GROUP_HEAD_BYTES, GroupEntry, GroupHead};
@@ -75,6 +75,44 @@ fn sections_of_the_wrong_range() {
     assert_eq!(with(1).unwrap(), footer);
     refused(with(0), "second producer state");
     refused(with(2), "there is none");
+}
+
+#[test]
+fn aborted_transactions_outside_of_their_range() {
+    let with = |change: fn(&mut Vec<AbortedTxn>)| {
+        let mut footer = samples::object_txn(Level::L1).1.footer;
+        change(&mut footer.ranges[0].aborted);
+        Footer::decode(&footer.encode())
+    };
+    with(|_| {}).unwrap();
+    refused(with(|all| all.reverse()), "in the range");
+    refused(with(|all| all[0].last_offset = 99), "in the range");
+    refused(with(|all| all[1].last_offset = 105), "in the range");
+    refused(with(|all| all[0].first_offset = 100), "in the range");
+    refused(with(|all| all[1].last_stable_offset = 106), "last stable offset");
+    // The section's head stands in front of the last two entries.
+    let (_, finished) = samples::object_txn(Level::L1);
+    let good = finished.footer.encode().to_vec();
+    let head = good.len() - 2 * 32 - 8;
+    let changed = |at: usize, value: u8| {
+        let mut bytes = good.clone();
+        bytes[head + at] = value;
+        Footer::decode(&bytes)
+    };
+    refused(changed(0, 3), "claims");
+    refused(changed(3, 0xff), "claims");
+    refused(changed(4, 31), "too small");
+    refused(changed(4, 33), "");
+    changed(6, 1).unwrap();
+    // Both sections are of the one range.
+    let second = 24 + 96 + 16;
+    let again = |kind: u8| {
+        let mut bytes = good.clone();
+        bytes[second + 4] = kind;
+        Footer::decode(&bytes)
+    };
+    refused(again(1), "second producer state");
+    assert!(again(9).unwrap().ranges[0].aborted.is_empty(), "of a later release");
 }
 
 #[test]

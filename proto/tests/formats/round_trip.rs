@@ -153,7 +153,7 @@ fn check_range(object: &Bytes, range: &Range, batches: &[StoredBatch]) {
     }
     let mut found = Vec::new();
     let whole = batch::check_run(&bytes, |at, header| {
-        found.push(BatchEntry::of(header, at as u32));
+        found.push(BatchEntry::of(header, None, at as u32));
         true
     });
     assert_eq!(whole.unwrap(), bytes.len());

@@ -20,11 +20,11 @@ use levee_proto::metalog::{
 };
 use levee_proto::object::writer::{Finished, ObjectPlan};
 use levee_proto::object::{
-    Level, ObjectWriter, ProducerBatch, ProducerEntry, ProducerSnapshot, RangeKind,
+    AbortedTxn, Level, ObjectWriter, ProducerBatch, ProducerEntry, ProducerSnapshot, RangeKind,
 };
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::{BatchBuilder, ProducerStamp, RecordData};
-use levee_proto::record::{StoredBatch, batch};
+use levee_proto::record::{Marker, StoredBatch, batch};
 use levee_proto::wal::{GroupEntry, GroupHead};
 
 pub(crate) const TOPIC: TopicId = TopicId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
@@ -170,6 +170,52 @@ pub(crate) fn object_l1() -> (Bytes, Finished) {
     writer.batch(&b.header, &b.parts());
     b.write_to(&mut out);
     writer.end(50, None);
+    let finished = writer.finish().unwrap();
+    out.put_slice(&finished.tail);
+    (out.freeze(), finished)
+}
+
+pub(crate) fn aborted() -> Vec<AbortedTxn> {
+    let txn = |first_offset, last_offset, last_stable_offset| AbortedTxn {
+        producer_id: 0x7172,
+        first_offset,
+        last_offset,
+        last_stable_offset,
+    };
+    vec![txn(90, 100, 101), txn(101, 104, 102)]
+}
+
+pub(crate) const MARKER: Marker = Marker { commit: false, coordinator_epoch: 0x0304_0506 };
+
+/// As a partition appends it.
+pub(crate) fn marker(base_offset: u64) -> StoredBatch {
+    let bytes = MARKER.batch(0x7172, 0x0b0c, 1_700_000_009_000);
+    let header = batch::check(&bytes).unwrap();
+    StoredBatch::stamp(&bytes, header, base_offset, 7)
+}
+
+/// Markers and aborted transactions, at a level: slots index each batch.
+pub(crate) fn object_txn(level: Level) -> (Bytes, Finished) {
+    let batches = [marker(100), stored(101, 7), marker(104)];
+    let plan = ObjectPlan {
+        level,
+        nonce: NONCE,
+        writer: Writer::session(SESSION),
+        seq: 10,
+        lane: 0,
+        data_len: batches.iter().map(|batch| batch.len() as u64).sum(),
+        lane_trim: 0,
+        prev_slot_crc: 0,
+    };
+    let (mut writer, head) = ObjectWriter::new(plan);
+    let mut out = BytesMut::from(&head[..]);
+    writer.begin(partition(1), 7, RangeKind::Data, 100);
+    for batch in &batches {
+        writer.batch(&batch.header, &batch.parts());
+        batch.write_to(&mut out);
+    }
+    aborted().into_iter().for_each(|txn| writer.aborted(txn));
+    writer.end(105, (level == Level::L1).then(producers));
     let finished = writer.finish().unwrap();
     out.put_slice(&finished.tail);
     (out.freeze(), finished)

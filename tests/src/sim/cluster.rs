@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levee_broker::config::BrokerConfig;
-use levee_broker::fetch::Fetch;
+use levee_broker::fetch::{Fetch, Isolation};
 use levee_broker::node::Node;
 use levee_broker::node::start::{Started, start};
 use levee_broker::produce::Acks;
@@ -407,8 +407,13 @@ impl SimLoad {
             let (topic, partition) = (self.topic, self.partition);
             let read = self.cluster.ask(|node| async move {
                 let led = node.partition(topic, partition)?;
-                let fetch =
-                    Fetch { offset, max_bytes: 1 << 16, min_bytes: 0, wait: Duration::ZERO };
+                let fetch = Fetch {
+                    offset,
+                    max_bytes: 1 << 16,
+                    min_bytes: 0,
+                    wait: Duration::ZERO,
+                    isolation: Isolation::ReadUncommitted,
+                };
                 node.fetch(&led, &fetch).await
             });
             let read = read.await.expect("it serves").expect("it reads");

@@ -2,7 +2,8 @@
 //! the rest sorted by partition into shared ones (L1).
 
 use levee_proto::ids::PartitionId;
-use levee_proto::object::{Level, ProducerSnapshot};
+use levee_proto::limits::RANGE_ABORTED_MAX;
+use levee_proto::object::{AbortedTxn, Level, ProducerSnapshot};
 
 use super::tile::{Tile, Tiles};
 use crate::upload::Room;
@@ -52,6 +53,11 @@ impl Run {
         self.last().producers.as_ref()
     }
 
+    /// Transactions whose abort marker stands in the run, by its offset.
+    pub fn aborted(&self) -> Vec<AbortedTxn> {
+        self.tiles.iter().flat_map(|tile| tile.aborted.iter().copied()).collect()
+    }
+
     fn first(&self) -> &Tile {
         self.tiles.first().expect("a run has a tile")
     }
@@ -67,6 +73,8 @@ impl Run {
             // What is told of producers is told of the end of a range.
             && last.producers.is_none()
             && self.bytes() + tile.len <= shape.object_bytes
+            && self.tiles.iter().chain([tile]).map(|t| t.aborted.len()).sum::<usize>()
+                <= RANGE_ABORTED_MAX
     }
 }
 
@@ -80,11 +88,11 @@ pub fn plan(tiles: Tiles, shape: Shape) -> Vec<Output> {
                 single.push(Output { level: Level::L2, runs: vec![run] });
                 continue;
             }
-            if !room.take(run.bytes(), run.producers()) {
+            if !room.take(run.bytes(), run.producers(), &run.aborted()) {
                 let runs = std::mem::take(&mut shared);
                 outputs.push(Output { level: Level::L1, runs });
                 room = Room::new(shape.object_bytes);
-                room.take(run.bytes(), run.producers());
+                room.take(run.bytes(), run.producers(), &run.aborted());
             }
             shared.push(run);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use levee_proto::ids::{PartitionId, TopicId};
-use levee_proto::object::{Footer, ProducerSnapshot, Range};
+use levee_proto::object::{AbortedTxn, Footer, ProducerSnapshot, Range};
 use thiserror::Error;
 
 use super::plan::Output;
@@ -77,7 +77,25 @@ fn prove_one(wanted: &[&Range], tiles: &[&Tile], found: &[&Range]) -> Result<(),
     if told(wanted) != told(found) {
         return Err("other producers than the newest of the inputs".into());
     }
+    let (aborted, have) = (aborted(wanted)?, aborted(found)?);
+    if aborted != have {
+        let other = aborted.iter().find(|(last, txn)| have.get(last) != Some(txn));
+        let other = other.or(have.iter().find(|(last, _)| !aborted.contains_key(last)));
+        return Err(format!("other aborted transactions than the inputs, first {other:?}"));
+    }
     Ok(())
+}
+
+/// Aborted transactions by the offset of their marker.
+fn aborted(ranges: &[&Range]) -> Result<BTreeMap<u64, AbortedTxn>, String> {
+    let mut all = BTreeMap::new();
+    for txn in ranges.iter().flat_map(|range| &range.aborted) {
+        let before = all.insert(txn.last_offset, *txn);
+        if before.is_some_and(|before| before != *txn) {
+            return Err(format!("{before:?} and {txn:?} have the same marker"));
+        }
+    }
+    Ok(all)
 }
 
 fn sum<T>(all: &[&T], of: impl Fn(&T) -> u64) -> u64 {

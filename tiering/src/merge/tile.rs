@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use levee_proto::ids::PartitionId;
-use levee_proto::object::{ProducerSnapshot, Range};
+use levee_proto::object::{AbortedTxn, ProducerSnapshot, Range};
 
 use super::{Input, needed};
 
@@ -24,6 +24,8 @@ pub struct Tile {
     pub records: Option<u64>,
     /// Producer state at `end`, where it is the newest of all inputs.
     pub producers: Option<ProducerSnapshot>,
+    /// Transactions whose abort marker stands in it, by its offset.
+    pub aborted: Vec<AbortedTxn>,
 }
 
 /// By partition, in offset order.
@@ -88,8 +90,15 @@ impl Found<'_> {
             len: range.len,
             records: (base == range.base && end == range.end).then_some(range.records),
             producers: None,
+            aborted: ended(range, base..end),
         }
     }
+}
+
+/// Transactions whose abort marker stands at some offsets of a range.
+fn ended(range: &Range, offsets: std::ops::Range<u64>) -> Vec<AbortedTxn> {
+    let all = range.aborted.iter();
+    all.filter(|txn| offsets.contains(&txn.last_offset)).copied().collect()
 }
 
 #[cfg(test)]
@@ -120,12 +129,23 @@ mod tests {
             max_timestamp: 0,
             index: Index::Sparse(Vec::new()),
             producers: told.then(ProducerSnapshot::default),
+            aborted: (offsets.clone()).filter(|o| o % 7 == 6).map(abort).collect(),
         };
         let (writer, nonce, single) = (Writer(1), Nonce(seq.into()), None);
         let object = ObjectRef { level: 1, writer, seq, nonce, bytes: 1, footer_crc: 0, single };
         let ranges = vec![range];
         let footer = Footer { level: Level::L1, lane_trim: 0, prev_slot_crc: 0, ranges };
         Input { object, footer: Arc::new(footer) }
+    }
+
+    /// Of two offsets, by the one of its marker.
+    fn abort(last: u64) -> AbortedTxn {
+        AbortedTxn {
+            producer_id: 1,
+            first_offset: last - 1,
+            last_offset: last,
+            last_stable_offset: last + 1,
+        }
     }
 
     fn borders(inputs: &[Input]) -> Vec<(usize, u64, u64, bool, bool)> {
@@ -149,6 +169,18 @@ mod tests {
         let gap = [input(0, 30..40, true), input(1, 10..20, false)];
         assert_eq!(borders(&gap), [(1, 10, 20, true, false), (0, 30, 40, true, true)]);
         assert_eq!(borders(&[input(0, 0..5, true)]), []);
+    }
+
+    #[test]
+    fn each_abort_once_with_the_tile_of_its_marker() {
+        let inputs = [input(0, 10..20, true), input(1, 0..12, false), input(2, 15..40, false)];
+        let tiles = tile(&inputs, |_| true).remove(&ID).unwrap();
+        let found: Vec<u64> =
+            tiles.iter().flat_map(|t| t.aborted.iter().map(|txn| txn.last_offset)).collect();
+        assert_eq!(found, [6, 13, 20, 27, 34]);
+        for tile in &tiles {
+            assert!(tile.aborted.iter().all(|t| (tile.base..tile.end).contains(&t.last_offset)));
+        }
     }
 
     /// I15: what is told of producers stays, also where a longer range covers it.

@@ -51,6 +51,7 @@ pub(super) fn build(plan: &SlotPlan, entries: &[Entry]) -> (String, Vec<Bytes>, 
                     writer.begin(entry.partition, entry.leader_epoch, kind, entry.base);
                 }
                 writer.batch(&batch.header, &batch.parts());
+                entry.aborted.into_iter().for_each(|txn| writer.aborted(txn));
                 body.extend(batch.shared_parts());
                 open = Some((entry.partition, entry.leader_epoch, entry.end));
             }

@@ -10,7 +10,7 @@ use levee_proto::crc::crc32c;
 use levee_proto::ids::LaneId;
 use levee_proto::keys;
 use levee_proto::metalog::ObjectRef;
-use levee_proto::object::{Footer, Index, Range, TRAILER_BYTES, Trailer};
+use levee_proto::object::{AbortedTxn, Footer, Index, Range, TRAILER_BYTES, Trailer};
 use levee_runtime::Host;
 use moka::sync::Cache;
 use thiserror::Error;
@@ -245,14 +245,15 @@ fn decoded(end: &[u8], wanted: &Wanted) -> Option<Arc<Footer>> {
     trailer.footer(footer).ok().map(Arc::new)
 }
 
-/// Bytes in memory, producers included.
+/// Bytes in memory, producers and aborted transactions included.
 fn weight(key: &str, footer: &Footer) -> u32 {
     let range = |range: &Range| {
         let index = match &range.index {
             Index::Full(entries) => entries.len() * 48,
             Index::Sparse(entries) => entries.len() * 24,
         };
-        200 + index + range.producers.as_ref().map_or(0, |all| 2 * all.encoded_len())
+        let producers = range.producers.as_ref().map_or(0, |all| 2 * all.encoded_len());
+        200 + index + producers + range.aborted.len() * size_of::<AbortedTxn>()
     };
     let ranges: usize = footer.ranges.iter().map(range).sum();
     u32::try_from(key.len() + 100 + ranges).unwrap_or(u32::MAX)

@@ -82,6 +82,25 @@ struct Log {
     newest_ms: i64,
     /// Newest producer state in an L1 or L2 object, and where it stands.
     told: Option<(u64, ProducerSnapshot)>,
+    /// Those of `ranges` in which transactions were aborted.
+    aborts: BTreeMap<(u64, Source), Aborts>,
+}
+
+/// What the aborted transactions of a range may overlap; which they are is in its footer.
+#[derive(Debug, Clone, Copy)]
+struct Aborts {
+    /// Least first offset.
+    first: u64,
+    /// Largest last stable offset: whatever began below had ended before the range ended.
+    stable: u64,
+}
+
+impl Aborts {
+    fn of(range: &Range) -> Option<Self> {
+        let first = range.aborted.iter().map(|txn| txn.first_offset).min()?;
+        let stable = range.aborted.iter().map(|txn| txn.last_stable_offset).max()?;
+        Some(Self { first, stable })
+    }
 }
 
 impl RangeRef {
@@ -115,6 +134,20 @@ impl Log {
             let (_, next) = self.ranges.range(above).next()?;
             best(next.base)
         })
+    }
+}
+
+impl Log {
+    /// Whether ranges of one sort hold all of these offsets.
+    fn covers(&self, offsets: std::ops::Range<u64>, is_one: impl Fn(&RangeRef) -> bool) -> bool {
+        let mut at = offsets.start;
+        while at < offsets.end {
+            match self.holding(at).find(|range| is_one(range)) {
+                Some(range) => at = range.end,
+                None => return false,
+            }
+        }
+        true
     }
 }
 
@@ -160,6 +193,9 @@ impl RemoteIndex {
                 let Range { partition, base, end, len, .. } = *range;
                 held.ranges.push(HeldRange { partition, base, end, len });
             }
+            if let Some(aborts) = Aborts::of(range) {
+                log.aborts.insert((range.base, source), aborts);
+            }
             held.newest_ms = held.newest_ms.max(range.max_timestamp);
             log.newest_ms = log.newest_ms.max(range.max_timestamp);
             log.span = log.span.max(range.end - range.base);
@@ -190,6 +226,7 @@ impl RemoteIndex {
         for range in &held.ranges {
             if let Some(log) = inner.partitions.get_mut(&range.partition) {
                 log.ranges.remove(&(range.base, source));
+                log.aborts.remove(&(range.base, source));
             }
         }
     }
@@ -253,6 +290,32 @@ impl RemoteIndex {
         ranges.filter(|range| range.end > offset).map(|range| range.max_timestamp).max()
     }
 
+    /// Ranges whose footers name the transactions that were aborted and overlap `offsets`. Their
+    /// markers may stand far above.
+    pub fn aborts(&self, partition: PartitionId, offsets: std::ops::Range<u64>) -> Vec<RangeRef> {
+        let inner = self.inner.read();
+        let Some(log) = inner.partitions.get(&partition) else { return Vec::new() };
+        let from = (offsets.start.saturating_sub(log.span), Source::Slot(MIN_LANE, 0));
+        let mut found = Vec::new();
+        for (key, aborts) in log.aborts.range(from..) {
+            let Some(range) = log.ranges.get(key).filter(|range| range.end > offsets.start) else {
+                continue;
+            };
+            // Objects stay longer than slots: they tell of the same transactions.
+            if !range.is_object() && log.covers(range.base..range.end, RangeRef::is_object) {
+                continue;
+            }
+            if aborts.first < offsets.end {
+                found.push(range.clone());
+            }
+            // Whatever is aborted above began at or above the end.
+            if aborts.stable >= offsets.end {
+                break;
+            }
+        }
+        found
+    }
+
     /// All ranges of a partition, in offset order.
     pub fn ranges(&self, partition: PartitionId) -> Vec<RangeRef> {
         let inner = self.inner.read();
@@ -305,15 +368,7 @@ impl RemoteIndex {
         is_one: impl Fn(&RangeRef) -> bool,
     ) -> bool {
         let inner = self.inner.read();
-        let Some(log) = inner.partitions.get(&partition) else { return false };
-        let mut at = offsets.start;
-        while at < offsets.end {
-            match log.holding(at).find(|range| is_one(range)) {
-                Some(range) => at = range.end,
-                None => return false,
-            }
-        }
-        true
+        inner.partitions.get(&partition).is_some_and(|log| log.covers(offsets, is_one))
     }
 }
 
@@ -323,6 +378,7 @@ const LAST: Source = Source::Object(ObjectId { writer: Writer(u64::MAX), seq: u6
 #[cfg(test)]
 mod tests {
     use levee_proto::ids::Nonce;
+    use levee_proto::object::AbortedTxn;
 
     use super::*;
 
@@ -343,6 +399,7 @@ mod tests {
             max_timestamp: 0,
             index: Index::Sparse(Vec::new()),
             producers: None,
+            aborted: Vec::new(),
         };
         Footer { level, lane_trim: 0, prev_slot_crc: 0, ranges: vec![range] }
     }
@@ -378,6 +435,52 @@ mod tests {
         assert!(index.in_objects(ID, 20, 70) && !index.in_objects(ID, 20, 71));
         index.remove_slots(MIN_LANE, 10);
         assert_eq!(index.locate(ID, 0).unwrap().base, 20, "the next one above");
+    }
+
+    /// With transactions that were aborted, each by its first and last offset and how stable the
+    /// log was then.
+    fn aborting(offsets: std::ops::Range<u64>, aborted: &[(u64, u64, u64)]) -> Footer {
+        let mut footer = footer(Level::L0, offsets);
+        let txn = |&(first_offset, last_offset, last_stable_offset): &(u64, u64, u64)| AbortedTxn {
+            producer_id: 1,
+            first_offset,
+            last_offset,
+            last_stable_offset,
+        };
+        footer.ranges[0].aborted = aborted.iter().map(txn).collect();
+        footer
+    }
+
+    #[test]
+    fn aborted_transactions_are_found_where_their_markers_stand() {
+        let index = RemoteIndex::default();
+        index.add_slot(MIN_LANE, 0, 9, &aborting(0..10, &[(3, 5, 4), (4, 6, 7)]));
+        index.add_slot(MIN_LANE, 1, 9, &footer(Level::L0, 10..20));
+        index.add_slot(MIN_LANE, 2, 9, &aborting(20..30, &[(8, 22, 12)]));
+        index.add_slot(MIN_LANE, 3, 9, &aborting(30..40, &[(31, 32, 12), (12, 35, 36)]));
+        index.add_slot(MIN_LANE, 4, 9, &aborting(40..50, &[(41, 42, 43)]));
+        let found = |from, to| -> Vec<u64> {
+            index.aborts(ID, from..to).iter().map(|range| range.base).collect()
+        };
+        assert_eq!(found(0, 3), [] as [u64; 0], "the first one begins behind it");
+        assert_eq!(found(0, 5), [0]);
+        assert_eq!(found(0, 9), [0, 20], "it ends two ranges above");
+        assert_eq!(found(10, 12), [20], "and nothing that began below ends above that");
+        assert_eq!(found(10, 13), [20, 30]);
+        assert_eq!(found(36, 50), [30, 40], "in the same range, though it ended before");
+        // Objects that cover a slot are asked in its place.
+        let add = |seq, footer: Footer| {
+            let source = Source::Object(ObjectId { writer: Writer(1), seq });
+            index.add(source, Wanted { key: "o".into(), bytes: 9, footer_crc: None }, &footer);
+        };
+        add(1, aborting(30..34, &[(31, 32, 12)]));
+        add(2, aborting(34..40, &[(12, 35, 36)]));
+        assert_eq!(found(10, 13), [20, 34]);
+        add(3, aborting(0..30, &[(3, 5, 4), (4, 6, 7), (8, 22, 12)]));
+        let sources: Vec<_> = index.aborts(ID, 0..13).iter().map(|r| (r.base, r.end)).collect();
+        assert_eq!(sources, [(0, 30), (34, 40)]);
+        index.remove_slots(MIN_LANE, 4);
+        assert_eq!(found(0, 50), [0, 30, 34, 40]);
     }
 
     #[test]

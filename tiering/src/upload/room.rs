@@ -1,8 +1,8 @@
 //! How much of an object is taken while parts are gathered for it.
 
 use levee_proto::limits::FOOTER_BYTES_MAX;
-use levee_proto::object::ProducerSnapshot;
 use levee_proto::object::footer::footer_bytes;
+use levee_proto::object::{AbortedTxn, ProducerSnapshot};
 
 /// Footers stay well below what a reader takes.
 const FOOTER_BYTES: u64 = FOOTER_BYTES_MAX as u64 / 2;
@@ -22,8 +22,13 @@ impl Room {
 
     /// Takes room for a part; false, and nothing is taken, where it needs another object. The first
     /// part always fits.
-    pub fn take(&mut self, data: u64, producers: Option<&ProducerSnapshot>) -> bool {
-        let footer = self.footer + footer_bytes(data, producers);
+    pub fn take(
+        &mut self,
+        data: u64,
+        producers: Option<&ProducerSnapshot>,
+        aborted: &[AbortedTxn],
+    ) -> bool {
+        let footer = self.footer + footer_bytes(data, producers, aborted.len());
         let fits = self.data + data <= self.data_max && footer <= FOOTER_BYTES;
         let first = self.footer == 0;
         if fits || first {
@@ -42,8 +47,8 @@ mod tests {
     #[test]
     fn data_and_producers_fill_an_object() {
         let mut room = Room::new(100);
-        assert!(room.take(200, None), "the first part always fits");
-        assert!(!room.take(1, None));
+        assert!(room.take(200, None, &[]), "the first part always fits");
+        assert!(!room.take(1, None, &[]));
         let entry = ProducerEntry {
             producer_id: 1,
             producer_epoch: 0,
@@ -54,7 +59,7 @@ mod tests {
         };
         let many = ProducerSnapshot { producers: vec![entry; 400_000] };
         let mut room = Room::new(100);
-        let taken = (0..10).take_while(|_| room.take(1, Some(&many))).count();
+        let taken = (0..10).take_while(|_| room.take(1, Some(&many), &[])).count();
         assert_eq!(taken, 2, "12.8 MB each");
     }
 }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use levee_hot_log::local::recovery::{self, ScanError};
 use levee_proto::ids::{LaneId, Nonce, PartitionId};
 use levee_proto::metalog::ObjectRef;
-use levee_proto::object::{Footer, Level, RangeKind};
-use levee_proto::record::batch;
+use levee_proto::object::{AbortedTxn, Footer, Level, RangeKind};
+use levee_proto::record::{Marker, batch};
 use levee_proto::wal::GroupEntry;
 use levee_tiering::upload::{Part, Pieces, Room};
 
@@ -106,6 +106,7 @@ struct Run {
     base: u64,
     end: u64,
     batches: Vec<Bytes>,
+    aborted: Vec<AbortedTxn>,
 }
 
 impl<'a> Copy<'a> {
@@ -121,18 +122,23 @@ impl<'a> Copy<'a> {
             return Ok(());
         }
         let header = batch::check(&bytes)?;
-        self.known.fold(self.node, entry.partition, &header);
+        let marker = Marker::in_parts(header.is_control(), &[&bytes]);
+        let aborted = self.known.fold(self.node, entry.partition, &header, marker);
         self.bytes += bytes.len();
         // A slice would keep the whole window that was read.
         let bytes = Bytes::copy_from_slice(&bytes);
         let runs = self.chunk.entry((entry.partition, entry.leader_epoch)).or_default();
-        match runs.last_mut() {
-            Some(run) if run.end == entry.base => {
-                run.end = entry.end;
-                run.batches.push(bytes);
+        let run = match runs.last_mut() {
+            Some(run) if run.end == entry.base => run,
+            _ => {
+                let (batches, aborted) = (Vec::new(), Vec::new());
+                runs.push(Run { base: entry.base, end: entry.base, batches, aborted });
+                runs.last_mut().expect("it was pushed")
             }
-            _ => runs.push(Run { base: entry.base, end: entry.end, batches: vec![bytes] }),
-        }
+        };
+        run.end = entry.end;
+        run.batches.push(bytes);
+        run.aborted.extend(aborted);
         Ok(())
     }
 
@@ -155,12 +161,12 @@ impl<'a> Copy<'a> {
             let (end, producers) = self.known.entry(self.node, partition);
             // Only the newest run of a partition ends where its producer state stands.
             let producers = (run.end == *end).then(|| producers.snapshot());
-            if !room.take(0, producers.as_ref()) {
+            if !room.take(0, producers.as_ref(), &run.aborted) {
                 let full = std::mem::take(&mut parts);
                 self.objects
                     .push(self.node.tiers.upload(self.node.writer(), Level::L1, full).await?);
                 room = Room::new(u64::MAX);
-                room.take(0, producers.as_ref());
+                room.take(0, producers.as_ref(), &run.aborted);
             }
             parts.push(Part {
                 partition,
@@ -169,6 +175,7 @@ impl<'a> Copy<'a> {
                 end: run.end,
                 bytes: run.batches.iter().map(|b| b.len() as u64).sum(),
                 producers,
+                aborted: run.aborted,
                 source: Box::new(Pieces::new(run.batches)),
             });
         }

@@ -1,0 +1,198 @@
+//! Transactions of a partition, in virtual time: what readers of committed records see, wherever
+//! the records are and whatever happens to the broker in between.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use levee_broker::fetch::{Fetch, From, Isolation};
+use levee_broker::partition::EndTxn;
+use levee_proto::grpc::ErrorCode;
+use levee_proto::record::records::ProducerStamp;
+use levee_runtime::sim::Sim;
+use levee_tests::sim::{Cluster, TxnLoad, seed};
+
+const SETTINGS: [(&str, &str); 5] = [
+    ("tier.interval", "2s"),
+    ("gc.grace", "30s"),
+    ("object.lane.linger", "20ms"),
+    ("retention.check.interval", "1s"),
+    ("sweep.interval", "15s"),
+];
+
+async fn later(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+/// Drops every local copy of what is in the bucket.
+async fn flush(cluster: &Cluster, topic: &'static str) {
+    let flushed = cluster.ask(move |node| async move {
+        let led = node.partition(topic, 0)?;
+        levee_broker::offload::flush(&node, std::slice::from_ref(&led)).await?;
+        led.drop_local(u64::MAX, true).await;
+        Ok::<_, levee_broker::error::Error>(led.ladder())
+    });
+    flushed.await.unwrap().unwrap();
+}
+
+async fn alter(cluster: &Cluster, topic: &'static str, class: &'static str) {
+    let set = [("durability.class".to_owned(), class.to_owned())].into();
+    let altered =
+        cluster.ask(move |node| async move { node.alter_topic(topic, set, Vec::new(), 0).await });
+    altered.await.unwrap().unwrap();
+}
+
+/// Tail, hot segments, slots, objects, merged ones; crashes, and a change of class in the middle.
+fn everywhere(given: u64, class: &'static str, other: &'static str) {
+    Sim::run(seed(given), move |sim| async move {
+        let cluster = Cluster::new(&sim, &SETTINGS).with_small_objects();
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        cluster.start(&machine, &bucket).await;
+        cluster.create("orders", 1, class).await;
+        let load = TxnLoad::start(&cluster, "orders", 3);
+        for round in 0..4 {
+            load.progress(15).await;
+            load.verify().await;
+            flush(&cluster, "orders").await;
+            load.verify().await;
+            load.progress(5).await;
+            load.verify().await;
+            match round {
+                1 => alter(&cluster, "orders", other).await,
+                _ => {
+                    machine.kill();
+                    cluster.start(&machine, &bucket).await;
+                }
+            }
+            load.verify().await;
+        }
+        load.stop().await;
+        load.verify().await;
+        // Merging comes to rest, and nothing is read from here.
+        flush(&cluster, "orders").await;
+        later(60).await;
+        load.verify().await;
+        machine.kill();
+        cluster.start(&machine, &bucket).await;
+        load.verify().await;
+        cluster.audit().await;
+    });
+}
+
+#[test]
+fn committed_records_of_a_local_topic_are_read_and_no_others() {
+    (0..4).for_each(|n| everywhere(700 + n, "local", "object"));
+}
+
+#[test]
+fn committed_records_of_a_bucket_topic_are_read_and_no_others() {
+    (0..4).for_each(|n| everywhere(750 + n, "object", "local"));
+}
+
+/// One transaction that stays open over a crash, a flush and a change of class.
+#[test]
+fn an_open_transaction_holds_readers_of_committed_records_until_its_end() {
+    Sim::run(seed(780), |sim| async move {
+        let cluster = Cluster::new(&sim, &SETTINGS);
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        cluster.start(&machine, &bucket).await;
+        cluster.create("orders", 1, "local").await;
+        let load = TxnLoad::start(&cluster, "orders", 2);
+        load.progress(10).await;
+        let stamp = ProducerStamp { producer_id: 7, producer_epoch: 4, base_sequence: 0 };
+        let held = load.append(stamp, 2, true).await;
+        load.progress(10).await;
+        let is_held = || async {
+            let first = held.start;
+            let ladder = cluster.ask(|node| async move {
+                let led = node.partition("orders", 0).unwrap();
+                assert!(led.ongoing_transaction(7, 4) && !led.ongoing_transaction(7, 5));
+                led.readable()
+            });
+            assert_eq!(ladder.await.unwrap().unwrap().last_stable(), first);
+            load.verify().await;
+        };
+        is_held().await;
+        machine.kill();
+        cluster.start(&machine, &bucket).await;
+        is_held().await;
+        flush(&cluster, "orders").await;
+        machine.kill();
+        cluster.start(&machine, &bucket).await;
+        is_held().await;
+        alter(&cluster, "orders", "object").await;
+        load.progress(10).await;
+        is_held().await;
+        machine.kill();
+        cluster.start(&machine, &bucket).await;
+        is_held().await;
+
+        // A reader that waits at the last stable offset hears of its end.
+        let wait = Duration::from_secs(60);
+        let (offset, isolation) = (held.start, Isolation::ReadCommitted);
+        let fetch = Fetch { offset, max_bytes: 1 << 20, min_bytes: 1, wait, isolation };
+        let reader = cluster.clone();
+        let waiting = tokio::spawn(async move {
+            let asked = reader.ask(|node| async move {
+                node.fetch(&*node.partition("orders", 0)?, &fetch).await
+            });
+            asked.await.unwrap().unwrap()
+        });
+        later(5).await;
+        assert!(!waiting.is_finished());
+        load.end(7, 5, false).await;
+        let fetched = waiting.await.unwrap();
+        assert!(fetched.last_stable_offset > held.start && fetched.from != From::Nowhere);
+        let first = fetched.aborted.iter().find(|txn| txn.producer_id == 7).unwrap();
+        assert_eq!(first.first_offset, held.start);
+        load.stop().await;
+        load.verify().await;
+    });
+}
+
+/// F20: what belongs to an older transaction, or comes from an older coordinator, is refused.
+#[test]
+fn f20_late_markers_and_batches_are_refused() {
+    Sim::run(seed(790), |sim| async move {
+        let cluster = Cluster::new(&sim, &SETTINGS);
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        cluster.start(&machine, &bucket).await;
+        cluster.create("orders", 1, "local").await;
+        let load = TxnLoad::start(&cluster, "orders", 0);
+        let stamp = |producer_epoch, base_sequence| ProducerStamp {
+            producer_id: 7,
+            producer_epoch,
+            base_sequence,
+        };
+        load.append(stamp(4, 0), 1, true).await;
+        load.end(7, 5, false).await;
+        load.append(stamp(5, 0), 1, true).await;
+        for restarts in 0..2 {
+            let end = |producer_epoch, coordinator_epoch| EndTxn {
+                producer_id: 7,
+                producer_epoch,
+                coordinator_epoch,
+                commit: true,
+                transaction_version: 2,
+            };
+            let ended = |end: EndTxn| {
+                cluster.ask(move |node| async move {
+                    let limit = Duration::from_secs(5);
+                    let pending = node.end_transaction("orders", 0, &end, limit).await;
+                    pending.map(drop).map_err(|error| error.code)
+                })
+            };
+            assert_eq!(ended(end(5, 3)).await, Some(Err(ErrorCode::ProducerFenced)));
+            let fenced = ErrorCode::TransactionCoordinatorFenced;
+            assert_eq!(ended(end(6, 2)).await, Some(Err(fenced)), "{restarts}");
+            machine.kill();
+            cluster.start(&machine, &bucket).await;
+        }
+        load.end(7, 6, false).await;
+        load.stop().await;
+        load.verify().await;
+    });
+}
