@@ -90,6 +90,12 @@ settings! {
     offsets_topic_partitions: u32 = Setting::int("offsets.topic.partitions", 1, 1000, "50"),
         "Partitions of __consumer_offsets, over which groups are spread. Counts when the first \
          group comes.";
+    transactions_topic_partitions: u32 = Setting::int("transactions.topic.partitions", 1, 1000, "50"),
+        "Partitions of __transaction_state, over which transactional ids are spread. Counts when \
+         the first transaction comes.";
+    transaction_max_timeout: Duration = Setting::duration(
+        "transaction.max.timeout", SECOND, DAY, "15m"),
+        "Longest time that a producer may ask for its transactions; one that takes longer is aborted.";
     offsets_retention: Duration = Setting::duration(
         "offsets.retention", MINUTE, CENTURY, "7d"),
         "How long the offsets of a group without members are kept.";

@@ -41,6 +41,7 @@ use levee_kafka::messages::sync_group_request::SyncGroupRequest;
 use levee_kafka::messages::sync_group_response::SyncGroupResponse;
 
 use super::{Ask, cluster};
+use crate::coordinator::Kind;
 use crate::coordinator::groups::Call;
 
 /// Bits of what everybody may do with a group while nobody is asked who they are: read, delete,
@@ -60,7 +61,7 @@ fn call(ask: &Ask, request: Request) -> Call {
     Call { caller, request }
 }
 
-async fn of_group(ask: &Ask, group: &str, request: Request) -> Answered {
+pub(super) async fn of_group(ask: &Ask, group: &str, request: Request) -> Answered {
     ask.kafka.coordinators.ask_group(group, call(ask, request)).await
 }
 
@@ -92,7 +93,6 @@ pub(super) async fn find_coordinator(
 }
 
 async fn find(ask: &Ask, key: String, key_type: i8) -> Coordinator {
-    const GROUP: i8 = 0;
     let refused = |key, code: ErrorCode, message: String| Coordinator {
         key,
         node_id: -1,
@@ -101,11 +101,15 @@ async fn find(ask: &Ask, key: String, key_type: i8) -> Coordinator {
         error_message: Some(message),
         ..Default::default()
     };
-    if key_type != GROUP {
-        let why = format!("coordinators of type {key_type} are not served (0: groups)");
-        return refused(key, ErrorCode::InvalidRequest, why);
-    }
-    let led = match ask.kafka.coordinators.group_partition(&key).await {
+    let kind = match key_type {
+        0 => Kind::Groups,
+        1 => Kind::Transactions,
+        other => {
+            let why = format!("coordinators of type {other} are not served (0 and 1 are)");
+            return refused(key, ErrorCode::InvalidRequest, why);
+        }
+    };
+    let led = match ask.kafka.coordinators.partition_of(kind, &key).await {
         Ok(partition) => cluster::leader(ask, &ask.node().view.read(), partition),
         Err(error) => return refused(key, ErrorCode::CoordinatorNotAvailable, error.to_string()),
     };
