@@ -1,7 +1,9 @@
 //! Members leave, for good or for a while, and come back.
 
+use levee_kafka::ErrorCode;
 use levee_kafka::messages::consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest;
 use levee_kafka::messages::consumer_group_heartbeat_response::ConsumerGroupHeartbeatResponse;
+use levee_kafka::messages::leave_group_request::MemberIdentity;
 
 use super::member::MemberState;
 use super::{AWAY, ConsumerGroup};
@@ -61,6 +63,33 @@ impl ConsumerGroup {
             self.write_target(step, id, &target);
         }
         self.write(step, member.to_current(&self.id, id));
+    }
+
+    /// An admin removes members: static ones by their instances, others by their ids. What became
+    /// of each, in their order.
+    pub(crate) fn remove_members(
+        &mut self,
+        step: &mut Step<'_>,
+        members: &[MemberIdentity],
+    ) -> Vec<Result<(), ErrorCode>> {
+        let mut remove = |who: &MemberIdentity| {
+            let id = match &who.group_instance_id {
+                Some(instance) => self.instances.get(instance).cloned(),
+                None => Some(who.member_id.clone()),
+            };
+            let id = id.filter(|id| self.members.contains_key(id));
+            let id = id.ok_or(ErrorCode::UnknownMemberId)?;
+            if !who.member_id.is_empty() && who.member_id != id {
+                return Err(ErrorCode::FencedInstanceId);
+            }
+            self.write_removal(step, &id);
+            Ok(())
+        };
+        let removed: Vec<_> = members.iter().map(&mut remove).collect();
+        if removed.iter().any(Result::is_ok) {
+            self.bump_without(step);
+        }
+        removed
     }
 
     /// The member is out: it left, or was not heard of, or did not give back in time.
