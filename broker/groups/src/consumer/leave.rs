@@ -103,13 +103,10 @@ impl ConsumerGroup {
 
     fn write_removal(&mut self, step: &mut Step<'_>, id: &str) {
         let (group, member) = (self.id.clone(), id.to_owned());
-        let key = || (group.clone(), member.clone());
-        let (group, member) = key();
-        self.write(step, Record::Current { group, member, value: None });
-        let (group, member) = key();
-        self.write(step, Record::Target { group, member, value: None });
-        let (group, member) = key();
-        self.write(step, Record::Member { group, member, value: None });
+        let current = Record::Current { group: group.clone(), member: member.clone(), value: None };
+        let target = Record::Target { group: group.clone(), member: member.clone(), value: None };
+        let member = Record::Member { group, member, value: None };
+        [current, target, member].into_iter().for_each(|record| self.write(step, record));
         step.timers.cancel(&self.id, What::Session(id.to_owned()));
         step.timers.cancel(&self.id, What::Revocation(id.to_owned()));
     }
