@@ -154,7 +154,7 @@ impl Groups {
             }
         });
         if self.next_check.is_some_and(|at| at <= now) {
-            self.expire_offsets(now, &mut effects);
+            self.expire_offsets(now, topics, &mut effects);
         }
         effects
     }

@@ -72,7 +72,7 @@ impl ConsumerGroup {
         step: &mut Step<'_>,
         members: &[MemberIdentity],
     ) -> Vec<Result<(), ErrorCode>> {
-        let mut remove = |who: &MemberIdentity| {
+        let remove = |who: &MemberIdentity| {
             let id = match &who.group_instance_id {
                 Some(instance) => self.instances.get(instance).cloned(),
                 None => Some(who.member_id.clone()),
@@ -85,7 +85,7 @@ impl ConsumerGroup {
             self.write_removal(step, &id);
             Ok(())
         };
-        let removed: Vec<_> = members.iter().map(&mut remove).collect();
+        let removed: Vec<_> = members.iter().map(remove).collect();
         if removed.iter().any(Result::is_ok) {
             self.bump_without(step);
         }
