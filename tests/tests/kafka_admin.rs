@@ -30,6 +30,9 @@ use levee_kafka::messages::describe_user_scram_credentials_request::{
     DescribeUserScramCredentialsRequest, UserName,
 };
 use levee_kafka::messages::elect_leaders_request::{ElectLeadersRequest, TopicPartitions};
+use levee_kafka::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
+};
 use levee_kafka::messages::list_config_resources_request::ListConfigResourcesRequest;
 use levee_kafka::messages::list_partition_reassignments_request::ListPartitionReassignmentsRequest;
 use levee_kafka::messages::update_features_request::{FeatureUpdateKey, UpdateFeaturesRequest};
@@ -256,6 +259,25 @@ async fn there_is_nobody_to_elect_and_nothing_to_reassign() {
     }
     let answer = wire.ask(0, &ListPartitionReassignmentsRequest::default()).await;
     assert!(answer.error_code == 0 && answer.topics.is_empty());
+
+    // What Kafka's tool takes away in the end, set or not, and what nobody can change.
+    const TOPIC: i8 = 2;
+    const BROKER: i8 = 4;
+    for (resource_type, name, key, wanted) in [
+        (BROKER, "3", "leader.replication.throttled.rate", 0),
+        (TOPIC, "a", "follower.replication.throttled.replicas", 0),
+        (TOPIC, "b", "follower.replication.throttled.replicas", unknown),
+        (BROKER, "3", "upload.interval", code(ErrorCode::InvalidRequest)),
+    ] {
+        let config =
+            AlterableConfig { name: key.to_owned(), config_operation: 1, ..Default::default() };
+        let resource_name = name.to_owned();
+        let resource = AlterConfigsResource { resource_type, resource_name, configs: vec![config] };
+        let request =
+            IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
+        let answer = wire.ask(1, &request).await;
+        assert_eq!(answer.responses[0].error_code, wanted, "{name} {key}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
