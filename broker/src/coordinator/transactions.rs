@@ -120,7 +120,7 @@ impl Machine for TransactionsMachine {
         let all = markers.partitions.into_iter();
         all.flat_map(|(topic, partitions)| partitions.into_iter().map(move |p| (topic.clone(), p)))
             .map(|(topic, partition)| {
-                let (end, coordinators) = (end.clone(), self.coordinators.clone());
+                let coordinators = self.coordinators.clone();
                 async move {
                     write(&coordinators, &topic, partition, &end).await;
                     Call::Written { decision, topic, partition }
@@ -175,7 +175,7 @@ async fn write_once(
     if topic == OFFSETS_TOPIC {
         let id = node.partition(topic, number)?.id;
         let moved = |_| Error::not_leader(topic, number);
-        return coordinators.groups_shard(id).map_err(moved)?.end_transaction(end.clone()).await;
+        return coordinators.groups_shard(id).map_err(moved)?.end_transaction(*end).await;
     }
     let pending = node.end_transaction(topic, number, end, MARKER_LIMIT).await?;
     pending.done(node).await.map(drop)
