@@ -265,6 +265,7 @@ async fn there_is_nobody_to_elect_and_nothing_to_reassign() {
     const BROKER: i8 = 4;
     for (resource_type, name, key, wanted) in [
         (BROKER, "3", "leader.replication.throttled.rate", 0),
+        (BROKER, "3", "replica.alter.log.dirs.io.max.bytes.per.second", 0),
         (TOPIC, "a", "follower.replication.throttled.replicas", 0),
         (TOPIC, "b", "follower.replication.throttled.replicas", unknown),
         (BROKER, "3", "upload.interval", code(ErrorCode::InvalidRequest)),
