@@ -265,6 +265,7 @@ async fn there_is_nobody_to_elect_and_nothing_to_reassign() {
     const BROKER: i8 = 4;
     for (resource_type, name, key, wanted) in [
         (BROKER, "3", "leader.replication.throttled.rate", 0),
+        (BROKER, "3", "replica.alter.log.dirs.io.max.bytes.per.second", 0),
         (TOPIC, "a", "follower.replication.throttled.replicas", 0),
         (TOPIC, "b", "follower.replication.throttled.replicas", unknown),
         (BROKER, "3", "upload.interval", code(ErrorCode::InvalidRequest)),
@@ -384,8 +385,7 @@ async fn quotas_are_kept_and_found() {
     ];
     assert_eq!(alter(&mut wire, set).await, [0; 5]);
     // What was acknowledged is there after a kill.
-    broker.signal("KILL");
-    broker.wait(std::time::Duration::from_secs(10)).await;
+    broker.kill9().await;
     broker.restart().await;
     let mut wire = Wire::connect(&broker.kafka).await;
     let ann = "user=ann producer_byte_rate:1024 request_percentage:12.5";
@@ -477,7 +477,6 @@ async fn change(
     upsertions: Vec<ScramCredentialUpsertion>,
 ) -> Vec<(String, i16)> {
     let answer = wire.ask(0, &AlterUserScramCredentialsRequest { deletions, upsertions }).await;
-    assert_eq!(answer.error_code, 0);
     assert!(answer.results.iter().all(|r| r.error_message.is_some() == (r.error_code != 0)));
     answer.results.into_iter().map(|result| (result.user, result.error_code)).collect()
 }
@@ -500,12 +499,11 @@ async fn credentials(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_kept_without_what_could_log_in() {
-    let (dir, mut broker, mut wire) = start(&["--set", "log.level=trace"]).await;
+    let (dir, mut broker, mut wire) = start(&[]).await;
     let both = vec![upsert("ann", 1, 4096), upsert("ann", 2, 8192), upsert("bob", 1, 16_384)];
     let done = [("ann".to_owned(), 0), ("bob".to_owned(), 0)];
     assert_eq!(change(&mut wire, vec![], both).await, done);
-    broker.signal("KILL");
-    broker.wait(std::time::Duration::from_secs(10)).await;
+    broker.kill9().await;
     broker.restart().await;
     let mut wire = Wire::connect(&broker.kafka).await;
     let ann = ("ann".to_owned(), 0, vec![(1, 4096), (2, 8192)]);

@@ -247,9 +247,9 @@ mod tests {
         let mut state = MetaState::new(Nonce(1));
         let of =
             |name: &str| change(&[(Kind::User, Some(name))], &[("request_percentage", 1.0)], &[]);
-        (0..ENTITIES_MAX).for_each(|n| {
+        for n in 0..ENTITIES_MAX {
             commit(&mut state, &of(&n.to_string()));
-        });
+        }
         assert!(decide(&state, &of("one more")).is_err());
         let other = change(&[(Kind::User, Some("7"))], &[("request_percentage", 2.0)], &[]);
         assert_eq!(commit(&mut state, &other), 1, "those that are there can be changed");

@@ -268,11 +268,12 @@ pub(super) async fn change(
 /// What Kafka's reassignment tool takes away when it has ended, whether it was set or not. Nothing is
 /// copied between brokers, so it never is.
 fn is_gone_throttle(config: &incremental::AlterableConfig) -> bool {
-    const THROTTLES: [&str; 4] = [
+    const THROTTLES: [&str; 5] = [
         "leader.replication.throttled.rate",
         "follower.replication.throttled.rate",
         "leader.replication.throttled.replicas",
         "follower.replication.throttled.replicas",
+        "replica.alter.log.dirs.io.max.bytes.per.second",
     ];
     config.config_operation == DELETE && THROTTLES.contains(&config.name.as_str())
 }
