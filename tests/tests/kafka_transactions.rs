@@ -65,7 +65,9 @@ async fn init(wire: &mut Wire, timeout_ms: i32) -> InitProducerIdResponse {
         ..Default::default()
     };
     loop {
-        let answer = wire.ask(5, &request).await;
+        // After a restart the coordinator does not know which connections are older than what it
+        // read, and closes them once (F20).
+        let answer = wire.insist(5, &request).await;
         if !is_later(answer.error_code) {
             return answer;
         }
