@@ -126,7 +126,8 @@ settings! {
     max_batch_bytes: u64 = Setting::bytes("max.batch.bytes", 64 * KIB, BATCH_MAX, "16MiB"),
         "Largest record batch that any topic may accept, as it arrives (compressed).";
     request_bytes: u64 = Setting::bytes("request.bytes", 2 * MIB, TIB, "256MiB"),
-        "Memory for requests that are received and not dealt with; clients wait for room. At \
+        "Memory for requests that are received and not dealt with, of gRPC clients and as much of \
+         Kafka clients; they wait for room. At \
          least max.batch.bytes and 2MiB more. Appends that wait for a topic may take half of it, or one batch.";
     answer_bytes: u64 = Setting::bytes("answer.bytes", 32 * MIB, 4 * GIB, "256MiB"),
         "Memory for answers to reads that are made and not yet taken by their clients; further \

@@ -65,6 +65,16 @@ pub(super) async fn of_group(ask: &Ask, group: &str, request: Request) -> Answer
     ask.kafka.coordinators.ask_group(group, call(ask, request)).await
 }
 
+/// As `of_group`, for answers that rest on nothing that is appended for them: a broker that was paused
+/// while another took over must not tell what it remembers (I20, F22).
+async fn of_group_now(ask: &Ask, group: &str, request: Request) -> Answered {
+    let answer = of_group(ask, group, request).await?;
+    match ask.node().lease().await {
+        Ok(()) => Ok(answer),
+        Err(_) => Err(ErrorCode::CoordinatorNotAvailable),
+    }
+}
+
 /// Of an answer that is none.
 fn failed(answer: Answered) -> i16 {
     answer.err().unwrap_or(ErrorCode::UnknownServerError).into()
@@ -189,7 +199,7 @@ pub(super) async fn fetch_offsets(ask: &Ask, request: OffsetFetchRequest) -> Off
         let group_id = asked.group_id.clone();
         let request =
             OffsetFetchRequest { groups: vec![asked], require_stable, ..Default::default() };
-        match of_group(ask, &group_id, Request::OffsetFetch(request)).await {
+        match of_group_now(ask, &group_id, Request::OffsetFetch(request)).await {
             Ok(Answer::OffsetFetch(answer)) => answer.groups,
             other => {
                 let error_code = failed(other);
@@ -203,7 +213,7 @@ pub(super) async fn fetch_offsets(ask: &Ask, request: OffsetFetchRequest) -> Off
 
 async fn fetch_offsets_of_one(ask: &Ask, request: OffsetFetchRequest) -> OffsetFetchResponse {
     let (group, asked) = (request.group_id.clone(), request.topics.clone().unwrap_or_default());
-    match of_group(ask, &group, Request::OffsetFetch(request)).await {
+    match of_group_now(ask, &group, Request::OffsetFetch(request)).await {
         Ok(Answer::OffsetFetch(answer)) => answer,
         other => {
             // The oldest version has no other place for the error.
