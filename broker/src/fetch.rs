@@ -2,6 +2,8 @@
 //!
 //! One locate per step: tail, hot segment, bucket, or wait at the end.
 
+mod batches;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -14,8 +16,9 @@ use levee_tiering::remote::ReadAhead;
 use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::partition::ladder::Ladder;
-use crate::partition::local::join;
 use crate::partition::{Local, Partition};
+
+pub use batches::Batches;
 
 /// Where bytes came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +45,7 @@ impl From {
 /// Whole batches; the first one may begin below the offset asked for.
 #[derive(Debug, Clone)]
 pub struct Fetched {
-    pub batches: Bytes,
+    pub batches: Batches,
     pub next_offset: u64,
     pub high_watermark: u64,
     pub last_stable_offset: u64,
@@ -175,30 +178,30 @@ impl Node {
         fetch: &Fetch,
         end: u64,
         ahead: Option<&ReadAhead>,
-    ) -> std::result::Result<Option<(Bytes, u64, From)>, Missed> {
+    ) -> std::result::Result<Option<(Batches, u64, From)>, Missed> {
         let (offset, max) = (fetch.offset, fetch.max_bytes);
         let remote = async || {
             let (bytes, next, from) = self.fetch_remote(partition, offset, max, ahead).await?;
             match below(bytes, end) {
                 // What an operator gave up may go on above the end.
-                (none, _) if none.is_empty() => Ok((none, next.min(end), from)),
-                (bytes, next) => Ok((bytes, next, from)),
+                (none, _) if none.is_empty() => Ok((Batches::default(), next.min(end), from)),
+                (bytes, next) => Ok((bytes.into(), next, from)),
             }
         };
         match partition.locate(offset, max, end) {
-            Local::AtEnd => Ok(Some((Bytes::new(), offset, From::Nowhere))),
+            Local::AtEnd => Ok(Some((Batches::default(), offset, From::Nowhere))),
             Local::OutOfRange { log_start, high_watermark } => {
                 let error = Error::offset_out_of_range(offset, log_start, high_watermark);
                 Err(Missed::Failed(error))
             }
             Local::Tail(batches) => {
                 let next = batches.last().map_or(offset, |b| b.header.end_offset());
-                Ok(Some((join(&batches), next, From::Tail)))
+                Ok(Some((Batches::of(&batches), next, From::Tail)))
             }
             Local::Hot => match partition.read_hot(offset, max).await {
                 Ok(bytes) => {
                     let (bytes, next) = below(bytes, end);
-                    Ok(Some((bytes, next.max(offset), From::Hot)))
+                    Ok(Some((bytes.into(), next.max(offset), From::Hot)))
                 }
                 Err(SegmentError::Gone(_)) => Ok(None),
                 // The bucket may have a good copy (I17).

@@ -38,12 +38,13 @@ impl Node {
                 isolation: Isolation::ReadUncommitted,
             };
             let found = self.fetch(partition, &fetch).await?;
+            let batches = found.batches.into_bytes();
             let (mut first, mut bad) = (None, None);
-            let walked = check_run(&found.batches, |at, header| {
+            let walked = check_run(&batches, |at, header| {
                 if header.max_timestamp < timestamp {
                     return true;
                 }
-                match first_at(&found.batches.slice(at..at + header.bytes as usize), |record| {
+                match first_at(&batches.slice(at..at + header.bytes as usize), |record| {
                     record.data.timestamp_ms >= timestamp && record.offset >= offset
                 }) {
                     Ok(hit) => first = hit,

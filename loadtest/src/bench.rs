@@ -6,6 +6,7 @@
 mod acks;
 mod backfill;
 mod floor;
+mod kafka;
 mod partitions;
 mod paths;
 mod reads;
@@ -45,6 +46,9 @@ pub enum Suite {
     Backfill,
     /// Mixed load for a long time: memory and disk. Not part of `all`.
     Soak,
+    /// Beside Apache Kafka, with the load tools of its Java client and of librdkafka. Not part of
+    /// `all`: it needs Java, Maven and a C compiler.
+    Kafka,
     All,
 }
 
@@ -73,6 +77,9 @@ pub struct Args {
     /// Folder for results.json and report.html of each run.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Where the suite `kafka` installs Apache Kafka and librdkafka's load tool, once.
+    #[arg(long, default_value = "target/peers", value_name = "DIR")]
+    peers: PathBuf,
 }
 
 /// What suites share.
@@ -82,6 +89,7 @@ struct Bench {
     duration: Span,
     partitions: u32,
     out: Option<PathBuf>,
+    peers: PathBuf,
     work: TempDir,
     /// What brokers wrote to and nobody removed yet, by URL.
     written: Mutex<BTreeMap<String, OwnPrefix>>,
@@ -100,6 +108,7 @@ pub async fn bench(args: Args, options: Options) -> Result<Exit> {
         duration: args.duration,
         partitions: args.partitions,
         out: args.out,
+        peers: args.peers,
         work,
         written: Mutex::default(),
         options,
@@ -127,6 +136,7 @@ impl Bench {
                 Suite::Partitions => partitions::run(self).await,
                 Suite::Backfill => backfill::run(self).await,
                 Suite::Soak => soak::run(self).await,
+                Suite::Kafka => kafka::run(self).await,
                 Suite::All => Ok(()),
             };
             match self.options.stop.is_set() {

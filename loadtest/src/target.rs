@@ -88,6 +88,13 @@ pub struct About {
     pub settings: BTreeMap<String, String>,
 }
 
+/// For a program that cannot choose one itself.
+pub fn free_port() -> Result<u16> {
+    let failed = |error: std::io::Error| Error::failed(format!("no free port: {error}"));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(failed)?;
+    Ok(listener.local_addr().map_err(failed)?.port())
+}
+
 const FORMS: &str = "write levee, levee:PATH,bucket=URL,data=DIR,set.NAME=VALUE, HOST:PORT or s2";
 
 impl FromStr for Spec {

@@ -329,7 +329,7 @@ impl<M: Machine> Serving<M> {
             let (wait, isolation) = (node.config.request_timeout, Isolation::ReadUncommitted);
             let fetch = Fetch { offset, max_bytes: READ_BYTES, min_bytes: 1, wait, isolation };
             let found = node.fetch_ahead(&self.partition, &fetch, Some(&ahead)).await?;
-            replay(machine, &found.batches, offset)?;
+            replay(machine, &found.batches.into_bytes(), offset)?;
             if found.next_offset <= offset && !self.is_leader() {
                 return Err(Error::not_leader(&self.partition.topic, self.partition.id.partition));
             }

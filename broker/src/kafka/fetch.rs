@@ -203,7 +203,7 @@ async fn read_one(
             if is_first || found.batches.len() <= max {
                 let aborted = found.aborted.iter().map(aborted);
                 data.aborted_transactions.iter_mut().for_each(|all| all.extend(aborted.clone()));
-                data.records = Some(found.batches.into());
+                data.records = Some(Records(found.batches.into_pieces()));
             }
             data
         }

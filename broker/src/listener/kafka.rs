@@ -39,8 +39,8 @@ const GREETING_TIME: Duration = Duration::from_secs(10);
 const GREETING_BYTES: usize = 4 + levee_kafka::frame::FIXED_BYTES;
 /// A client that takes nothing of an answer for so long is let go.
 const WRITE_TIME: Duration = Duration::from_secs(60);
-/// Pieces of one write.
-const PIECES: usize = 64;
+/// Pieces of one write: a batch is two.
+const PIECES: usize = 256;
 /// Between the reads of small requests.
 const READ_BUFFER: usize = 8 << 10;
 

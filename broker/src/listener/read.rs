@@ -119,12 +119,12 @@ async fn response(found: Fetched, decode: bool, offset: u64) -> Result<(ReadResp
     };
     if !decode {
         let bytes = found.batches.len() + found.aborted.len() * size_of::<AbortedTransaction>();
-        response.batches = found.batches;
+        response.batches = found.batches.into_bytes();
         response.aborted = found.aborted.into_iter().map(named).collect();
         return Ok((response, bytes));
     }
     let aborted = found.aborted.into_iter().collect();
-    let decoded = decoded(found.batches, offset, aborted).await?;
+    let decoded = decoded(found.batches.into_bytes(), offset, aborted).await?;
     response.records = decoded.records;
     response.next_offset = decoded.stopped.unwrap_or(found.next_offset);
     Ok((response, decoded.memory))

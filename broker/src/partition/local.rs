@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use levee_hot_log::segment::SegmentError;
 use levee_proto::record::StoredBatch;
 
 use super::Partition;
+use crate::fetch::Batches;
 
 /// Bytes at once from which on a hot segment is read past the page cache.
 const READ_DIRECT_ABOVE: usize = 256 << 10;
@@ -66,7 +67,7 @@ impl Partition {
             let inner = self.inner.lock();
             if inner.tail.holds(offset) {
                 let batches = inner.tail.read(offset, max_bytes, inner.ladder.durable_end());
-                return Ok((!batches.is_empty()).then(|| join(&batches)));
+                return Ok((!batches.is_empty()).then(|| Batches::of(&batches).into_bytes()));
             }
         }
         match self.hot.read(offset, max_bytes, true).await {
@@ -186,11 +187,4 @@ impl Partition {
         self.tails.sub(freed);
         self.hot.clear().await;
     }
-}
-
-/// Batches one after the other.
-pub fn join(batches: &[StoredBatch]) -> Bytes {
-    let mut out = BytesMut::with_capacity(batches.iter().map(StoredBatch::len).sum());
-    batches.iter().for_each(|batch| batch.write_to(&mut out));
-    out.freeze()
 }

@@ -28,6 +28,7 @@ pub struct Process {
     pub pid: u32,
     pub grpc: String,
     pub http: String,
+    pub kafka: String,
     bucket: String,
     pub data: PathBuf,
     binary: PathBuf,
@@ -86,10 +87,11 @@ impl Process {
             let wrong = || failed(format!("did not say that it is ready, but: {line}"));
             found.map(str::to_owned).ok_or_else(wrong)
         };
-        let (grpc, http, bucket) = (word("grpc=")?, word("http=")?, word("bucket=")?);
+        let (grpc, http, kafka) = (word("grpc=")?, word("http=")?, word("kafka=")?);
+        let bucket = word("bucket=")?;
         let pid = child.id().unwrap_or_default();
         let (kill, ended) = watch_over(child, log);
-        Ok(Self { pid, grpc, http, bucket, data, binary, ended, kill, _folder: folder })
+        Ok(Self { pid, grpc, http, kafka, bucket, data, binary, ended, kill, _folder: folder })
     }
 
     pub async fn about(&self, started: &Started) -> About {

@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 
 use crate::compare::Figure;
 use crate::error::{Error, Result};
+use crate::target::free_port;
 use crate::workload::Workload;
 use crate::workload::values::Rate;
 
@@ -172,12 +173,6 @@ async fn output(mut command: Command, limit: Duration) -> Result<String, String>
             Err(format!("its tool ended with {}: {}", out.status, last.unwrap_or_default()))
         }
     }
-}
-
-fn free_port() -> Result<u16> {
-    let failed = |error: std::io::Error| Error::failed(format!("no free port: {error}"));
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(failed)?;
-    Ok(listener.local_addr().map_err(failed)?.port())
 }
 
 #[cfg(test)]

@@ -144,8 +144,15 @@ impl Writer {
     }
 
     pub fn records(&mut self, flex: bool, records: &Records) {
-        self.length(flex, false, Some(records.len()));
-        records.0.iter().for_each(|piece| self.put(piece));
+        let bytes = records.len();
+        self.length(flex, false, Some(bytes));
+        if bytes < SHARED_FROM {
+            records.0.iter().for_each(|piece| self.put(piece));
+            return;
+        }
+        self.close();
+        self.closed += bytes;
+        self.pieces.extend(records.0.iter().cloned());
     }
 
     pub fn nullable_list<T>(

@@ -234,6 +234,11 @@ impl StoredBatch {
         [&self.prefix, &self.rest]
     }
 
+    /// The second of the pieces, to be shared.
+    pub fn rest(&self) -> &Bytes {
+        &self.rest
+    }
+
     /// The two pieces as shared bytes; only the 16-byte prefix is copied.
     pub fn shared_parts(&self) -> [Bytes; 2] {
         [Bytes::copy_from_slice(&self.prefix), self.rest.clone()]

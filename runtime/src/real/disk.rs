@@ -11,6 +11,9 @@ use bytes::Bytes;
 
 use crate::disk::{AlignedBuf, DirEntry, Disk, DiskLock, File, OpenMode};
 
+/// What O_DIRECT wants positions, lengths and memory to be multiples of.
+const BLOCK: usize = 4096;
+
 /// See the module.
 #[derive(Default)]
 pub struct RealDisk {}
@@ -187,24 +190,34 @@ fn read_plain(file: &fs::File, pos: u64, len: usize) -> io::Result<Bytes> {
     Ok(buf.into())
 }
 
-/// As O_DIRECT wants it: into memory that begins at a block.
+/// As O_DIRECT wants it: into memory that begins at a block, and that nobody cleared before: to
+/// clear a megabyte costs more than to read it.
 fn read_aligned(file: &fs::File, pos: u64, len: usize) -> io::Result<Bytes> {
-    let mut buf = vec![0; len + 4096];
-    let start = buf.as_ptr().align_offset(4096);
-    let mut filled = 0;
-    while filled < len {
-        match file.read_at(&mut buf[start + filled..start + len], pos + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    let mut buf: Vec<u8> = Vec::with_capacity(len + BLOCK);
+    let start = buf.as_ptr().align_offset(BLOCK);
+    assert!(start < BLOCK, "a byte pointer can always be aligned");
+    buf.resize(start, 0);
+    while buf.len() < start + len {
+        let filled = buf.len() - start;
+        let room = &mut buf.spare_capacity_mut()[..len - filled];
+        let read = match rustix::io::pread(file, room, pos + filled as u64) {
+            Ok((read, _)) => read.len(),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let end = buf.len() + read;
+        // SAFETY: `pread` gives as its first part the `read` bytes of `room` that the kernel wrote,
+        // and `room` began at the old length and lies within the capacity.
+        #[expect(unsafe_code, reason = "the proof is above")]
+        unsafe {
+            buf.set_len(end);
         }
-        if filled % 4096 != 0 {
+        if !read.is_multiple_of(BLOCK) || read == 0 {
             // Only the end of the file is no multiple of a block.
             break;
         }
     }
-    Ok(Bytes::from(buf).slice(start..start + filled))
+    Ok(Bytes::from(buf).slice(start..))
 }
 
 #[async_trait]
@@ -215,7 +228,8 @@ impl File for RealFile {
     }
 
     async fn write_aligned(&self, pos: u64, buf: AlignedBuf, sync: bool) -> io::Result<AlignedBuf> {
-        assert!(buf.len().is_multiple_of(4096) && pos.is_multiple_of(4096), "aligned write");
+        let is_aligned = buf.len().is_multiple_of(BLOCK) && pos.is_multiple_of(BLOCK as u64);
+        assert!(is_aligned, "aligned write");
         let file = self.file.clone();
         blocking(move || {
             file.write_all_at(&buf, pos)?;
