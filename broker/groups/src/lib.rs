@@ -28,7 +28,6 @@ mod tests;
 
 pub use api::{Answer, Caller, Effects, Producer, Request, Token};
 pub use groups::Groups;
-pub use offsets::DeletedTopic;
 pub use records::ReplayError;
 pub use settings::Settings;
 pub use topics::{Topic, Topics};

@@ -1,63 +1,17 @@
-//! OffsetDelete, DeleteGroups, and topics that are gone.
+//! OffsetDelete and DeleteGroups.
 
+use levee_kafka::ErrorCode;
 use levee_kafka::messages::delete_groups_request::DeleteGroupsRequest;
 use levee_kafka::messages::delete_groups_response::{DeletableGroupResult, DeleteGroupsResponse};
 use levee_kafka::messages::offset_delete_request::OffsetDeleteRequest;
 use levee_kafka::messages::offset_delete_response::{
     OffsetDeleteResponse, OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
 };
-use levee_kafka::{ErrorCode, Uuid};
 
 use super::{AllGroups, Offsets, Place};
-use crate::api::Effects;
-use crate::groups::{Group, Groups, Step};
-use crate::topics::Topics;
-
-/// A topic that there was.
-#[derive(Debug, Clone)]
-pub struct DeletedTopic {
-    pub name: String,
-    /// Offsets that were committed for another topic of this name stay. Zero: any.
-    pub id: Uuid,
-}
-
-impl Groups {
-    /// Offsets of topics that are gone go too.
-    pub fn topics_deleted(
-        &mut self,
-        now: i64,
-        topics: &dyn Topics,
-        gone: &[DeletedTopic],
-    ) -> Effects {
-        self.step(now, topics, |_, offsets, step| {
-            for (group, place) in offsets.of_topics(gone) {
-                offsets.write_end(step, &group, place);
-            }
-        })
-    }
-}
+use crate::groups::{Group, Step};
 
 impl Offsets {
-    fn of_topics(&self, gone: &[DeletedTopic]) -> Vec<(String, Place)> {
-        let mut found = Vec::new();
-        for (id, group) in &self.groups {
-            let pending = group.pending.values().flatten();
-            for (place, offset) in group.committed.iter().chain(pending) {
-                let ends = gone.iter().any(|topic| {
-                    let of = offset.value.topic_id;
-                    let same = of.is_zero() || topic.id.is_zero() || of == topic.id;
-                    topic.name == place.0 && same
-                });
-                if ends {
-                    found.push((id.clone(), place.clone()));
-                }
-            }
-        }
-        found.sort();
-        found.dedup();
-        found
-    }
-
     pub(crate) fn delete(
         &mut self,
         groups: &AllGroups,

@@ -1,9 +1,10 @@
-//! Offsets that nobody used for long enough end, and groups that are nothing without them.
+//! Offsets that nobody used for long enough end, and those of topics that are gone; so do groups
+//! that are nothing without them.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use super::{AllGroups, Offsets, Place};
+use super::{AllGroups, Offsets, Place, is_of_gone};
 use crate::api::Effects;
 use crate::groups::{Groups, Step};
 use crate::topics::Topics;
@@ -53,6 +54,10 @@ impl Offsets {
         let mut expired = Vec::new();
         for (place, offset) in &offsets.committed {
             let value = &offset.value;
+            if is_of_gone(step, &place.0, value) && !offsets.is_pending(place) {
+                expired.push(place.clone());
+                continue;
+            }
             let Some(since) = group.unused_since(value.commit_timestamp) else { continue };
             let over = match value.expire_timestamp {
                 ms if ms < 0 => {

@@ -12,7 +12,7 @@ use levee_kafka::messages::offset_fetch_response::{
 };
 use levee_kafka::{ErrorCode, Uuid};
 
-use super::{AllGroups, Offsets};
+use super::{AllGroups, Offsets, is_of_gone};
 use crate::api::Caller;
 use crate::groups::{Group, Step};
 
@@ -96,7 +96,7 @@ impl Offsets {
             false => Some(asked.name.clone()),
         };
         let partitions = asked.partition_indexes.into_iter().map(|partition| match &name {
-            Some(name) => self.fetch_one(stable, group, name, partition),
+            Some(name) => self.fetch_one(step, stable, group, name, partition),
             None => absent(partition, ErrorCode::UnknownTopicId),
         });
         let partitions = partitions.collect();
@@ -112,8 +112,11 @@ impl Offsets {
     ) -> Vec<OffsetFetchResponseTopics> {
         let Some(offsets) = self.groups.get(group) else { return Vec::new() };
         let mut topics: BTreeMap<&str, Vec<OffsetFetchResponsePartitions>> = BTreeMap::new();
-        for (topic, partition) in offsets.committed.keys() {
-            let one = self.fetch_one(stable, group, topic, *partition);
+        for ((topic, partition), offset) in &offsets.committed {
+            if is_of_gone(step, topic, &offset.value) {
+                continue;
+            }
+            let one = self.fetch_one(step, stable, group, topic, *partition);
             topics.entry(topic).or_default().push(one);
         }
         let listed = topics.into_iter().filter_map(|(name, partitions)| {
@@ -128,6 +131,7 @@ impl Offsets {
 
     fn fetch_one(
         &self,
+        step: &Step<'_>,
         stable: bool,
         group: &str,
         topic: &str,
@@ -138,8 +142,8 @@ impl Offsets {
             return absent(partition, ErrorCode::UnstableOffsetCommit);
         }
         match self.find(group, &place) {
-            Some(value) => present(partition, value),
-            None => absent(partition, ErrorCode::None),
+            Some(value) if !is_of_gone(step, topic, value) => present(partition, value),
+            _ => absent(partition, ErrorCode::None),
         }
     }
 }

@@ -13,8 +13,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use levee_kafka::messages::offset_commit_key::OffsetCommitKey;
 use levee_kafka::messages::offset_commit_value::OffsetCommitValue;
 
-pub use delete::DeletedTopic;
-
 use crate::groups::{Group, Groups, Step};
 use crate::records::Record;
 
@@ -130,6 +128,14 @@ impl Offsets {
     fn find(&self, group: &str, place: &Place) -> Option<&OffsetCommitValue> {
         self.groups.get(group)?.committed.get(place).map(|offset| &offset.value)
     }
+}
+
+/// Whether an offset is of a topic that is deleted; another one may have its name now. Whoever leads
+/// the offsets' partition knows all topics that were there when they were committed: its grant is
+/// younger than all that its predecessors could still append.
+fn is_of_gone(step: &Step<'_>, topic: &str, value: &OffsetCommitValue) -> bool {
+    let id = value.topic_id;
+    !id.is_zero() && step.topics.name_of(id).is_none_or(|name| name != topic)
 }
 
 type AllGroups = BTreeMap<String, Group>;

@@ -10,7 +10,7 @@ use levee_kafka::{ErrorCode, Message, Uuid, Writer};
 use super::consumer_client::{client, settle};
 use super::offsets_client::{By, NOBODY, commit_request};
 use super::{GROUP, OK, World, code};
-use crate::{Answer, DeletedTopic, Request};
+use crate::{Answer, Request};
 
 const DAY: i64 = 24 * 3_600_000;
 
@@ -243,15 +243,19 @@ fn groups_are_deleted_when_nobody_is_in_them() {
 }
 
 #[test]
-fn offsets_of_topics_that_are_gone_go_too() {
+fn offsets_of_topics_that_are_gone_are_not_told_and_go_too() {
     let mut world = world();
+    let ids = world.stable(1);
+    world.commit(By(&ids[0], None, 1), 0, 1);
     let id = world.topics["t"].id;
-    world.commit(NOBODY, 0, 1);
-    let gone = |id| [DeletedTopic { name: "t".into(), id }];
-    let effects = world.groups.topics_deleted(world.now, &world.topics, &gone(Uuid::from(9)));
-    assert!(effects.records.is_empty());
-    let effects = world.groups.topics_deleted(world.now, &world.topics, &gone(id));
-    world.take(effects);
+    // Another topic of the same name.
+    world.topics.get_mut("t").unwrap().id = Uuid::from(9);
+    assert_eq!(world.offset(0), -1);
+    world.topics.get_mut("t").unwrap().id = id;
+    assert_eq!(world.offset(0), 1);
+    world.topics.get_mut("t").unwrap().id = Uuid::from(9);
+    world.pass(600_000);
+    world.topics.get_mut("t").unwrap().id = id;
     assert_eq!(world.offset(0), -1);
     world.check_replay();
 }

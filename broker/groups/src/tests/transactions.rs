@@ -9,7 +9,6 @@ use rand::{RngExt, SeedableRng};
 use super::consumer_client::client;
 use super::offsets_client::{By, NOBODY};
 use super::{OK, World, code};
-use crate::DeletedTopic;
 
 fn world() -> World {
     let mut world = World::new();
@@ -111,9 +110,7 @@ fn a_deleted_group_or_topic_takes_pending_offsets_with_it() {
     world.end_transaction(7, true);
     assert_eq!(world.offset(0), -1);
     world.txn_commit(8, NOBODY, 0, 10);
-    let gone = [DeletedTopic { name: "t".into(), id: world.topics["t"].id }];
-    let effects = world.groups.topics_deleted(world.now, &world.topics, &gone);
-    world.take(effects);
+    world.topics.remove("t");
     world.end_transaction(8, true);
     assert_eq!(world.offset(0), -1);
     world.check_replay();
