@@ -19,8 +19,9 @@ use crate::process::Broker;
 /// Longer than any program takes, on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(180);
 
-/// Lines of a program that a failed test shows.
+/// Lines of a program that a failed test shows, and characters of each.
 const SHOWN: usize = 60;
+const WIDTH: usize = 2000;
 
 /// Whoever holds it runs its programs alone: large ones side by side starve each other.
 pub async fn turn() -> MutexGuard<'static, ()> {
@@ -238,7 +239,7 @@ impl Program {
     }
 
     fn tail(&self) -> String {
-        tail(&self.text(None)).to_owned()
+        tail(&self.text(None))
     }
 }
 
@@ -268,9 +269,13 @@ impl Ended {
     }
 }
 
-fn tail(text: &str) -> &str {
+fn tail(text: &str) -> String {
     let start = text.rmatch_indices('\n').nth(SHOWN - 1).map_or(0, |(at, _)| at + 1);
-    &text[start..]
+    let lines = text[start..].lines().map(|line| match line.char_indices().nth(WIDTH) {
+        Some((end, _)) => &line[..end],
+        None => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 async fn keep(from: impl AsyncRead + Unpin, stream: Stream, tell: watch::Sender<Said>) {
