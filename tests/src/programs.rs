@@ -167,6 +167,15 @@ impl Program {
             .unwrap_or_else(|| panic!("{} does not say `{part}`:\n{}", self.name, self.tail()))
     }
 
+    /// Waits until it has written so many lines.
+    pub async fn wrote(&mut self, lines: usize) {
+        let count = |said: &Said| said.lines.iter().filter(|line| line.0 == Stream::Out).count();
+        let enough = self.said.wait_for(|said| count(said) >= lines);
+        let is_there = matches!(tokio::time::timeout(LIMIT, enough).await, Ok(Ok(_)));
+        let there = count(&self.said.borrow());
+        assert!(is_there, "{} wrote {there} of {lines} lines:\n{}", self.name, self.tail());
+    }
+
     /// The next line that is `wanted`, on either stream; nothing where none comes.
     pub async fn line(&mut self, limit: Duration, wanted: impl Fn(&str) -> bool) -> Option<String> {
         let search = async {

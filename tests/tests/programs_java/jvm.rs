@@ -19,10 +19,10 @@ const FLAGS: [&str; 5] = [
 ];
 
 /// Kafka's command line tools, by package.
-pub const TOOLS: &str = "org.apache.kafka.tools";
+pub(crate) const TOOLS: &str = "org.apache.kafka.tools";
 
 /// Runs `main` of a class; arguments are added to the command.
-pub fn java(class: &str) -> Command {
+pub(crate) fn java(class: &str) -> Command {
     let mut command = Command::new("java");
     command.args(FLAGS).args(["-cp", class_path(), class]);
     command
@@ -36,7 +36,7 @@ fn class_path() -> &'static str {
     })
 }
 
-pub fn needs_java() {
+pub(crate) fn needs_java() {
     needs("javac", "install a JDK 17 or newer (Debian: openjdk-17-jdk-headless)");
     needs("mvn", "install Maven (Debian: maven)");
 }
@@ -70,25 +70,25 @@ fn classes(jars: &Path) -> PathBuf {
 }
 
 /// Command line tools, one after the other in one JVM.
-pub struct Tools {
+pub(crate) struct Tools {
     program: Program,
     server: String,
 }
 
 impl Tools {
     /// Every tool is told this server.
-    pub fn start(server: &str) -> Self {
+    pub(crate) fn start(server: &str) -> Self {
         let program = Program::start("the tools' JVM", java("Tools"));
         Self { program, server: server.to_owned() }
     }
 
     /// `args` are split at spaces.
-    pub async fn run(&mut self, tool: &str, args: &str) -> Ended {
+    pub(crate) async fn run(&mut self, tool: &str, args: &str) -> Ended {
         self.feed(tool, args, "").await
     }
 
     /// With something to read.
-    pub async fn feed(&mut self, tool: &str, args: &str, input: &str) -> Ended {
+    pub(crate) async fn feed(&mut self, tool: &str, args: &str, input: &str) -> Ended {
         let class = match tool.starts_with("kafka.") {
             true => tool.to_owned(),
             false => format!("{TOOLS}.{tool}"),

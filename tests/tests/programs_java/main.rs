@@ -3,5 +3,10 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+mod connect;
+mod http;
 mod jvm;
+mod mirror;
+mod streams;
 mod tools;
+mod verifiable;
