@@ -41,6 +41,22 @@ pub fn needs(program: &str, remedy: &str) {
     assert!(found, "`{program}` is missing: {remedy}");
 }
 
+/// All files below a folder, sorted.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder);
+    let entries = entries.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut all = Vec::new();
+    for entry in entries {
+        let path = entry.expect("a folder that can be read").path();
+        match path.is_dir() {
+            true => all.extend(files(&path)),
+            false => all.push(path),
+        }
+    }
+    all.sort();
+    all
+}
+
 /// A name for what is made of these files: other content, other name.
 pub fn named(name: &str, files: &[PathBuf]) -> String {
     let mut bytes = Vec::new();

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command as Plain;
 use std::sync::OnceLock;
 
-use levee_tests::programs::{Ended, Program, named, needs, sources};
+use levee_tests::programs::{Ended, Program, files, named, needs, sources};
 use levee_tests::tools::{installed, run};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 /// Cheap to start, and small.
-const FLAGS: [&str; 5] = [
+pub(crate) const FLAGS: [&str; 5] = [
     "-Xmx256m",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
@@ -56,11 +56,8 @@ fn jars() -> PathBuf {
 
 /// Our own programs, compiled.
 fn classes(jars: &Path) -> PathBuf {
-    let files = std::fs::read_dir(sources("java")).expect("the folder is there");
-    let files = files.map(|file| file.expect("readable").path());
-    let mut files: Vec<PathBuf> =
-        files.filter(|file| file.extension() == Some("java".as_ref())).collect();
-    files.sort();
+    let mut files = files(&sources("java"));
+    files.retain(|file| file.extension() == Some("java".as_ref()));
     let install = |folder: &Path| {
         let mut javac = Plain::new("javac");
         javac.args(["-cp", &format!("{}/*", jars.display()), "-d"]).arg(folder).args(&files);

@@ -7,6 +7,7 @@ mod connect;
 mod http;
 mod jvm;
 mod mirror;
+mod spring;
 mod streams;
 mod tools;
 mod verifiable;
