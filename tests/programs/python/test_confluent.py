@@ -29,6 +29,8 @@ from confluent_kafka.admin import (
 ADMIN = AdminClient({"bootstrap.servers": ADDRESS})
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 PROTOCOLS = ("classic", "consumer")
+# For records whose timestamps are long ago.
+FOREVER = {"retention.ms": "-1"}
 
 
 def only(answers):
@@ -211,7 +213,7 @@ def offsets(answer):
 
 class Produce(unittest.TestCase):
     def test_every_codec_keeps_records_as_they_are(self):
-        topic = create("codecs")
+        topic = create("codecs", **FOREVER)
         headers = [("n", b"1"), ("n", b"\x00\xff"), ("none", None)]
         expected = []
         for number, codec in enumerate(CODECS):
@@ -247,7 +249,7 @@ class Produce(unittest.TestCase):
         reader.close()
 
     def test_offset_by_time_and_seek(self):
-        topic = create("times")
+        topic = create("times", **FOREVER)
         to = producer()
         for n in range(10):
             send(to, topic, [b"v%d" % n], timestamp=1_700_000_000_000 + 1000 * n)

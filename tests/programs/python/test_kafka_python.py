@@ -23,6 +23,8 @@ from kafka.errors import (
 POLL_MS = 5000
 # What kafka-python brings itself; the others need more packages.
 CODECS = (None, "gzip")
+# For records whose timestamps are long ago.
+FOREVER = {"retention.ms": "-1"}
 
 
 class Member:
@@ -102,7 +104,7 @@ class Tests(unittest.TestCase):
         return values
 
     def test_codecs_and_records(self):
-        topic = self.create("codecs")
+        topic = self.create("codecs", **FOREVER)
         expected = []
         for number, codec in enumerate(CODECS):
             producer = self.producer(compression_type=codec, enable_idempotence=True,
@@ -164,7 +166,7 @@ class Tests(unittest.TestCase):
         return member
 
     def test_offset_by_time_and_seek(self):
-        topic = self.create("times")
+        topic = self.create("times", **FOREVER)
         producer = self.producer()
         for n in range(10):
             producer.send(topic, b"v%d" % n, timestamp_ms=1_700_000_000_000 + 1000 * n).get(LIMIT)

@@ -37,7 +37,8 @@ async fn suite(bucket: Bucket, more: &[&str], modules: &[&str], tests: usize) {
     let said = ended.err.clone();
     ended.ok();
     assert!(said.contains(&format!("Ran {tests} tests")), "{said}");
-    assert_eq!(said.lines().last(), Some("OK"), "nothing is skipped");
+    // With more on that line where some were skipped.
+    assert!(said.lines().any(|line| line == "OK"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
