@@ -48,6 +48,15 @@ async function member(topic, groupId, options = {}, consume = {}) {
   const stream = await client.consume({ topics: [topic], mode: 'earliest', ...consume });
   const it = { client, stream, messages: [] };
   stream.on('data', (message) => it.messages.push(message));
+  // A fetch that is under way when its client closes is an error of the stream.
+  stream.on('error', (error) => {
+    if (!it.ends) throw error;
+  });
+  it.end = async () => {
+    it.ends = true;
+    await stream.close();
+    await client.close(true);
+  };
   it.partitions = () => (client.assignments ?? [])
     .filter((assignment) => assignment.topic === topic)
     .flatMap((assignment) => assignment.partitions);
@@ -57,7 +66,7 @@ async function member(topic, groupId, options = {}, consume = {}) {
 async function read(topic, count, options) {
   const reader = await member(topic, unique('reader'), options);
   await eventually(`${count} of ${topic} come`, () => reader.messages.length >= count);
-  await reader.client.close(true);
+  await reader.end();
   return reader.messages;
 }
 
@@ -110,9 +119,9 @@ for (const groupProtocol of ['classic', 'consumer']) {
       values().filter((value) => value === 'new').length >= 4);
     const listed = (await admin.listGroups({ types: [groupProtocol] })).get(groupId);
     assert.equal(listed.state, 'STABLE');
-    await first.client.close(true);
+    await first.end();
     await eventually('the second has all', () => second.partitions().length === 4);
-    await second.client.close(true);
+    await second.end();
   });
 }
 
