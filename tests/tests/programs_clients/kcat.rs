@@ -21,7 +21,9 @@ fn kcat(levee: &Levee) -> Command {
         let root: PathBuf = installed("kcat", |folder| tools::unpack_debian(&["kcat"], folder))
             .unwrap_or_else(|why| panic!("{why}: install kcat (Debian: kcat)"));
         let mut command = Command::new(root.join("root/usr/bin/kcat"));
-        command.env("LD_LIBRARY_PATH", root.join("root/usr/lib").join(tools::triplet()));
+        let libraries =
+            ["root/usr/lib", "root/lib"].map(|lib| root.join(lib).join(tools::triplet()));
+        command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries).unwrap());
         command
     };
     command.args(["-b", levee.kafka()]);
