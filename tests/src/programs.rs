@@ -247,9 +247,10 @@ impl Program {
         self.end(LIMIT).await
     }
 
-    /// SIGKILL, and waits until it is gone.
-    pub async fn kill9(mut self) {
-        self.child.kill().await.expect("killed");
+    /// SIGKILL; gives what it had said by then.
+    pub async fn kill9(mut self) -> Ended {
+        self.child.start_kill().expect("killed");
+        self.end(LIMIT).await
     }
 
     /// Everything it said so far.

@@ -34,6 +34,8 @@ east->west.enabled = false
 west->east.topics = orders
 west->east.groups = .*
 {replication}
+# Apache Kafka refuses all settings of a topic for one that it does not know.
+config.properties.exclude = durability.class
 tasks.max = 1
 offset.lag.max = 0
 offset.flush.interval.ms = 500

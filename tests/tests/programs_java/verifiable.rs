@@ -12,17 +12,16 @@ use crate::jvm::{TOOLS, Tools, java};
 type At = (i64, i64);
 
 /// Events of one kind that a verifiable client has told.
-fn events(client: &Program, name: &str) -> Vec<Value> {
-    let said = client.said();
+fn events(said: &str, name: &str) -> Vec<Value> {
     let events = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     events.filter(|event| event["name"] == name).collect()
 }
 
-fn records(client: &Program, name: &str) -> Vec<(At, String)> {
+fn records(said: &str, name: &str) -> Vec<(At, String)> {
     let at =
         |event: &Value| (event["partition"].as_i64().unwrap(), event["offset"].as_i64().unwrap());
     let one = |event: Value| (at(&event), event["value"].as_str().unwrap().to_owned());
-    events(client, name).into_iter().map(one).collect()
+    events(said, name).into_iter().map(one).collect()
 }
 
 fn consumer(server: &str, group_protocol: &str, name: &str) -> Program {
@@ -54,35 +53,38 @@ async fn group_reads_what_was_acknowledged(group_protocol: &str) {
     drop(tools);
 
     let first = consumer(&server, group_protocol, "first");
-    until("partitions are assigned", || !events(&first, "partitions_assigned").is_empty()).await;
+    until("partitions are assigned", || !events(&first.said(), "partitions_assigned").is_empty())
+        .await;
     let mut command = java(&format!("{TOOLS}.VerifiableProducer"));
     command.args(["--bootstrap-server", &server, "--topic", "v"]);
     command.args(["--max-messages", "6000", "--throughput", "500"]);
     let producer = Program::start("producer", command);
-    until("records flow", || records(&first, "record_data").len() > 200).await;
+    until("records flow", || records(&first.said(), "record_data").len() > 200).await;
     let second = consumer(&server, group_protocol, "second");
-    until("both members read", || records(&second, "record_data").len() > 200).await;
+    until("both members read", || records(&second.said(), "record_data").len() > 200).await;
 
     levee.broker.kill9().await;
     levee.broker.restart().await;
-    let before = (records(&first, "record_data").len(), records(&second, "record_data").len());
+    let before =
+        (records(&first.said(), "record_data").len(), records(&second.said(), "record_data").len());
     until("both members read on", || {
-        let now = (records(&first, "record_data").len(), records(&second, "record_data").len());
+        let now = (
+            records(&first.said(), "record_data").len(),
+            records(&second.said(), "record_data").len(),
+        );
         now.0 > before.0 + 200 && now.1 > before.1 + 200
     })
     .await;
-    let mut read = records(&first, "record_data");
     // A member that is killed is missed after its session, one that leaves at once. The session of
     // the newer protocol is the broker's to choose, and long.
-    match group_protocol {
+    let first = match group_protocol {
         "CLASSIC" => first.kill9().await,
-        _ => drop(first.terminate().await),
-    }
+        _ => first.terminate().await,
+    };
+    let mut read = records(&first.out, "record_data");
 
-    let sent = |producer: &Program| !events(producer, "tool_data").is_empty();
-    until("all is sent", || sent(&producer)).await;
-    let acked: BTreeMap<At, String> =
-        records(&producer, "producer_send_success").into_iter().collect();
+    let sent = producer.end(LIMIT).await.ok();
+    let acked: BTreeMap<At, String> = records(&sent, "producer_send_success").into_iter().collect();
     assert!(acked.len() > 5000, "{} of 6000 are acknowledged", acked.len());
     let values: BTreeSet<&String> = acked.values().collect();
     assert_eq!(values.len(), acked.len(), "every value is acknowledged once");
@@ -92,17 +94,16 @@ async fn group_reads_what_was_acknowledged(group_protocol: &str) {
     };
     until("all that was acknowledged is read", || {
         let mut all = read.clone();
-        all.extend(records(&second, "record_data"));
+        all.extend(records(&second.said(), "record_data"));
         missing(&all) == 0
     })
     .await;
-    read.extend(records(&second, "record_data"));
+    read.extend(records(&second.said(), "record_data"));
     for (at, value) in read {
         // A record without an acknowledgement may be there too.
         assert!(acked.get(&at).is_none_or(|acked| *acked == value), "{at:?} is {value}");
     }
     second.terminate().await;
-    producer.end(LIMIT).await.ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +116,7 @@ async fn consumer_group_reads_what_was_acknowledged() {
     group_reads_what_was_acknowledged("CONSUMER").await;
 }
 
-const COPIED: usize = 2000;
+const COPIED: usize = 1000;
 
 fn copier(server: &str) -> Program {
     let mut command = java(&format!("{TOOLS}.TransactionalMessageCopier"));
