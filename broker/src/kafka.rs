@@ -146,10 +146,10 @@ impl Ask {
         self.node().partition(topic, number).map_err(|error| code(&error))
     }
 
+    /// What is behind the request is not looked at, as in Kafka: librdkafka writes the null array
+    /// of its request for all topics in four bytes instead of one.
     fn read<R: Request>(&self, mut body: Reader) -> Result<R, Broken> {
-        let request = R::decode(&mut body, self.header.version)?;
-        body.end()?;
-        Ok(request)
+        Ok(R::decode(&mut body, self.header.version)?)
     }
 
     fn answered<R: Request>(&self, response: &R::Response) -> Answered {

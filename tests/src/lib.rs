@@ -10,6 +10,7 @@ pub mod kafka;
 pub mod load;
 pub mod minio;
 pub mod process;
+pub mod programs;
 pub mod radosgw;
 pub mod s3;
 pub mod sim;

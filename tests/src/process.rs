@@ -11,6 +11,9 @@ use tokio::process::{Child, Command};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// An address on a free port.
+const ANY: &str = "127.0.0.1:0";
+
 /// The `levee` binary of this checkout, built with the tests' own profile.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
@@ -76,7 +79,7 @@ impl Broker {
         command.args(["-rm", "sh", "-c", script, &mb.to_string()]).arg(data).arg(binary());
         command.args(["dev", "--data"]).arg(data).args(more);
         let args = more.iter().map(|arg| (*arg).to_owned()).collect();
-        match Self::run(command, args, Vec::new(), "127.0.0.1:0").await {
+        match Self::run(command, args, Vec::new(), [ANY, ANY]).await {
             Ok(broker) => Some(broker),
             Err(failed) => panic!("the broker did not start: {failed:?}"),
         }
@@ -85,13 +88,13 @@ impl Broker {
     pub async fn try_dev(data: &Path, more: &[&str]) -> Result<Self, NotStarted> {
         let mut args: Vec<String> = vec!["dev".into(), "--data".into(), data.display().to_string()];
         args.extend(more.iter().map(|arg| (*arg).to_owned()));
-        Self::start(args, Vec::new(), "127.0.0.1:0").await
+        Self::start(args, Vec::new(), [ANY, ANY]).await
     }
 
     /// `levee broker --config FILE`.
     pub async fn production(config: &Path) -> Self {
         let args = vec!["broker".into(), "--config".into(), config.display().to_string()];
-        match Self::start(args, Vec::new(), "127.0.0.1:0").await {
+        match Self::start(args, Vec::new(), [ANY, ANY]).await {
             Ok(broker) => broker,
             Err(failed) => panic!("the broker did not start: {failed:?}"),
         }
@@ -100,22 +103,20 @@ impl Broker {
     async fn start(
         args: Vec<String>,
         env: Vec<(String, String)>,
-        grpc: &str,
+        addresses: [&str; 2],
     ) -> Result<Self, NotStarted> {
         let mut command = Command::new(binary());
         command.args(&args);
-        Self::run(command, args, env, grpc).await
+        Self::run(command, args, env, addresses).await
     }
 
     async fn run(
         mut command: Command,
         args: Vec<String>,
         env: Vec<(String, String)>,
-        grpc: &str,
+        [grpc, kafka]: [&str; 2],
     ) -> Result<Self, NotStarted> {
-        command
-            .args(["--grpc", grpc, "--http", "127.0.0.1:0", "--kafka", "127.0.0.1:0"])
-            .envs(env.clone());
+        command.args(["--grpc", grpc, "--http", ANY, "--kafka", kafka]).envs(env.clone());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().expect("the binary runs");
         let log: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -169,10 +170,11 @@ impl Broker {
         assert!(sent.expect("kill runs").success(), "signal {name} to {pid}");
     }
 
-    /// The same broker again, at the same gRPC address.
+    /// The same broker again, at the same addresses for gRPC and Kafka.
     pub async fn restart(&mut self) {
-        let (args, env, grpc) = (self.args.clone(), self.env.clone(), self.grpc.clone());
-        *self = match Self::start(args, env, &grpc).await {
+        let (args, env) = (self.args.clone(), self.env.clone());
+        let (grpc, kafka) = (self.grpc.clone(), self.kafka.clone());
+        *self = match Self::start(args, env, [&grpc, &kafka]).await {
             Ok(broker) => broker,
             Err(failed) => panic!("the broker did not start again: {failed:?}"),
         };

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::bucket::{self, PASSWORD, USER, free_port};
-use crate::tools::{installed, run};
+use crate::tools::{installed, run, triplet, unpack_debian};
 
 const PACKAGES: [&str; 4] = ["radosgw", "ceph-mon", "ceph-osd", "ceph-common"];
 /// Of the same distribution as the packages, which bring modules for it.
@@ -30,7 +30,7 @@ impl Radosgw {
         if !Path::new(PYTHON).exists() {
             return Err(format!("{PYTHON} is missing, which Ceph's own command needs"));
         }
-        let root = installed("ceph", unpack)?;
+        let root = installed("ceph", |folder| unpack_debian(&PACKAGES, folder))?;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (port, monitor) = (free_port(), free_port());
         let ceph = Ceph { root, folder };
@@ -197,36 +197,4 @@ rgw_frontends = beast endpoint=127.0.0.1:{port}
 fn unique_id() -> Result<String, String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid");
     id.map(|id| id.trim().to_owned()).map_err(|error| format!("no unique id: {error}"))
-}
-
-fn triplet() -> String {
-    format!("{}-linux-gnu", std::env::consts::ARCH)
-}
-
-/// Downloads the packages with all that they need, and unpacks them.
-fn unpack(folder: &Path) -> Result<(), String> {
-    let plan = || {
-        let mut plan = Command::new("apt-get");
-        run(plan.args(["install", "-s", "--no-install-recommends"]).args(PACKAGES))
-    };
-    // Lists of packages may be missing on a new machine; only root may fetch them.
-    let planned = match plan() {
-        Ok(planned) => planned,
-        Err(_) => run(Command::new("apt-get").args(["update", "-q"])).and_then(|_| plan())?,
-    };
-    let names = planned.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
-    let names: Vec<&str> = names.collect();
-    if names.is_empty() {
-        return Err("Ceph is installed on this machine; this test wants it unpacked".into());
-    }
-    run(Command::new("apt-get").args(["download", "-q"]).args(names).current_dir(folder))?;
-    let root = folder.join("root");
-    for entry in std::fs::read_dir(folder).map_err(|error| error.to_string())? {
-        let package = entry.map_err(|error| error.to_string())?.path();
-        if package.extension().is_some_and(|extension| extension == "deb") {
-            run(Command::new("dpkg").arg("-x").arg(&package).arg(&root))?;
-            let _ = std::fs::remove_file(&package);
-        }
-    }
-    Ok(())
 }

@@ -46,6 +46,40 @@ fn shown(command: &Command) -> String {
     args.collect::<Vec<_>>().join(" ")
 }
 
+/// Downloads Debian's packages with all that they need and unpacks them into `folder/root`: needs no
+/// rights, and nothing of the machine changes.
+pub fn unpack_debian(packages: &[&str], folder: &Path) -> Result<(), String> {
+    let plan = || {
+        let mut plan = Command::new("apt-get");
+        run(plan.args(["install", "-s", "--no-install-recommends"]).args(packages))
+    };
+    // Lists of packages may be missing on a new machine; only root may fetch them.
+    let planned = match plan() {
+        Ok(planned) => planned,
+        Err(_) => run(Command::new("apt-get").args(["update", "-q"])).and_then(|_| plan())?,
+    };
+    let names = planned.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() {
+        return Err(format!("{} is installed on this machine, not unpacked", packages.join(" ")));
+    }
+    run(Command::new("apt-get").args(["download", "-q"]).args(names).current_dir(folder))?;
+    let root = folder.join("root");
+    for entry in std::fs::read_dir(folder).map_err(|error| error.to_string())? {
+        let package = entry.map_err(|error| error.to_string())?.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            run(Command::new("dpkg").arg("-x").arg(&package).arg(&root))?;
+            let _ = std::fs::remove_file(&package);
+        }
+    }
+    Ok(())
+}
+
+/// How Debian names this machine's kind in paths.
+pub fn triplet() -> String {
+    format!("{}-linux-gnu", std::env::consts::ARCH)
+}
+
 /// Whether the long tests were asked for (`./test --long`).
 pub fn long() -> bool {
     std::env::var_os("LEVEE_LONG").is_some_and(|value| !value.is_empty())

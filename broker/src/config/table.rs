@@ -302,6 +302,23 @@ settings! {
         "message.timestamp.after.max.ms", 0, CENTURY, "3600000").or_absent("-1"),
         "Batches with a record this far ahead of the broker's clock are refused: such a record \
          would be kept past any retention.ms. -1: none is.";
+    message_timestamp_type: String = Setting::choice(
+        "message.timestamp.type", &["CreateTime"],
+        &[("LogAppendTime", "records keep the time that their producer gave them")]),
+        "Kafka's name for whose time a record has: its producer's.";
+    compression_type: String = Setting::choice("compression.type", &["producer"], &[]),
+        "Kafka's name for how batches are kept: as their producer compressed them.";
+    min_insync_replicas: u32 = Setting::int("min.insync.replicas", 1, 3, "1"),
+        "Taken because Kafka's programs set it; what an ack promises is durability.class.";
+    unclean_leader_election_enable: String = Setting::choice(
+        "unclean.leader.election.enable", &["false"],
+        &[("true", "no leader begins without the acknowledged records")]),
+        "Kafka's name for whether a leader may begin without acknowledged records: none does.";
+    remote_storage_enable: String = Setting::choice(
+        "remote.storage.enable", &["true"], &[("false", "every topic is tiered")]),
+        "Kafka's name for whether a topic is tiered: every one is.";
+    segment_ms: Duration = Setting::duration("segment.ms", 1, CENTURY, "604800000"),
+        "Taken because Kafka's programs set it; a hot segment file ends by its size.";
     upload_lag_max_bytes: Option<u64> = Setting::bytes(
         "upload.lag.max.bytes", MIB, 1024 * TIB, "4GiB").or_absent("-1"),
         "Bytes of the topic on one broker that may be acknowledged and not in the bucket yet; \

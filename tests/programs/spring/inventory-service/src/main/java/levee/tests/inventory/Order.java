@@ -1,0 +1,3 @@
+package levee.tests.inventory;
+
+public record Order(String id, String item, int quantity) {}

@@ -1,0 +1,3 @@
+package levee.tests.inventory;
+
+public record OrderResult(String orderId, boolean confirmed) {}

@@ -1,0 +1,3 @@
+package levee.tests.orders;
+
+public record OrderResult(String orderId, boolean confirmed) {}
