@@ -76,49 +76,54 @@ pub(super) async fn place(
         levee_proto::grpc::Acks::Leader => Acks::Leader,
     };
     let batch = batch_of(node, &request)?;
-    let joined = join(coordinators, &request, &batch);
-    let late = |_| Error::timed_out("joining the transaction", limit.as_millis() as u64);
-    node.host.timeout(limit, joined).await.map_err(late)??;
+    if let Some(member) = member_of(&request, &batch)? {
+        join(coordinators, &member, &request, limit).await?;
+    }
     node.append(&request.topic, request.partition, batch, acks, limit).await
+}
+
+/// The transaction that a batch says it is part of.
+fn member_of(request: &AppendRequest, batch: &Bytes) -> Result<Option<Member>> {
+    let id = &request.transactional_id;
+    // What is wrong with the batch is found where it is appended.
+    let header = BatchHeader::decode(batch).ok().filter(BatchHeader::is_transactional);
+    match header {
+        None if id.is_empty() => Ok(None),
+        None => Err(Error::invalid_argument(format!(
+            "transactional_id is {id:?} and the batch is not marked as transactional; send an \
+             encoded batch that is"
+        ))),
+        Some(_) if id.is_empty() => Err(Error::invalid_argument(
+            "the batch is marked as transactional; name its transactional_id",
+        )),
+        Some(header) => Ok(Some(Member {
+            transactional_id: id.clone(),
+            producer_id: header.producer_id,
+            producer_epoch: header.producer_epoch,
+            joins: true,
+        })),
+    }
 }
 
 /// Nothing of a transaction is written that its coordinator does not know of. Fast where the
 /// partition has the transaction open.
 async fn join(
     coordinators: &Arc<Coordinators>,
+    member: &Member,
     request: &AppendRequest,
-    batch: &Bytes,
+    limit: Duration,
 ) -> Result<()> {
-    let id = &request.transactional_id;
-    // What is wrong with the batch is found where it is appended.
-    let header = BatchHeader::decode(batch).ok().filter(BatchHeader::is_transactional);
-    let Some(header) = header else {
-        return match id.is_empty() {
-            true => Ok(()),
-            false => Err(Error::invalid_argument(format!(
-                "transactional_id is {id:?} and the batch is not marked as transactional; send an \
-                 encoded batch that is"
-            ))),
-        };
-    };
-    if id.is_empty() {
-        let why = "the batch is marked as transactional; name its transactional_id";
-        return Err(Error::invalid_argument(why));
-    }
-    let member = Member {
-        transactional_id: id.clone(),
-        producer_id: header.producer_id,
-        producer_epoch: header.producer_epoch,
-        joins: true,
-    };
-    let joined = coordinators.join(&member, &request.topic, request.partition).await;
+    let (topic, partition, node) = (&request.topic, request.partition, &coordinators.node);
+    let joined = coordinators.join(member, topic, partition);
+    let late = |_| Error::timed_out("joining the transaction", limit.as_millis() as u64);
+    let joined = node.host.timeout(limit, joined).await.map_err(late)?;
     joined.map_err(|code| match code {
         // Of the partition itself.
         ErrorCode::UnknownTopicOrPartition | ErrorCode::NotLeaderOrFollower => {
-            let found = coordinators.node.partition(&request.topic, request.partition);
-            found.err().unwrap_or_else(|| Error::not_leader(&request.topic, request.partition))
+            let found = node.partition(topic, partition);
+            found.err().unwrap_or_else(|| Error::not_leader(topic, partition))
         }
-        code => of_transaction(code, id),
+        code => of_transaction(code, &member.transactional_id),
     })
 }
 

@@ -19,6 +19,7 @@ mod session;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::AbortHandle;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -33,6 +34,9 @@ use place::{Committed, Going, Place, Went};
 use session::{OwnedSet, Session, Told};
 
 pub use config::ConsumerConfig;
+
+/// How long a commit by the clock may take.
+const AUTO_COMMIT_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a consumer has to say.
 #[derive(Debug)]
@@ -196,16 +200,30 @@ impl Consumer {
 
     /// Commits these, of partitions that this member has.
     pub async fn commit_offsets(&mut self, offsets: &Offsets) -> Result<()> {
+        self.commit_within(offsets, self.config.retry_for).await
+    }
+
+    async fn commit_within(&mut self, offsets: &Offsets, limit: Duration) -> Result<()> {
         if offsets.is_empty() {
             return Ok(());
         }
-        self.session.commit(self.membership, offsets.clone()).await?;
+        self.session.commit(self.membership, offsets.clone(), limit).await?;
         for (at, offset) in offsets {
             if let Some(reading) = self.reading.get_mut(at) {
                 reading.committed = Some(*offset);
             }
         }
         Ok(())
+    }
+
+    /// Goes back to what was committed, in all partitions: after a transaction that was aborted.
+    pub fn rewind(&mut self) {
+        let goes = |at: &TopicPartition| self.releasing.contains(at);
+        let (kept, again): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.reading).into_iter().partition(|(at, _)| goes(at));
+        again.values().for_each(|reading| reading.stop.abort());
+        self.reading = kept;
+        self.begin(again.into_iter().map(|(at, reading)| (at, reading.topic_id)).collect());
     }
 
     pub fn assigned(&self) -> impl Iterator<Item = &TopicPartition> {
@@ -348,7 +366,9 @@ impl Consumer {
         let moved = self.reading.iter().filter(|(_, reading)| reading.position > reading.committed);
         let moved: Offsets =
             moved.filter_map(|(at, reading)| Some((at.clone(), reading.position?))).collect();
-        if let Err(error) = self.commit_offsets(&moved).await {
+        // Records that are there must not wait for a coordinator that is not.
+        let limit = if now { self.config.rebalance_timeout / 2 } else { AUTO_COMMIT_LIMIT };
+        if let Err(error) = self.commit_within(&moved, limit).await {
             tracing::warn!(%error, group = %self.config.group, "offsets are not committed");
         }
         self.committed_at = Instant::now();

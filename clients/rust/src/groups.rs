@@ -33,9 +33,22 @@ impl Admin {
     /// What a group committed, of these partitions or (none) of all; those without an offset are
     /// left out. Offsets that an open transaction may still change are an error.
     pub async fn group_offsets(&self, group: &str, of: &[TopicPartition]) -> Result<Offsets> {
-        let partitions = by_topic(of);
-        let request =
-            FetchOffsetsRequest { group: group.to_owned(), partitions, require_stable: true };
+        self.fetch_offsets(group, of, true).await
+    }
+
+    /// What a group committed last, of all partitions, whatever open transactions may change.
+    pub async fn last_group_offsets(&self, group: &str) -> Result<Offsets> {
+        self.fetch_offsets(group, &[], false).await
+    }
+
+    async fn fetch_offsets(
+        &self,
+        group: &str,
+        of: &[TopicPartition],
+        require_stable: bool,
+    ) -> Result<Offsets> {
+        let (group, partitions) = (group.to_owned(), by_topic(of));
+        let request = FetchOffsetsRequest { group, partitions, require_stable };
         let mut groups = self.client.groups();
         let asked = groups.fetch_offsets(request);
         let found = within(self.limit, "asking for a group's offsets", asked).await?;

@@ -206,12 +206,12 @@ impl Transaction<'_> {
     pub async fn commit(mut self) -> Result<()> {
         if let Err(error) = self.producer.settle().await {
             let _ = self.finish(false).await;
-            return Err(error.of_unsent().at("the transaction was aborted"));
+            return Err(error.of_unsent().at("the transaction is not committed"));
         }
         self.finish(true).await
     }
 
-    /// Nothing of it counts.
+    /// Nothing of it counts. Who consumed for it goes back: [`crate::Consumer::rewind`].
     pub async fn abort(mut self) -> Result<()> {
         self.finish(false).await
     }

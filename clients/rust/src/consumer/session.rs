@@ -124,8 +124,12 @@ impl Session {
         self.owned.send_replace(owned);
     }
 
-    pub(super) async fn commit(&self, membership: u64, offsets: Offsets) -> Result<()> {
-        let limit = self.config.retry_for;
+    pub(super) async fn commit(
+        &self,
+        membership: u64,
+        offsets: Offsets,
+        limit: Duration,
+    ) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + limit;
         let command = Command::Commit { membership, offsets, deadline, reply };

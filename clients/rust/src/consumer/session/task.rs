@@ -96,8 +96,10 @@ impl Task {
                 Ok(Pause::Left) => return,
                 Ok(Pause::Away) => {
                     self.begin_anew(&caller);
-                    caller.presence.back.notified().await;
-                    continue;
+                    match self.until_back(&mut caller).await {
+                        true => continue,
+                        false => return,
+                    }
                 }
                 Err(error) => error,
             };
@@ -115,6 +117,24 @@ impl Task {
             }
             backoff.wait().await;
         }
+    }
+
+    /// Waits for the caller; false where it leaves.
+    async fn until_back(&self, caller: &mut Caller) -> bool {
+        let presence = caller.presence.clone();
+        while presence.away_since.lock().is_some() {
+            tokio::select! {
+                biased;
+                () = presence.back.notified() => {}
+                command = caller.commands.recv() => match command {
+                    Some(Command::Commit { reply, .. }) => {
+                        let _ = reply.send(Err(Error::membership_lost(&self.config.group)));
+                    }
+                    Some(Command::Leave { .. }) | None => return false,
+                },
+            }
+        }
+        true
     }
 
     /// The member's epoch is over, and what it had is lost.
