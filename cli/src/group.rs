@@ -70,9 +70,9 @@ pub async fn run(args: Args) -> Result<(), CliError> {
 async fn list(admin: &Admin, output: Output) -> Result<(), CliError> {
     let groups = admin.list_groups().await?;
     if output == Output::Json {
-        let each = groups.iter().map(|group| {
-            json!({"group": group.group, "type": group.r#type, "state": group.state})
-        });
+        let each = groups
+            .iter()
+            .map(|group| json!({"group": group.group, "type": group.r#type, "state": group.state}));
         return print_json(&each.collect());
     }
     if groups.is_empty() {
@@ -132,8 +132,7 @@ async fn progress(
             Ok(end) => end.offset,
             // Offsets outlive their topic for a while.
             Err(error)
-                if [ErrorCode::UnknownTopic, ErrorCode::UnknownPartition]
-                    .contains(&error.code) =>
+                if [ErrorCode::UnknownTopic, ErrorCode::UnknownPartition].contains(&error.code) =>
             {
                 None
             }
@@ -152,9 +151,9 @@ impl Progress {
 }
 
 fn partitions(assigned: &[TopicPartitions]) -> impl Iterator<Item = TopicPartition> + '_ {
-    assigned.iter().flat_map(|topic| {
-        topic.partitions.iter().map(|p| TopicPartition::new(&*topic.topic, *p))
-    })
+    assigned
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(|p| TopicPartition::new(&*topic.topic, *p)))
 }
 
 fn members_table(group: &GroupDescription) -> comfy_table::Table {

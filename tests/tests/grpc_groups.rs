@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use levee_client::grpc::session_request::What;
 use levee_client::grpc::{
-    Beat, Commit, ErrorCode, Join, Leave, Owned, PartitionOffset, SessionRequest, SessionResponse,
-    TopicOffsets, TopicPartitions,
+    Beat, Commit, ErrorCode, Join, Leave, MemberDescription, Owned, PartitionOffset,
+    SessionRequest, SessionResponse, TopicOffsets, TopicPartitions,
 };
 use levee_client::{
     Client, Consumer, ConsumerConfig, Error, ErrorKind, Event, Offsets, ProducerConfig, RecordData,
@@ -229,8 +229,10 @@ impl KafkaMember {
             self.epoch = answer.member_epoch;
         }
         if let Some(assignment) = &answer.assignment {
-            self.owned = assignment.topic_partitions.iter().flat_map(|t| t.partitions.clone()).collect();
-            self.topic_id = assignment.topic_partitions.first().map_or(self.topic_id, |t| t.topic_id);
+            self.owned =
+                assignment.topic_partitions.iter().flat_map(|t| t.partitions.clone()).collect();
+            self.topic_id =
+                assignment.topic_partitions.first().map_or(self.topic_id, |t| t.topic_id);
         }
         answer
     }
@@ -344,6 +346,10 @@ fn numbers(records: &levee_client::Records) -> impl Iterator<Item = u32> {
     records.records.iter().map(move |record| value(record.data.value.as_ref().unwrap()))
 }
 
+fn partitions_of(member: &MemberDescription) -> usize {
+    member.assigned.iter().map(|topic| topic.partitions.len()).sum()
+}
+
 fn config(group: &str) -> ConsumerConfig {
     ConsumerConfig { auto_commit: None, ..ConsumerConfig::new(group, ["t"]) }
 }
@@ -377,8 +383,17 @@ async fn consumers_come_and_go_and_every_record_is_read_once() {
     // While it works another one comes; it gives back two partitions and has committed for them.
     let second = client.consumer(config("g")).await.unwrap();
     let more = tokio::spawn(work(second, u32::MAX));
-    produce(&client, 400).await;
-    let (mine, revoked, first) = work(first, u32::MAX).await;
+    let still = tokio::spawn(work(first, u32::MAX));
+    let (began, mut rounds) = (Instant::now(), 0);
+    let members = || async { client.manage().describe_group("g").await.unwrap().members };
+    // Both have theirs, and then some.
+    while rounds < 10 || members().await.iter().any(|m| partitions_of(m) != 2) {
+        assert!(began.elapsed() < LIMIT);
+        produce(&client, 40).await;
+        rounds += 1;
+    }
+    produce(&client, 40).await;
+    let (mine, revoked, first) = still.await.unwrap();
     let (theirs, _, second) = more.await.unwrap();
     assert_eq!(revoked, 2);
     assert_eq!((first.assigned().count(), second.assigned().count()), (2, 2));
@@ -386,7 +401,9 @@ async fn consumers_come_and_go_and_every_record_is_read_once() {
     seen.extend(mine);
     seen.extend(theirs);
     seen.sort_unstable();
-    let expected: Vec<u32> = (0..400).flat_map(|number| [number, number]).collect();
+    let mut expected: Vec<u32> = (0..400).collect();
+    (0..=rounds).for_each(|_| expected.extend(0..40));
+    expected.sort_unstable();
     assert_eq!(seen, expected);
     // Who leaves gives up its partitions at once; what it committed holds.
     second.close().await.unwrap();
@@ -400,7 +417,7 @@ async fn consumers_come_and_go_and_every_record_is_read_once() {
     for partition in 0..4 {
         ends += offset(&client, partition).await.unwrap();
     }
-    assert_eq!(ends, 840);
+    assert_eq!(ends, 400 + (rounds + 2) * 40);
     client.manage().delete_group("g").await.unwrap();
     assert_eq!(offset(&client, 0).await, None);
 }

@@ -216,7 +216,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// Goes back to what was committed, in all partitions: after a transaction that was aborted.
+    /// Goes back to what was committed, in all partitions: after a transaction that was not.
     pub fn rewind(&mut self) {
         let goes = |at: &TopicPartition| self.releasing.contains(at);
         let (kept, again): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -283,7 +283,8 @@ impl Consumer {
         if added.is_empty() {
             return None;
         }
-        let added: BTreeMap<_, _> = added.into_iter().map(|(a, b)| (a.clone(), b.clone())).collect();
+        let added: BTreeMap<_, _> =
+            added.into_iter().map(|(a, b)| (a.clone(), b.clone())).collect();
         let list = added.keys().cloned().collect();
         self.begin(added);
         self.own();

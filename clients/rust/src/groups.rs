@@ -58,8 +58,7 @@ impl Admin {
 
     /// Of a group without members: by consumers that share nothing, or to begin elsewhere.
     pub async fn commit_group_offsets(&self, group: &str, offsets: &Offsets) -> Result<()> {
-        let request =
-            CommitOffsetsRequest { group: group.to_owned(), offsets: to_wire(offsets) };
+        let request = CommitOffsetsRequest { group: group.to_owned(), offsets: to_wire(offsets) };
         let mut groups = self.client.groups();
         let asked = groups.commit_offsets(request);
         all_done(within(self.limit, "committing offsets", asked).await?.failed)

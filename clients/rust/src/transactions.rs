@@ -48,6 +48,8 @@ impl Default for TransactionConfig {
 
 /// How long one try may take.
 const TRY_LIMIT: Duration = Duration::from_secs(35);
+/// How long to go on ending what nobody waits for.
+const ASIDE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The producer of a transactional id. A newer one of the same id fences it: everything that it
 /// does then fails with `PRODUCER_FENCED`, and what it left open is aborted.
@@ -125,20 +127,8 @@ impl TransactionalProducer {
     /// Ends what is open, and takes the name of the next transaction.
     async fn end(&mut self, commit: bool) -> Result<()> {
         self.to_end = Some(commit);
-        let request = EndTransactionRequest {
-            transactional_id: self.id.to_string(),
-            producer_id: self.producer.id,
-            producer_epoch: self.producer.epoch.unsigned_abs().into(),
-            commit,
-        };
-        let (client, request) = (&self.client, &request);
-        let ended = insist(self.config.retry_for, || async move {
-            let mut transactions = client.transactions();
-            let asked = transactions.end_transaction(request.clone());
-            let next = within(TRY_LIMIT, "ending the transaction", asked).await?;
-            name(next.producer_id, next.producer_epoch)
-        });
-        match ended.await {
+        let request = self.request(commit);
+        match insist(self.config.retry_for, || end(&self.client, &request)).await {
             Ok(next) => {
                 (self.producer, self.to_end) = (next, None);
                 Ok(())
@@ -151,9 +141,28 @@ impl TransactionalProducer {
             Err(error) => Err(error.maybe_written(commit)),
         }
     }
+
+    fn request(&self, commit: bool) -> EndTransactionRequest {
+        EndTransactionRequest {
+            transactional_id: self.id.to_string(),
+            producer_id: self.producer.id,
+            producer_epoch: self.producer.epoch.unsigned_abs().into(),
+            commit,
+        }
+    }
+
+    /// Ends in the background what nobody waits for: until then readers and the group's offsets
+    /// would wait. `begin` repeats it, and gets the same answer.
+    fn end_aside(&self) {
+        let Some(commit) = self.to_end else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (client, request) = (self.client.clone(), self.request(commit));
+        let limit = self.config.retry_for.min(ASIDE_LIMIT);
+        runtime.spawn(async move { insist(limit, || end(&client, &request)).await.map(drop) });
+    }
 }
 
-/// A transaction that is open. Dropping it aborts it, at the latest when the next one begins.
+/// A transaction that is open. Dropping it aborts it.
 pub struct Transaction<'a> {
     owner: &'a mut TransactionalProducer,
     producer: Producer,
@@ -201,8 +210,9 @@ impl Transaction<'_> {
     }
 
     /// Waits for the records that were sent, and commits. Where it fails nothing of the transaction
-    /// counts, unless the error says `may_be_written`: then `begin` goes on to commit it, and a new
-    /// producer of the same id learns what became of it from the offsets that were committed.
+    /// counts, unless the error says `may_be_written`: then the client goes on to commit it, and who
+    /// consumes learns from the offsets that were committed ([`crate::Consumer::rewind`]) what became
+    /// of it.
     pub async fn commit(mut self) -> Result<()> {
         if let Err(error) = self.producer.settle().await {
             let _ = self.finish(false).await;
@@ -239,6 +249,7 @@ impl Drop for Transaction<'_> {
                 self.owner.to_end = Some(false);
             }
         }
+        self.owner.end_aside();
     }
 }
 
@@ -251,6 +262,13 @@ async fn init(client: &Client, id: &str, timeout: Duration) -> Result<ProducerId
     let request = InitTransactionsRequest { transactional_id: id.to_owned(), timeout_ms, ticket };
     let got = within(TRY_LIMIT, what, transactions.init_transactions(request)).await?;
     name(got.producer_id, got.producer_epoch)
+}
+
+async fn end(client: &Client, request: &EndTransactionRequest) -> Result<ProducerId> {
+    let mut transactions = client.transactions();
+    let asked = transactions.end_transaction(request.clone());
+    let next = within(TRY_LIMIT, "ending the transaction", asked).await?;
+    name(next.producer_id, next.producer_epoch)
 }
 
 fn name(id: i64, epoch: u32) -> Result<ProducerId> {

@@ -109,10 +109,8 @@ mod tests {
         let none: [&str; 0] = [];
         assert!(refused(ConsumerConfig::new("", ["t"])).contains("group"));
         assert!(refused(ConsumerConfig::new("g", none)).contains("topics"));
-        let zero = ConsumerConfig {
-            auto_commit: Some(Duration::ZERO),
-            ..ConsumerConfig::new("g", ["t"])
-        };
+        let zero =
+            ConsumerConfig { auto_commit: Some(Duration::ZERO), ..ConsumerConfig::new("g", ["t"]) };
         assert!(refused(zero).contains("auto_commit"));
     }
 }

@@ -168,8 +168,7 @@ impl Task {
         let mut groups = self.client.groups();
         let opening = groups.session_stream(ReceiverStream::new(outgoing));
         let opened = tokio::time::timeout(OPEN_LIMIT, opening).await;
-        let opened =
-            opened.map_err(|_| Error::timed_out("opening a group session", OPEN_LIMIT))?;
+        let opened = opened.map_err(|_| Error::timed_out("opening a group session", OPEN_LIMIT))?;
         let (beat_at, beat) = (Instant::now(), Duration::from_secs(1));
         let mut stream = Stream { requests, answers: opened?.into_inner(), beat_at, beat };
         let owned = self.owned_now(caller);
