@@ -44,7 +44,9 @@ async fn producer(client: &Client, id: &str) -> TransactionalProducer {
 
 /// What a reader of committed records gets by gRPC, of one partition.
 async fn committed(client: &Client, topic: &str, partition: u32) -> Vec<Bytes> {
-    let config = ReadConfig { read_committed: true, ..ReadConfig::default() };
+    // A sign of life follows soon where nothing but a marker is at the end.
+    let silence = Duration::from_millis(300);
+    let config = ReadConfig { read_committed: true, silence, ..ReadConfig::default() };
     let mut reader = client.read(topic, partition, Position::Start, config.clone()).await.unwrap();
     let end = client.read(topic, partition, Position::End, config).await.unwrap().offset();
     let mut values = Vec::new();
@@ -193,7 +195,8 @@ impl Copier {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_are_copied_exactly_once_over_aborts_and_kills() {
-    const EACH: u64 = 300;
+    const EACH: u64 = 400;
+    const KILLS: [usize; 3] = [10, 30, 50];
     let (_dir, mut broker, client) = start(&[]).await;
     let plain = client.producer(ProducerConfig::default()).await.unwrap();
     let mut expected = vec![Vec::new(); PARTITIONS as usize];
@@ -202,12 +205,13 @@ async fn records_are_copied_exactly_once_over_aborts_and_kills() {
             let value = format!("{partition}.{number}");
             expected[partition as usize].push(Bytes::from(value.clone()));
             plain.send("in", Some(partition), record(value)).await.unwrap();
-            if number % 20 == 0 {
-                plain.flush().await;
-            }
+        }
+        if number % 10 == 0 {
+            plain.flush().await;
         }
     }
     plain.close(LIMIT).await.unwrap();
+    let (rounds, mut copied_rounds) = tokio::sync::watch::channel(0);
     let copied = async {
         let mut copier = Copier::new(&client).await.unwrap();
         let began = Instant::now();
@@ -215,7 +219,7 @@ async fn records_are_copied_exactly_once_over_aborts_and_kills() {
             assert!(began.elapsed() < LIMIT * 2, "it hangs");
             let copied = tokio::time::timeout(Duration::from_secs(5), copier.copy()).await;
             match copied {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => rounds.send_modify(|rounds| *rounds += 1),
                 // Dropped wherever it stood.
                 Err(_) => copier.consumer.rewind(),
                 // Whatever it was: begin anew, as a service does that is started again.
@@ -228,14 +232,13 @@ async fn records_are_copied_exactly_once_over_aborts_and_kills() {
         copier.consumer.close().await.unwrap();
     };
     let killed = async {
-        for _ in 0..2 {
-            tokio::time::sleep(Duration::from_millis(700)).await;
+        for after in KILLS {
+            copied_rounds.wait_for(|rounds| *rounds >= after).await.unwrap();
             broker.kill9().await;
             broker.restart().await;
         }
     };
     tokio::join!(copied, killed);
-    let mut wire = Wire::connect(&broker.kafka).await;
     for partition in 0..PARTITIONS {
         let expected = &expected[partition as usize];
         let began = Instant::now();
@@ -244,6 +247,7 @@ async fn records_are_copied_exactly_once_over_aborts_and_kills() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert_eq!(&committed(&client, "out", partition).await, expected);
+        let mut wire = Wire::connect(&broker.kafka).await;
         let seen = committed_for_kafka(&mut wire, "out", partition as i32).await;
         assert_eq!(&seen, expected, "Kafka's readers see the same");
     }
