@@ -35,7 +35,7 @@ impl Exit {
             Self::Failed => "failed",
             Self::Usage => "wrong usage, a wrong setting, or a confirmation that was not given",
             Self::Unreachable => "the broker or the bucket cannot be reached or does not answer",
-            Self::NotFound => "a topic, partition or offset is not there",
+            Self::NotFound => "a topic, partition, offset or group is not there",
             Self::Partly => "partly done (the messages say what was not); doctor: warnings",
             Self::Interrupted => "interrupted by Ctrl-C or SIGTERM",
         }
