@@ -200,6 +200,26 @@ async fn members_share_and_the_partitions_of_a_silent_one_go_to_the_others() {
     assert!(left.elapsed() < SESSION / 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_started_again_has_what_it_had() {
+    let (_dir, _broker, client) = start().await;
+    let instance = |id: &str| Join { instance_id: "one".into(), ..join(id) };
+    let mut first = Member::join(&client, instance("first")).await;
+    let mut other = Member::join(&client, join("other")).await;
+    settle(&mut [&mut first, &mut other], &[2, 2]).await;
+    let refused = Member::try_join(&client, instance("second")).await.err().unwrap();
+    assert_eq!(refused.code, ErrorCode::InstanceInUse);
+    let (had, group) = (first.owned.clone(), client.manage().describe_group("g").await.unwrap());
+    first.say(What::Leave(Leave { for_good: false })).await.unwrap();
+    let second = Member::join(&client, instance("second")).await;
+    assert_eq!(second.owned, had);
+    let again = client.manage().describe_group("g").await.unwrap();
+    assert_eq!(again.group_epoch, group.group_epoch, "nobody else noticed");
+    let mut second = second;
+    second.say(What::Leave(Leave { for_good: true })).await.unwrap();
+    settle(&mut [&mut other], &[4]).await;
+}
+
 /// A member of Kafka's protocol.
 struct KafkaMember {
     epoch: i32,

@@ -14,6 +14,7 @@
 //! `next`.
 
 mod config;
+mod event;
 mod place;
 mod session;
 
@@ -24,7 +25,6 @@ use std::time::Duration;
 use futures::future::AbortHandle;
 use futures::stream::{FuturesUnordered, StreamExt};
 use levee_proto::grpc::ErrorCode;
-use levee_proto::record::records::DecodedRecord;
 use tokio::time::Instant;
 
 use crate::connection::Client;
@@ -34,54 +34,10 @@ use place::{Committed, Going, Place, Went};
 use session::{OwnedSet, Session, Told};
 
 pub use config::ConsumerConfig;
+pub use event::{Event, Membership, Records};
 
 /// How long a commit by the clock may take.
 const AUTO_COMMIT_LIMIT: Duration = Duration::from_secs(5);
-
-/// What a consumer has to say.
-#[derive(Debug)]
-pub enum Event {
-    Records(Records),
-    /// These are read from now on.
-    Assigned(Vec<TopicPartition>),
-    /// These go to another member when `next` is called again: the last chance to commit for them.
-    /// With `auto_commit` that is done already.
-    Revoked(Vec<TopicPartition>),
-    /// These went to another member without a word, after this one was not heard of for too long:
-    /// what was not committed is read again there.
-    Lost(Vec<TopicPartition>),
-}
-
-/// Records of one partition, in their order.
-#[derive(Debug)]
-pub struct Records {
-    pub at: TopicPartition,
-    pub records: Vec<DecodedRecord>,
-    next: u64,
-}
-
-impl Records {
-    /// Where to go on when all of them are done.
-    pub fn next(&self) -> Offsets {
-        Offsets::from([(self.at.clone(), self.next)])
-    }
-}
-
-/// As whom a consumer reads: what transactions hold their offsets against.
-#[derive(Debug, Clone, Default)]
-pub struct Membership {
-    pub group: Arc<str>,
-    pub member_id: String,
-    pub epoch: Option<u32>,
-    pub instance_id: String,
-}
-
-impl Membership {
-    /// Of somebody who reads alone, without a group session.
-    pub fn alone(group: impl Into<Arc<str>>) -> Self {
-        Self { group: group.into(), ..Self::default() }
-    }
-}
 
 /// A member of a group.
 ///
@@ -167,6 +123,9 @@ impl Consumer {
             if let Some(error) = told.failed.clone() {
                 return Err(error);
             }
+            if self.session.has_ended() {
+                return Err(Error::left(&self.config.group));
+            }
             if let Some(event) = self.follow(told).await {
                 return Ok(event);
             }
@@ -223,6 +182,7 @@ impl Consumer {
             std::mem::take(&mut self.reading).into_iter().partition(|(at, _)| goes(at));
         again.values().for_each(|reading| reading.stop.abort());
         self.reading = kept;
+        self.reading.values_mut().for_each(|reading| reading.position = None);
         self.begin(again.into_iter().map(|(at, reading)| (at, reading.topic_id)).collect());
     }
 
@@ -263,7 +223,11 @@ impl Consumer {
                 return Some(Event::Lost(lost));
             }
         }
-        let target = told.assignment.filter(|_| told.version != self.version)?;
+        let is_new = told.version != self.version;
+        let Some(target) = told.assignment.filter(|_| is_new) else {
+            self.version = told.version;
+            return None;
+        };
         let is_kept = |(at, reading): &(&TopicPartition, &Reading)| {
             target.get(*at).is_some_and(|id| *id == reading.topic_id)
         };
@@ -323,10 +287,14 @@ impl Consumer {
                 }
                 reading.position = next.or(reading.position);
                 let next = reading.position.unwrap_or_default();
-                Ok((!records.is_empty()).then_some(Records { at, records, next }))
+                Ok((!records.is_empty()).then_some(Records::new(at, records, next)))
             }
-            // The topic is gone; the group will say so.
-            Err(error) if place::is_gone(&error) => Ok(None),
+            // The topic is gone, which the group will say soon, or not there yet.
+            Err(error) if place::is_gone(&error) => {
+                place.pause();
+                go_on(place);
+                Ok(None)
+            }
             Err(error) if error.code == ErrorCode::OffsetOutOfRange => {
                 tracing::warn!(%error, "what was to be read is gone, going on from elsewhere");
                 place.start_over();

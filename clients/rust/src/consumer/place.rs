@@ -18,6 +18,8 @@ use crate::reader::{Position, ReadConfig, Reader};
 
 /// How long the coordinator may take to tell offsets.
 const OFFSETS_LIMIT: Duration = Duration::from_secs(10);
+/// Between two looks for a topic that is not there.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What a group committed for partitions that come together; asked once.
 #[derive(Clone)]
@@ -50,6 +52,8 @@ pub(super) struct Place {
     reader: Option<Reader>,
     /// What the reader was opened with.
     window: u64,
+    /// Wait a moment first.
+    pauses: bool,
 }
 
 /// What a partition gave, or why it gave nothing.
@@ -68,7 +72,7 @@ impl Place {
         committed: Committed,
     ) -> Self {
         let (client, config) = (client.clone(), config.clone());
-        Self { client, config, at, committed, from: None, reader: None, window: 0 }
+        Self { client, config, at, committed, from: None, reader: None, window: 0, pauses: false }
     }
 
     pub(super) fn at(&self) -> &TopicPartition {
@@ -83,6 +87,11 @@ impl Place {
     /// What was to be read is not there: begins as a partition without an offset does.
     pub(super) fn start_over(&mut self) {
         (self.reader, self.from) = (None, Some(self.config.start));
+    }
+
+    /// There is nothing to read now.
+    pub(super) fn pause(&mut self) {
+        self.pauses = true;
     }
 
     /// Reads the next records, with a window of so many bytes.
@@ -102,6 +111,9 @@ impl Place {
     }
 
     async fn read(&mut self, window: u64) -> Result<Vec<DecodedRecord>> {
+        if std::mem::take(&mut self.pauses) {
+            tokio::time::sleep(PAUSE).await;
+        }
         if let Some(reader) = &mut self.reader {
             return reader.next_records().await;
         }
@@ -137,7 +149,7 @@ impl Place {
     }
 }
 
-/// There is nothing to read any more, and the group will take it away.
+/// There is no such partition.
 pub(super) fn is_gone(error: &Error) -> bool {
     [ErrorCode::UnknownTopic, ErrorCode::UnknownPartition].contains(&error.code)
 }

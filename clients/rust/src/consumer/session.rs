@@ -112,10 +112,13 @@ impl Session {
     /// Waits until something was told that `seen` does not know.
     pub(super) async fn changed(&mut self, seen: (u64, u64)) {
         let is_new = |told: &Told| told.failed.is_some() || (told.membership, told.version) != seen;
-        if self.told.wait_for(is_new).await.is_err() {
-            // The task has ended, and said all it had to say.
-            std::future::pending::<()>().await;
-        }
+        // An error: the task has ended, which `has_ended` says.
+        let _ = self.told.wait_for(is_new).await;
+    }
+
+    /// Nothing more will be told.
+    pub(super) fn has_ended(&self) -> bool {
+        self.told.has_changed().is_err()
     }
 
     pub(super) fn own(&self, owned: OwnedSet) {
