@@ -150,31 +150,77 @@ async fn what_is_committed_is_seen_and_nothing_else() {
     assert_eq!(listed.iter().map(|one| &*one.transactional_id).collect::<Vec<_>>(), ["tx"]);
 }
 
+/// Records in each partition of "in".
+const EACH: u64 = 400;
+
+/// Fills "in"; what "out" is to have.
+async fn fill(client: &Client) -> Vec<Vec<Bytes>> {
+    let producer = client.producer(ProducerConfig::default()).await.unwrap();
+    let mut expected = vec![Vec::new(); PARTITIONS as usize];
+    for number in 0..EACH {
+        for partition in 0..PARTITIONS {
+            let value = format!("{partition}.{number}");
+            expected[partition as usize].push(Bytes::from(value.clone()));
+            producer.send("in", Some(partition), record(value)).await.unwrap();
+        }
+        if number % 10 == 0 {
+            producer.flush().await;
+        }
+    }
+    producer.close(LIMIT).await.unwrap();
+    expected
+}
+
+/// Readers of both protocols see in "out" what was expected.
+async fn expect_copied(client: &Client, broker: &Broker, expected: &[Vec<Bytes>]) {
+    for (partition, expected) in expected.iter().enumerate() {
+        let began = Instant::now();
+        while committed(client, "out", partition as u32).await.len() < expected.len() {
+            assert!(began.elapsed() < LIMIT);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(&committed(client, "out", partition as u32).await, expected);
+        let mut wire = Wire::connect(&broker.kafka).await;
+        let seen = committed_for_kafka(&mut wire, "out", partition as i32).await;
+        assert_eq!(&seen, expected, "Kafka's readers see the same");
+    }
+}
+
 /// Copies "in" to "out", and its own place with it: some transactions are aborted, some dropped.
 struct Copier {
+    id: String,
     client: Client,
     consumer: Consumer,
     producer: TransactionalProducer,
     round: usize,
+    /// Stays away for so long in every eighth transaction, and does not notice.
+    stall: Duration,
 }
 
 impl Copier {
-    async fn new(client: &Client) -> Result<Self, Error> {
-        let config = ConsumerConfig { auto_commit: None, ..ConsumerConfig::new("copy", ["in"]) };
+    async fn new(client: &Client, id: &str, stall: Duration) -> Result<Self, Error> {
+        let config = ConsumerConfig {
+            auto_commit: None,
+            poll_limit: if stall.is_zero() { LIMIT } else { stall / 3 },
+            ..ConsumerConfig::new("copy", ["in"])
+        };
         let consumer = client.consumer(config).await?;
-        let producer =
-            client.transactional_producer("copier", TransactionConfig::default()).await?;
-        Ok(Self { client: client.clone(), consumer, producer, round: 0 })
+        let producer = client.transactional_producer(id, TransactionConfig::default()).await?;
+        Ok(Self { id: id.into(), client: client.clone(), consumer, producer, round: 0, stall })
     }
 
     async fn copy(&mut self) -> Result<(), Error> {
         let batch = self.consumer.records().await?;
+        let member = self.consumer.membership();
         let mut transaction = self.producer.begin().await?;
         for record in &batch.records {
             transaction.send("out", Some(batch.at.partition), record.data.clone()).await?;
         }
-        transaction.send_offsets(&self.consumer.membership(), &batch.next()).await?;
         self.round += 1;
+        if self.round % 8 == 7 {
+            tokio::time::sleep(self.stall).await;
+        }
+        transaction.send_offsets(&member, &batch.next()).await?;
         match self.round % 4 {
             1 => transaction.abort().await?,
             2 => drop(transaction),
@@ -184,73 +230,74 @@ impl Copier {
         Ok(())
     }
 
-    async fn is_done(&self, offset: u64) -> bool {
+    /// Until all is copied, by whomever; gives how often it was out of the group.
+    async fn work(mut self, rounds: &tokio::sync::watch::Sender<usize>) -> usize {
+        let (began, mut outs) = (Instant::now(), 0);
+        while !self.is_done().await {
+            assert!(began.elapsed() < LIMIT * 2, "it hangs");
+            match tokio::time::timeout(Duration::from_secs(3), self.copy()).await {
+                Ok(Ok(())) => rounds.send_modify(|rounds| *rounds += 1),
+                // Dropped wherever it stood.
+                Err(_) => self.consumer.rewind(),
+                // Whatever it was: begin anew, as a service does that is started again.
+                Ok(Err(error)) => {
+                    let out = [ErrorCode::UnknownMember, ErrorCode::MemberFenced];
+                    let is_out = out.contains(&error.code);
+                    assert!(error.retriable || error.may_be_written || is_out, "{error}");
+                    outs += usize::from(is_out);
+                    self = Self::new(&self.client, &self.id, self.stall).await.unwrap();
+                }
+            }
+        }
+        self.consumer.close().await.unwrap();
+        outs
+    }
+
+    async fn is_done(&self) -> bool {
         let all: Vec<_> = (0..PARTITIONS).map(|p| TopicPartition::new("in", p)).collect();
         let Ok(found) = self.client.manage().group_offsets("copy", &all).await else {
             return false;
         };
-        found.len() == all.len() && found.values().all(|found| *found == offset)
+        found.len() == all.len() && found.values().all(|found| *found == EACH)
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_are_copied_exactly_once_over_aborts_and_kills() {
-    const EACH: u64 = 400;
     const KILLS: [usize; 3] = [10, 30, 50];
     let (_dir, mut broker, client) = start(&[]).await;
-    let plain = client.producer(ProducerConfig::default()).await.unwrap();
-    let mut expected = vec![Vec::new(); PARTITIONS as usize];
-    for number in 0..EACH {
-        for partition in 0..PARTITIONS {
-            let value = format!("{partition}.{number}");
-            expected[partition as usize].push(Bytes::from(value.clone()));
-            plain.send("in", Some(partition), record(value)).await.unwrap();
-        }
-        if number % 10 == 0 {
-            plain.flush().await;
-        }
-    }
-    plain.close(LIMIT).await.unwrap();
-    let (rounds, mut copied_rounds) = tokio::sync::watch::channel(0);
-    let copied = async {
-        let mut copier = Copier::new(&client).await.unwrap();
-        let began = Instant::now();
-        while !copier.is_done(EACH).await {
-            assert!(began.elapsed() < LIMIT * 2, "it hangs");
-            let copied = tokio::time::timeout(Duration::from_secs(5), copier.copy()).await;
-            match copied {
-                Ok(Ok(())) => rounds.send_modify(|rounds| *rounds += 1),
-                // Dropped wherever it stood.
-                Err(_) => copier.consumer.rewind(),
-                // Whatever it was: begin anew, as a service does that is started again.
-                Ok(Err(error)) => {
-                    assert!(error.retriable || error.may_be_written, "{error}");
-                    copier = Copier::new(&client).await.unwrap();
-                }
-            }
-        }
-        copier.consumer.close().await.unwrap();
-    };
+    let expected = fill(&client).await;
+    let (rounds, mut copied) = tokio::sync::watch::channel(0);
+    let copier = Copier::new(&client, "copier", Duration::ZERO).await.unwrap();
     let killed = async {
         for after in KILLS {
-            copied_rounds.wait_for(|rounds| *rounds >= after).await.unwrap();
+            copied.wait_for(|rounds| *rounds >= after).await.unwrap();
             broker.kill9().await;
             broker.restart().await;
         }
     };
-    tokio::join!(copied, killed);
-    for partition in 0..PARTITIONS {
-        let expected = &expected[partition as usize];
-        let began = Instant::now();
-        while committed(&client, "out", partition).await.len() < expected.len() {
-            assert!(began.elapsed() < LIMIT);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        assert_eq!(&committed(&client, "out", partition).await, expected);
-        let mut wire = Wire::connect(&broker.kafka).await;
-        let seen = committed_for_kafka(&mut wire, "out", partition as i32).await;
-        assert_eq!(&seen, expected, "Kafka's readers see the same");
-    }
+    tokio::join!(copier.work(&rounds), killed);
+    expect_copied(&client, &broker, &expected).await;
+}
+
+/// One that stays away while others do its work commits nothing when it wakes up.
+#[tokio::test(flavor = "multi_thread")]
+async fn copiers_that_take_each_others_work_copy_exactly_once() {
+    let quick = ["--set", "group.consumer.heartbeat.interval=100ms"];
+    let (_dir, mut broker, client) = start(&quick).await;
+    let expected = fill(&client).await;
+    let (rounds, mut copied) = tokio::sync::watch::channel(0);
+    let stall = Duration::from_millis(500);
+    let one = Copier::new(&client, "one", stall).await.unwrap();
+    let two = Copier::new(&client, "two", stall).await.unwrap();
+    let killed = async {
+        copied.wait_for(|rounds| *rounds >= 30).await.unwrap();
+        broker.kill9().await;
+        broker.restart().await;
+    };
+    let (one, two, ()) = tokio::join!(one.work(&rounds), two.work(&rounds), killed);
+    assert!(one + two > 0, "nobody was ever out");
+    expect_copied(&client, &broker, &expected).await;
 }
 
 async fn kafka_init(wire: &mut Wire, id: &str) -> InitProducerIdResponse {
