@@ -7,6 +7,7 @@
 //! the next leader reads the partition and goes on with the same members and generations.
 
 pub(crate) mod groups;
+pub(crate) mod join;
 mod shard;
 pub(crate) mod transactions;
 

@@ -47,6 +47,20 @@ impl Error {
         Self { may_be_written: true, ..self }
     }
 
+    /// What a coordinator refuses (`listener/refusals`).
+    pub fn refused(code: ErrorCode, what: impl Into<String>, remedy: &str) -> Self {
+        Self::final_(code, what, remedy)
+    }
+
+    /// A newer request of the same transactional id came first, or the ticket is of another life of
+    /// this broker.
+    pub fn late_request(transactional_id: &str) -> Self {
+        let message = format!(
+            "a newer request of transactional id {transactional_id:?} came before this one"
+        );
+        Self::retriable(ErrorCode::LateRequest, message, "ask again with a new ticket")
+    }
+
     pub fn invalid_argument(what: impl Into<String>) -> Self {
         Self::final_(ErrorCode::InvalidArgument, what, "")
     }
@@ -266,23 +280,34 @@ fn status_code(code: ErrorCode) -> Code {
         | ErrorCode::CorruptBatch
         | ErrorCode::BatchTooLarge
         | ErrorCode::InvalidConfig => Code::InvalidArgument,
-        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => Code::NotFound,
-        ErrorCode::TopicExists => Code::AlreadyExists,
+        ErrorCode::UnknownTopic
+        | ErrorCode::UnknownPartition
+        | ErrorCode::UnknownGroup
+        | ErrorCode::UnknownTransaction => Code::NotFound,
+        ErrorCode::TopicExists | ErrorCode::InstanceInUse => Code::AlreadyExists,
         ErrorCode::OffsetOutOfRange => Code::OutOfRange,
         ErrorCode::OutOfOrderSequence
         | ErrorCode::DuplicateSequence
         | ErrorCode::ProducerFenced
         | ErrorCode::UnknownProducer
         | ErrorCode::InvalidTxnState
-        | ErrorCode::TransactionCoordinatorFenced => Code::FailedPrecondition,
+        | ErrorCode::TransactionCoordinatorFenced
+        | ErrorCode::UnknownMember
+        | ErrorCode::MemberFenced
+        | ErrorCode::GroupInUse => Code::FailedPrecondition,
         ErrorCode::NotLeader
         | ErrorCode::PartitionUnavailable
         | ErrorCode::Stalled
         | ErrorCode::StoreUnavailable
         | ErrorCode::ShuttingDown => Code::Unavailable,
-        ErrorCode::SessionEnded => Code::Aborted,
+        ErrorCode::SessionEnded
+        | ErrorCode::UnstableOffset
+        | ErrorCode::ConcurrentTransactions
+        | ErrorCode::LateRequest => Code::Aborted,
         ErrorCode::TimedOut => Code::DeadlineExceeded,
-        ErrorCode::Overloaded | ErrorCode::DiskFull => Code::ResourceExhausted,
+        ErrorCode::Overloaded | ErrorCode::DiskFull | ErrorCode::GroupFull => {
+            Code::ResourceExhausted
+        }
         ErrorCode::CorruptData => Code::DataLoss,
         ErrorCode::Internal => Code::Internal,
         ErrorCode::ErrorUnspecified => Code::Unknown,
@@ -357,10 +382,10 @@ mod tests {
 
     #[test]
     fn every_code_but_unspecified_has_a_status_of_its_own_kind() {
-        for number in 1..=25 {
+        for number in 1..=35 {
             let code = ErrorCode::try_from(number).unwrap();
             assert!(!matches!(status_code(code), Code::Ok | Code::Unknown), "{code:?}");
         }
-        assert!(ErrorCode::try_from(26).is_err(), "a new code needs a status");
+        assert!(ErrorCode::try_from(36).is_err(), "a new code needs a status");
     }
 }

@@ -94,10 +94,12 @@ pub async fn start(config: BrokerConfig) -> Result<Running, ServerError> {
     let coordinators = Coordinators::new(node.clone());
     let mut beside = beside;
     beside.push(node.host.spawn("coordinators", coordinators.clone().keep()));
-    let start_kafka = |listener| KafkaServer::start(listener, node.clone(), coordinators);
+    let start_kafka = |listener| KafkaServer::start(listener, node.clone(), coordinators.clone());
     let kafka = kafka_listener.map(start_kafka);
     let kafka = kafka.transpose().map_err(listen("Kafka", kafka_listen.unwrap_or(grpc_listen)))?;
-    let grpc = GrpcServer::start(listener, node).await.map_err(listen("gRPC", grpc_listen))?;
+    let grpc = GrpcServer::start(listener, node, coordinators)
+        .await
+        .map_err(listen("gRPC", grpc_listen))?;
     let (grpc_addr, http_addr) = (grpc.addr(), http.addr());
     let kafka_addr = kafka.as_ref().map(KafkaServer::addr);
     Ok(Running { grpc_addr, http_addr, kafka_addr, started, grpc, kafka, http, beside })

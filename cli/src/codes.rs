@@ -35,7 +35,7 @@ impl Exit {
             Self::Failed => "failed",
             Self::Usage => "wrong usage, a wrong setting, or a confirmation that was not given",
             Self::Unreachable => "the broker or the bucket cannot be reached or does not answer",
-            Self::NotFound => "a topic, partition or offset is not there",
+            Self::NotFound => "a topic, partition, offset or group is not there",
             Self::Partly => "partly done (the messages say what was not); doctor: warnings",
             Self::Interrupted => "interrupted by Ctrl-C or SIGTERM",
         }
@@ -206,11 +206,42 @@ codes! {
         "The broker knows nothing of this producer: it never wrote here, or long ago."
         "Start again with a new producer; nothing of this batch was written.";
     InvalidTxnState "INVALID_TXN_STATE" Failed
-        "The producer has a transaction open, and this batch is not part of it."
-        "Mark the batch as transactional, or end the transaction first.";
+        "The producer has a transaction open, and this is not part of it; or the transaction has \
+         ended, by itself when its timeout was over."
+        "Mark the batch as transactional, or end the transaction first; abort one that has ended.";
     TransactionCoordinatorFenced "TRANSACTION_COORDINATOR_FENCED" Failed
         "A newer coordinator took over the transactions of this producer."
         "Look the coordinator up again.";
+    UnknownGroup "UNKNOWN_GROUP" NotFound
+        "No group of consumers has this name, or it is one of Kafka's older protocol."
+        "A group begins when its first member joins or its first offset is committed.";
+    UnknownMember "UNKNOWN_MEMBER" Failed
+        "The group does not know the member: it was silent for longer than its session."
+        "Drop what was read as this member and join again; offsets that were committed hold.";
+    MemberFenced "MEMBER_FENCED" Failed
+        "Others may have the member's partitions by now, so that it may not commit for them."
+        "Drop what was read as this member and join again; offsets that were committed hold.";
+    InstanceInUse "INSTANCE_IN_USE" Failed
+        "Another member of the group has this instance id."
+        "Give each instance its own id, or wait until the other one's session ends.";
+    GroupInUse "GROUP_IN_USE" Failed
+        "The group has members, or members that read this topic."
+        "Stop them first.";
+    GroupFull "GROUP_FULL" Failed
+        "The group has as many members as it may have."
+        "Stop one of them first.";
+    UnstableOffset "UNSTABLE_OFFSET" Failed
+        "An open transaction may still change the offset."
+        "Ask again when it has ended.";
+    ConcurrentTransactions "CONCURRENT_TRANSACTIONS" Failed
+        "The transaction before this one is still being ended."
+        "Ask again in a moment.";
+    UnknownTransaction "UNKNOWN_TRANSACTION" NotFound
+        "No transactional id has this name, or another producer has it."
+        "A transactional id begins when a producer with it does.";
+    LateRequest "LATE_REQUEST" Failed
+        "A newer request of the same transactional id came first."
+        "Ask again with a new ticket; clients do that by themselves.";
 }
 
 /// A new code of the protocol needs a row.
@@ -243,6 +274,16 @@ impl From<ErrorCode> for Code {
             ErrorCode::UnknownProducer => Self::UnknownProducer,
             ErrorCode::InvalidTxnState => Self::InvalidTxnState,
             ErrorCode::TransactionCoordinatorFenced => Self::TransactionCoordinatorFenced,
+            ErrorCode::UnknownGroup => Self::UnknownGroup,
+            ErrorCode::UnknownMember => Self::UnknownMember,
+            ErrorCode::MemberFenced => Self::MemberFenced,
+            ErrorCode::InstanceInUse => Self::InstanceInUse,
+            ErrorCode::GroupInUse => Self::GroupInUse,
+            ErrorCode::GroupFull => Self::GroupFull,
+            ErrorCode::UnstableOffset => Self::UnstableOffset,
+            ErrorCode::ConcurrentTransactions => Self::ConcurrentTransactions,
+            ErrorCode::UnknownTransaction => Self::UnknownTransaction,
+            ErrorCode::LateRequest => Self::LateRequest,
         }
     }
 }

@@ -18,6 +18,7 @@ mod error;
 mod explain;
 mod filter;
 mod format;
+mod group;
 mod interrupt;
 mod jsonl;
 mod logging;
@@ -68,6 +69,8 @@ enum Command {
     Broker(broker::Args),
     /// Make, list, describe, change and delete topics; offsets and deletion of records.
     Topic(topic::Args),
+    /// Groups of consumers: their members and offsets, how far they are behind.
+    Group(group::Args),
     /// Append records from a file or standard input.
     Produce(produce::Args),
     /// Read records to standard output.
@@ -172,6 +175,7 @@ async fn act(command: Command, interrupt: Interrupt) -> Result<(), CliError> {
         Command::Dev(args) => dev::run(args).await,
         Command::Broker(args) => broker::run(args).await,
         Command::Topic(args) => topic::run(args).await,
+        Command::Group(args) => group::run(args).await,
         Command::Produce(args) => produce::run(args, interrupt).await,
         Command::Consume(args) => consume::run(args, interrupt).await,
         Command::Tier(args) => tier::run(args).await,

@@ -23,6 +23,8 @@ pub(super) fn broker(values: &Values) -> Result<(), ConfigError> {
     at_most("cache.chunk.bytes", "readahead.bytes", 0, "reading ahead goes by chunks")?;
     at_most("readahead.bytes", "readahead.total.bytes", 0, "one reader is a part of all")?;
     at_most("upload.progress.timeout", "upload.deadline", 0, "an upload ends at its deadline")?;
+    let beats = "members must be heard from before their session ends";
+    at_most("group.consumer.heartbeat.interval", "group.consumer.session.timeout", 500, beats)?;
     cache_holds_chunks(values, "cache.bytes", 8)?;
     cache_holds_chunks(values, "cache.disk.bytes", 16)?;
     bucket_is_apart(values)?;

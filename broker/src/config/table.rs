@@ -108,6 +108,12 @@ settings! {
     group_max_session_timeout: Duration = Setting::duration(
         "group.max.session.timeout", SECOND, DAY, "30m"),
         "Longest session that a member may ask for.";
+    group_consumer_session_timeout: Duration = Setting::duration(
+        "group.consumer.session.timeout", SECOND, HOUR, "45s"),
+        "After what silence a member of a consumer group (KIP-848, gRPC) is out.";
+    group_consumer_heartbeat_interval: Duration = Setting::duration(
+        "group.consumer.heartbeat.interval", 100, MINUTE, "5s"),
+        "How often members of consumer groups are to be heard from.";
 
     // Second requests to the bucket where first ones are slow.
     store_hedge_reads: bool = Setting::of_kind("store.hedge.reads", Kind::Bool, "true"),

@@ -32,6 +32,8 @@ impl GroupsMachine {
             initial_rebalance_delay_ms: config.group_initial_rebalance_delay.as_millis() as i32,
             min_session_ms: config.group_min_session_timeout.as_millis() as i32,
             max_session_ms: config.group_max_session_timeout.as_millis() as i32,
+            consumer_session_ms: config.group_consumer_session_timeout.as_millis() as i32,
+            consumer_heartbeat_ms: config.group_consumer_heartbeat_interval.as_millis() as i32,
             offsets_retention_ms: config.offsets_retention.as_millis() as i64,
             ..Settings::default()
         };

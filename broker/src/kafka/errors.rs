@@ -28,6 +28,15 @@ pub(crate) fn code(error: &Error) -> Kafka {
         Levee::TransactionCoordinatorFenced => Kafka::TransactionCoordinatorFenced,
         Levee::Stalled | Levee::StoreUnavailable | Levee::DiskFull => Kafka::KafkaStorageError,
         Levee::InvalidConfig => Kafka::InvalidConfig,
+        Levee::UnknownGroup => Kafka::GroupIdNotFound,
+        Levee::UnknownMember => Kafka::UnknownMemberId,
+        Levee::MemberFenced => Kafka::FencedMemberEpoch,
+        Levee::InstanceInUse => Kafka::UnreleasedInstanceId,
+        Levee::GroupInUse => Kafka::NonEmptyGroup,
+        Levee::GroupFull => Kafka::GroupMaxSizeReached,
+        Levee::UnstableOffset => Kafka::UnstableOffsetCommit,
+        Levee::ConcurrentTransactions | Levee::LateRequest => Kafka::ConcurrentTransactions,
+        Levee::UnknownTransaction => Kafka::TransactionalIdNotFound,
         Levee::Internal | Levee::ErrorUnspecified => Kafka::UnknownServerError,
     }
 }

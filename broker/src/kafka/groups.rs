@@ -50,18 +50,21 @@ const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;
 
 type Answered = Result<Answer, ErrorCode>;
 
-fn call(ask: &Ask, request: Request) -> Call {
+pub(super) fn caller(ask: &Ask) -> Caller {
     let client_id = ask.header.client_id.clone().unwrap_or_default();
-    let caller = Caller {
+    Caller {
         api_version: ask.version(),
         client_id,
         client_host: format!("/{}", ask.client.peer.ip().to_canonical()),
         fresh_id: levee_kafka::Uuid::from(ask.node().host.random_u128()).to_string(),
-    };
-    Call { caller, request }
+    }
 }
 
-pub(super) async fn of_group(ask: &Ask, group: &str, request: Request) -> Answered {
+fn call(ask: &Ask, request: Request) -> Call {
+    Call { caller: caller(ask), request }
+}
+
+async fn of_group(ask: &Ask, group: &str, request: Request) -> Answered {
     ask.kafka.coordinators.ask_group(group, call(ask, request)).await
 }
 

@@ -15,8 +15,8 @@ use levee_kafka::{ErrorCode, Uuid};
 use levee_proto::record::BatchHeader;
 
 use super::errors::append_code;
-use super::transactions::{self, Member};
 use super::{Answered, Ask, Broken};
+use crate::coordinator::join::Member;
 use crate::error::Error;
 use crate::produce::{Acks, Pending};
 
@@ -103,7 +103,7 @@ async fn append(
         let why = format!("partition {} is negative", data.index);
         return Err(Failed::new(ErrorCode::UnknownTopicOrPartition, why));
     };
-    check_transaction(ask, topic, data.index, transactional_id, &batch).await?;
+    check_transaction(ask, topic, partition, transactional_id, &batch).await?;
     Ok(ask.node().append(topic, partition, batch, acks, limit).await?)
 }
 
@@ -112,7 +112,7 @@ async fn append(
 async fn check_transaction(
     ask: &Ask,
     topic: &str,
-    partition: i32,
+    partition: u32,
     transactional_id: &str,
     batch: &Bytes,
 ) -> Result<(), Failed> {
@@ -128,7 +128,7 @@ async fn check_transaction(
         producer_epoch: header.producer_epoch,
         joins: ask.version() >= JOINS_FROM,
     };
-    let refused = match transactions::join(ask, &member, topic, partition).await {
+    let refused = match ask.kafka.coordinators.join(&member, topic, partition).await {
         Ok(()) => return Ok(()),
         Err(code) => code,
     };

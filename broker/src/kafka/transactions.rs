@@ -1,11 +1,10 @@
 //! Everything that asks the coordinator of a transaction (KIP-98, 447, 664, 890).
 //!
-//! Owns: finding the coordinator, checking that partitions exist, and making sure that no batch joins
-//! a transaction that its coordinator does not know of. Does not own: what a transaction is
-//! (`levee-transactions`), what it does in a partition (`partition/transactions.rs`).
+//! Owns: finding the coordinator, and checking that partitions exist. Does not own: what a transaction
+//! is (`levee-transactions`), what it does in a partition (`partition/transactions.rs`), how a batch or
+//! an offset joins it (`coordinator/join.rs`).
 
 use futures::future::join_all;
-use levee_groups::Request as GroupRequest;
 use levee_kafka::ErrorCode;
 use levee_kafka::messages::add_offsets_to_txn_request::AddOffsetsToTxnRequest;
 use levee_kafka::messages::add_offsets_to_txn_response::AddOffsetsToTxnResponse;
@@ -34,6 +33,7 @@ use levee_transactions::{Answer, Request};
 
 use super::{Ask, Broken, groups};
 use crate::coordinator::Kind;
+use crate::coordinator::join::Member;
 use crate::coordinator::transactions::Call;
 use crate::topics::OFFSETS_TOPIC;
 
@@ -99,7 +99,7 @@ pub(super) async fn add_partitions(
         let transactional_id = transaction.transactional_id.clone();
         let topic_results = match missing(ask, &transaction.topics) {
             Some(refused) => refused,
-            None => add_of_broker(ask, ask.version(), transaction).await?,
+            None => add_of_broker(ask, transaction).await,
         };
         let result = AddPartitionsToTxnResult { transactional_id, topic_results };
         results_by_transaction.push(result);
@@ -124,21 +124,11 @@ async fn add_of_client(
 
 async fn add_of_broker(
     ask: &Ask,
-    version: i16,
     transaction: AddPartitionsToTxnTransaction,
-) -> Result<Vec<AddPartitionsToTxnTopicResult>, Broken> {
-    let (id, topics) = (transaction.transactional_id.clone(), transaction.topics.clone());
-    let request =
-        AddPartitionsToTxnRequest { transactions: vec![transaction], ..Default::default() };
-    match of_transaction(ask, &id, version, Request::AddPartitionsToTxn(request)).await {
-        Ok(Answer::AddPartitionsToTxn(answer)) => {
-            match answer.results_by_transaction.into_iter().next() {
-                Some(found) => Ok(found.topic_results),
-                None => Ok(results(&topics, answer.error_code)),
-            }
-        }
-        other => Ok(results(&topics, failed(other)?)),
-    }
+) -> Vec<AddPartitionsToTxnTopicResult> {
+    let topics = transaction.topics.clone();
+    let added = ask.kafka.coordinators.add_for_client(ask.version(), transaction).await;
+    added.unwrap_or_else(|code| results(&topics, code.into()))
 }
 
 fn results(topics: &[AddPartitionsToTxnTopic], code: i16) -> Vec<AddPartitionsToTxnTopicResult> {
@@ -198,50 +188,6 @@ pub(super) async fn add_offsets(
     }
 }
 
-/// One transaction, as a batch or an offset says it.
-#[derive(Debug, Clone)]
-pub(super) struct Member {
-    pub(super) transactional_id: String,
-    pub(super) producer_id: i64,
-    pub(super) producer_epoch: i16,
-    /// With transaction version 2 what is written joins; before, it must have been added.
-    pub(super) joins: bool,
-}
-
-/// Makes sure that the coordinator knows that this partition is part of the transaction, before
-/// anything of it is written there (KIP-890).
-pub(super) async fn join(
-    ask: &Ask,
-    member: &Member,
-    topic: &str,
-    partition: i32,
-) -> Result<(), ErrorCode> {
-    if member.transactional_id.is_empty() {
-        return Err(ErrorCode::InvalidTxnState);
-    }
-    let found = ask.partition(topic, partition)?;
-    if found.ongoing_transaction(member.producer_id, member.producer_epoch) {
-        return Ok(());
-    }
-    let transaction = AddPartitionsToTxnTransaction {
-        transactional_id: member.transactional_id.clone(),
-        producer_id: member.producer_id,
-        producer_epoch: member.producer_epoch,
-        verify_only: !member.joins,
-        topics: vec![AddPartitionsToTxnTopic {
-            name: topic.to_owned(),
-            partitions: vec![partition],
-        }],
-    };
-    let results = add_of_broker(ask, OF_BROKERS + 1, transaction).await;
-    let results = results.map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
-    let first = results.first().and_then(|topic| topic.results_by_partition.first());
-    match first.map_or(ErrorCode::UnknownServerError.into(), |r| r.partition_error_code) {
-        0 => Ok(()),
-        code => Err(ErrorCode::from_number(code)),
-    }
-}
-
 pub(super) async fn commit_offsets(
     ask: &Ask,
     request: TxnOffsetCommitRequest,
@@ -249,26 +195,16 @@ pub(super) async fn commit_offsets(
     /// From here on the group's partition joins by itself (KIP-890).
     const JOINS_FROM: i16 = 5;
     let asked = request.topics.clone();
-    let group = request.group_id.clone();
     let member = Member {
         transactional_id: request.transactional_id.clone(),
         producer_id: request.producer_id,
         producer_epoch: request.producer_epoch,
         joins: ask.version() >= JOINS_FROM,
     };
-    let committed = async {
-        let coordinators = &ask.kafka.coordinators;
-        let id = coordinators.partition_of(Kind::Groups, &group).await;
-        let number = id.map_err(|_| ErrorCode::CoordinatorNotAvailable)?.partition as i32;
-        join(ask, &member, OFFSETS_TOPIC, number).await?;
-        let partition = ask.partition(OFFSETS_TOPIC, number)?;
-        let next = partition.next_sequence(member.producer_id, member.producer_epoch);
-        next.map_err(|error| super::code(&error))?;
-        groups::of_group(ask, &group, GroupRequest::TxnOffsetCommit(request)).await
-    };
+    let caller = groups::caller(ask);
+    let committed = ask.kafka.coordinators.commit_in_transaction(&member, caller, request);
     let error_code = match committed.await {
-        Ok(levee_groups::Answer::TxnOffsetCommit(answer)) => return answer,
-        Ok(_) => ErrorCode::UnknownServerError,
+        Ok(answer) => return answer,
         // Clients know what to do with these two.
         Err(ErrorCode::ConcurrentTransactions) => ErrorCode::CoordinatorLoadInProgress,
         Err(ErrorCode::NotLeaderOrFollower) => ErrorCode::NotCoordinator,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use levee_kafka::ErrorCode;
 use levee_proto::grpc::{AppendRequest, AppendResponse};
 use levee_proto::record::BatchHeader;
 use levee_proto::record::codecs::Compression;
@@ -11,6 +12,9 @@ use levee_proto::record::records::{BatchBuilder, RecordData};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
+use super::refusals::of_transaction;
+use crate::coordinator::Coordinators;
+use crate::coordinator::join::Member;
 use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::partition::Appended;
@@ -27,11 +31,11 @@ pub(super) type Placed = std::result::Result<(u64, Result<Pending>), Status>;
 
 /// Reads requests and places them in their order, until the client ends or this broker stops.
 pub(super) fn place_all(
-    node: Arc<Node>,
+    coordinators: Arc<Coordinators>,
     mut requests: Streaming<AppendRequest>,
 ) -> mpsc::Receiver<Placed> {
     let (send, receive) = mpsc::channel(IN_FLIGHT);
-    let mut draining = node.draining();
+    let mut draining = coordinators.node.draining();
     tokio::spawn(async move {
         loop {
             let next = tokio::select! {
@@ -49,7 +53,7 @@ pub(super) fn place_all(
                 }
             };
             let id = request.id;
-            let placed = place(&node, request).await;
+            let placed = place(&coordinators, request).await;
             if send.send(Ok((id, placed))).await.is_err() {
                 return;
             }
@@ -58,7 +62,11 @@ pub(super) fn place_all(
     receive
 }
 
-pub(super) async fn place(node: &Node, request: AppendRequest) -> Result<Pending> {
+pub(super) async fn place(
+    coordinators: &Arc<Coordinators>,
+    request: AppendRequest,
+) -> Result<Pending> {
+    let node = &coordinators.node;
     let limit = match request.timeout_ms {
         0 => node.config.request_timeout,
         ms => Duration::from_millis(ms.into()).min(TIMEOUT_MAX),
@@ -68,18 +76,59 @@ pub(super) async fn place(node: &Node, request: AppendRequest) -> Result<Pending
         levee_proto::grpc::Acks::Leader => Acks::Leader,
     };
     let batch = batch_of(node, &request)?;
+    if let Some(member) = member_of(&request, &batch)? {
+        join(coordinators, &member, &request, limit).await?;
+    }
     node.append(&request.topic, request.partition, batch, acks, limit).await
+}
+
+/// The transaction that a batch says it is part of.
+fn member_of(request: &AppendRequest, batch: &Bytes) -> Result<Option<Member>> {
+    let id = &request.transactional_id;
+    // What is wrong with the batch is found where it is appended.
+    let header = BatchHeader::decode(batch).ok().filter(BatchHeader::is_transactional);
+    match header {
+        None if id.is_empty() => Ok(None),
+        None => Err(Error::invalid_argument(format!(
+            "transactional_id is {id:?} and the batch is not marked as transactional; send an \
+             encoded batch that is"
+        ))),
+        Some(_) if id.is_empty() => Err(Error::invalid_argument(
+            "the batch is marked as transactional; name its transactional_id",
+        )),
+        Some(header) => Ok(Some(Member {
+            transactional_id: id.clone(),
+            producer_id: header.producer_id,
+            producer_epoch: header.producer_epoch,
+            joins: true,
+        })),
+    }
+}
+
+/// Nothing of a transaction is written that its coordinator does not know of. Fast where the
+/// partition has the transaction open.
+async fn join(
+    coordinators: &Arc<Coordinators>,
+    member: &Member,
+    request: &AppendRequest,
+    limit: Duration,
+) -> Result<()> {
+    let (topic, partition, node) = (&request.topic, request.partition, &coordinators.node);
+    let joined = coordinators.join(member, topic, partition);
+    let late = |_| Error::timed_out("joining the transaction", limit.as_millis() as u64);
+    let joined = node.host.timeout(limit, joined).await.map_err(late)?;
+    joined.map_err(|code| match code {
+        // Of the partition itself.
+        ErrorCode::UnknownTopicOrPartition | ErrorCode::NotLeaderOrFollower => {
+            let found = node.partition(topic, partition);
+            found.err().unwrap_or_else(|| Error::not_leader(topic, partition))
+        }
+        code => of_transaction(code, &member.transactional_id),
+    })
 }
 
 fn batch_of(node: &Node, request: &AppendRequest) -> Result<Bytes> {
     match (request.batch.is_empty(), request.records.is_empty()) {
-        // Who would end it?
-        (false, true)
-            if BatchHeader::decode(&request.batch).is_ok_and(|h| h.is_transactional()) =>
-        {
-            let why = "the batch is part of a transaction, which this protocol does not have yet";
-            return Err(Error::invalid_argument(why));
-        }
         (false, true) => return Ok(request.batch.clone()),
         (true, false) => {}
         (true, true) => {

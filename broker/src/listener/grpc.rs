@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures::stream;
 use levee_proto::grpc::DESCRIPTORS;
 use levee_proto::grpc::admin_server::AdminServer;
+use levee_proto::grpc::groups_server::GroupsServer;
 use levee_proto::grpc::log_server::LogServer;
+use levee_proto::grpc::transactions_server::TransactionsServer;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -17,8 +19,11 @@ use tonic::transport::Server;
 use super::admin::AdminService;
 use super::answers::AnswerLayer;
 use super::connections::Connections;
+use super::groups::GroupsService;
 use super::intake::{ENVELOPE_BYTES, IntakeLayer};
 use super::log::LogService;
+use super::transactions::TransactionsService;
+use crate::coordinator::Coordinators;
 use crate::node::Node;
 
 /// HTTP/2 windows: bytes of one stream and of one connection that may be under way. A stream that
@@ -27,6 +32,8 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const STREAMS_MAX: u32 = 1024;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX;
 const FRAME_BYTES: u32 = 1 << 20;
+/// A message to a coordinator: unpacked it takes some tens of times as much.
+const COORDINATED_BYTES: usize = 1 << 20;
 /// The greeting of an HTTP/2 client, and how long it may take.
 const GREETING_BYTES: usize = 24;
 const GREETING_TIME: Duration = Duration::from_secs(10);
@@ -44,7 +51,11 @@ pub async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl GrpcServer {
-    pub async fn start(listener: TcpListener, node: Arc<Node>) -> io::Result<Self> {
+    pub async fn start(
+        listener: TcpListener,
+        node: Arc<Node>,
+        coordinators: Arc<Coordinators>,
+    ) -> io::Result<Self> {
         let addr = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
         let config = &node.config;
@@ -52,13 +63,19 @@ impl GrpcServer {
         let intake = IntakeLayer::new(config.request_bytes as usize, message_max);
         let most = config.connections_max as usize;
         let connections = Connections::new(listener, most, GREETING_TIME, GREETING_BYTES);
-        let log = LogServer::new(LogService::new(node.clone()))
+        let log = LogServer::new(LogService::new(node.clone(), coordinators.clone()))
             .max_decoding_message_size(message_max)
             .max_encoding_message_size(usize::MAX);
         let admin = AdminServer::new(AdminService::new(node));
+        let groups = GroupsServer::new(GroupsService::new(coordinators.clone()))
+            .max_decoding_message_size(COORDINATED_BYTES);
+        let transactions = TransactionsServer::new(TransactionsService::new(coordinators))
+            .max_decoding_message_size(COORDINATED_BYTES);
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<LogServer<LogService>>().await;
         health.set_serving::<AdminServer<AdminService>>().await;
+        health.set_serving::<GroupsServer<GroupsService>>().await;
+        health.set_serving::<TransactionsServer<TransactionsService>>().await;
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -75,6 +92,8 @@ impl GrpcServer {
             .layer(AnswerLayer)
             .add_service(log)
             .add_service(admin)
+            .add_service(groups)
+            .add_service(transactions)
             .add_service(health_service)
             .add_service(reflection);
         let incoming = stream::unfold(connections, |connections| async {

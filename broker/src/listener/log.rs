@@ -16,17 +16,19 @@ use tonic::{Request, Response, Status, Streaming};
 use super::answers::Held;
 use super::intake::RequestRoom;
 use super::{append, read};
+use crate::coordinator::Coordinators;
 use crate::error::Error;
 use crate::node::Node;
 
 /// See the module.
 pub struct LogService {
     node: Arc<Node>,
+    coordinators: Arc<Coordinators>,
 }
 
 impl LogService {
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    pub fn new(node: Arc<Node>, coordinators: Arc<Coordinators>) -> Self {
+        Self { node, coordinators }
     }
 }
 
@@ -42,7 +44,7 @@ impl Log for LogService {
         request: Request<Streaming<AppendRequest>>,
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
         let node = self.node.clone();
-        let placed = append::place_all(node.clone(), request.into_inner());
+        let placed = append::place_all(self.coordinators.clone(), request.into_inner());
         let answers = stream::unfold((node, placed), |(node, mut placed)| async move {
             append::answer(&node, &mut placed).await.map(|answer| (answer, (node, placed)))
         });
@@ -56,7 +58,7 @@ impl Log for LogService {
         let room = request.extensions().get::<RequestRoom>().cloned();
         let request = request.into_inner();
         let id = request.id;
-        let pending = append::place(&self.node, request).await?;
+        let pending = append::place(&self.coordinators, request).await?;
         // It waits in its lane now, which counts its bytes.
         room.iter().for_each(RequestRoom::give_back);
         let appended = pending.done(&self.node).await?;

@@ -25,8 +25,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// See the module. Nothing is retried: a caller sees from `Error::retriable` what may help.
 #[derive(Clone)]
 pub struct Admin {
-    client: Client,
-    limit: Duration,
+    pub(crate) client: Client,
+    pub(crate) limit: Duration,
 }
 
 impl Client {

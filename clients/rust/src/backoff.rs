@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use rand::RngExt;
+use tokio::time::Instant;
+
+use crate::error::Result;
 
 pub(crate) struct Backoff {
     next: Duration,
@@ -30,5 +33,22 @@ impl Backoff {
 
     pub(crate) async fn wait(&mut self) {
         tokio::time::sleep(self.next_delay()).await;
+    }
+}
+
+/// Asks until there is an answer that asking again cannot change, or `limit` is over.
+pub(crate) async fn insist<T, F: Future<Output = Result<T>>>(
+    limit: Duration,
+    mut ask: impl FnMut() -> F,
+) -> Result<T> {
+    let (began, mut backoff) = (Instant::now(), Backoff::new());
+    loop {
+        match ask().await {
+            Err(error) if error.retriable && began.elapsed() < limit => {
+                tracing::debug!(%error, "a request is repeated");
+                backoff.wait().await;
+            }
+            answer => return answer,
+        }
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use levee_proto::grpc::admin_client::AdminClient;
+use levee_proto::grpc::groups_client::GroupsClient;
 use levee_proto::grpc::log_client::LogClient;
+use levee_proto::grpc::transactions_client::TransactionsClient;
 use levee_proto::limits::BATCH_BYTES_MAX;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
@@ -78,6 +80,16 @@ impl Client {
     /// A place for a reader.
     pub(crate) fn seat(&self) -> Seat {
         self.seats.take(&self.endpoint)
+    }
+
+    /// The `Groups` service, as it is on the wire; no deadlines.
+    pub fn groups(&self) -> GroupsClient<Channel> {
+        GroupsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The `Transactions` service, as it is on the wire; no deadlines.
+    pub fn transactions(&self) -> TransactionsClient<Channel> {
+        TransactionsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The `Admin` service, as it is on the wire; no deadlines. See [`Client::manage`].

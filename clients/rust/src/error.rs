@@ -87,6 +87,25 @@ impl Error {
         Self { may_be_written: self.may_be_written || may_be_written, ..self }
     }
 
+    /// A record of the transaction was not delivered, and so no later one of its partition is.
+    pub(crate) fn transaction_failed() -> Self {
+        let message = "a record of this transaction in front of this one was not delivered";
+        let error = Self::new(ErrorKind::Refused, ErrorCode::InvalidTxnState, message);
+        Self { remedy: "abort the transaction".into(), ..error }
+    }
+
+    /// Of a transaction that was aborted.
+    pub(crate) fn aborted() -> Self {
+        Self::new(ErrorKind::Closed, ErrorCode::InvalidTxnState, "the transaction was aborted")
+    }
+
+    /// The member begins anew, and what was read before is somebody else's now.
+    pub(crate) fn membership_lost(group: &str) -> Self {
+        let message = format!("the partitions that this was for were lost by group {group:?}");
+        let error = Self::new(ErrorKind::Refused, ErrorCode::MemberFenced, message);
+        Self { remedy: "go on with what is assigned next".into(), ..error }
+    }
+
     /// For a record that was not sent.
     pub(crate) fn of_unsent(&self) -> Self {
         Self { may_be_written: false, ..self.clone() }

@@ -1,5 +1,5 @@
 //! The Levee client: appending with batching, back-pressure, retries and idempotence; reading with
-//! credits and resumption; administration.
+//! credits and resumption; groups of consumers; transactions; administration.
 //!
 //! Owns: the public protocol from a client's side. Does not own: anything of a broker.
 //!
@@ -26,16 +26,23 @@ mod trouble;
 mod connection;
 mod seat;
 mod admin;
+mod consumer;
+mod groups;
+mod offsets;
 mod partitioner;
 mod producer;
 mod reader;
+mod transactions;
 
 pub use admin::Admin;
 pub use connection::Client;
+pub use consumer::{Consumer, ConsumerConfig, Event, Membership, Records};
 pub use error::{Error, ErrorKind};
 pub use levee_proto::grpc;
 pub use levee_proto::record::codecs::Compression;
 pub use levee_proto::record::records::{DecodedRecord, RecordData};
+pub use offsets::{Offsets, TopicPartition};
 pub use partitioner::by_key as partition_of_key;
 pub use producer::{Acks, Producer, ProducerConfig, Ticket};
 pub use reader::{Batches, Position, ReadConfig, Reader};
+pub use transactions::{Transaction, TransactionConfig, TransactionalProducer};

@@ -5,6 +5,7 @@
 
 mod lane;
 mod ticket;
+mod together;
 mod topic;
 mod worker;
 
@@ -31,6 +32,7 @@ use worker::Worker;
 
 pub use levee_proto::grpc::Acks;
 pub use ticket::Ticket;
+pub(crate) use together::Together;
 
 /// How a producer gathers, waits and gives up.
 #[derive(Debug, Clone)]
@@ -93,7 +95,7 @@ impl ProducerConfig {
         Self { batch_bytes: self.batch_bytes.min(largest), ..self }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let wrong = |what: &str| Err(Error::invalid(format!("producer setting {what}")));
         if !(1..=BATCH_BYTES_MAX / 2).contains(&self.batch_bytes) {
             return wrong("batch_bytes must be 1 to 32 MiB");
@@ -128,14 +130,15 @@ struct Shared {
     room: Arc<Semaphore>,
     /// All partitions begin under this id; one that fails goes on under its own.
     id: Option<ProducerId>,
+    together: Option<Arc<Together>>,
     topics: RwLock<BTreeMap<String, Arc<Topic>>>,
 }
 
 /// What a broker knows a producer by.
 #[derive(Debug, Clone, Copy)]
-struct ProducerId {
-    id: i64,
-    epoch: i16,
+pub(crate) struct ProducerId {
+    pub(crate) id: i64,
+    pub(crate) epoch: i16,
 }
 
 impl Client {
@@ -151,11 +154,30 @@ impl Producer {
             true => Some(new_id(&client).await?),
             false => None,
         };
+        Ok(Self::with(client, config, id, None))
+    }
+
+    /// For the records of one transaction.
+    pub(crate) fn in_transaction(
+        client: Client,
+        config: ProducerConfig,
+        id: ProducerId,
+        together: Arc<Together>,
+    ) -> Self {
+        Self::with(client, config, Some(id), Some(together))
+    }
+
+    fn with(
+        client: Client,
+        config: ProducerConfig,
+        id: Option<ProducerId>,
+        together: Option<Arc<Together>>,
+    ) -> Self {
         let room = Arc::new(Semaphore::new(config.max_unacked_bytes));
         let topics = RwLock::default();
         let config = Arc::new(config.fitted());
-        let shared = Shared { client, config, room, id, topics };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Shared { client, config, room, id, together, topics };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Takes a record; waits while too many bytes are unacknowledged. Without `partition` the key
@@ -198,6 +220,16 @@ impl Producer {
         for outcome in self.lanes().iter().flat_map(|lane| lane.flush()).collect::<Vec<_>>() {
             let _ = outcome.await;
         }
+    }
+
+    /// As `flush`; an error where something was not delivered.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        for outcome in self.lanes().iter().flat_map(|lane| lane.flush()).collect::<Vec<_>>() {
+            outcome.await.unwrap_or_else(|_| Err(Error::closed()))?;
+        }
+        // What was over before.
+        let failed = self.shared.together.as_ref().and_then(|together| together.failed());
+        failed.map_or(Ok(()), |error| Err(error.clone()))
     }
 
     /// Takes nothing more, and waits for what was sent; fails what is not acknowledged by then.
@@ -249,7 +281,22 @@ impl Producer {
             return known.clone();
         }
         let mut topics = self.shared.topics.write();
-        topics.entry(name.to_owned()).or_insert_with(|| Arc::new(Topic::new(name))).clone()
+        topics.entry(name.to_owned()).or_insert_with(|| self.new_topic(name)).clone()
+    }
+
+    fn new_topic(&self, name: &str) -> Arc<Topic> {
+        Arc::new(Topic::new(name, self.shared.together.clone()))
+    }
+
+    /// Something was sent, whatever became of it.
+    pub(crate) fn is_used(&self) -> bool {
+        !self.lanes().is_empty()
+    }
+
+    /// Takes nothing more, and fails what is not acknowledged.
+    pub(crate) fn abort(&self, error: &Error) {
+        self.shared.room.close();
+        self.lanes().iter().for_each(|lane| lane.abort(error));
     }
 
     /// What waits for a partition; the first record to it starts its worker.

@@ -5,6 +5,7 @@
 mod command;
 mod consume;
 mod demo;
+mod groups;
 mod input;
 mod looks;
 mod produce;

@@ -9,10 +9,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use levee_proto::record::records::{BatchBuilder, ProducerStamp, RecordData, stamp_producer};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
 use super::ticket::{Outcome, Ticket, outcome};
+use super::together::{Together, Told};
 use super::{ProducerConfig, after};
 use crate::error::{Error, Result};
 
@@ -20,6 +21,8 @@ pub(super) struct Lane {
     pub(super) topic: Arc<str>,
     pub(super) partition: u32,
     config: Arc<ProducerConfig>,
+    /// The transaction that all of it is part of.
+    pub(super) together: Option<Arc<Together>>,
     /// Something is ready, or will be at another time than was thought.
     pub(super) wake: Notify,
     state: Mutex<State>,
@@ -43,7 +46,8 @@ pub(super) struct Batch {
     since: Instant,
     /// When it is given up.
     pub(super) deadline: Instant,
-    told: oneshot::Sender<Result<u64>>,
+    told: Told,
+    in_transaction: bool,
     outcome: Outcome,
     room: OwnedSemaphorePermit,
 }
@@ -61,6 +65,9 @@ impl Batch {
         max: usize,
     ) -> Result<(Bytes, Waiter)> {
         let bytes = match (self.body, stamp) {
+            (Body::Open(builder), stamp) if self.in_transaction => {
+                Ok(builder.transactional().build(stamp))
+            }
             (Body::Open(builder), stamp) => Ok(builder.build(stamp)),
             (Body::Encoded(bytes), None) => Ok(bytes),
             (Body::Encoded(bytes), Some(stamp)) => stamp_producer(bytes, stamp),
@@ -85,26 +92,31 @@ impl Batch {
 
     /// It was never sent, whatever the error says of others.
     pub(super) fn fail(self, error: &Error) {
-        let _ = self.told.send(Err(error.of_unsent()));
+        self.told.tell(Err(error.of_unsent()));
     }
 }
 
 /// Who waits for a batch that is on its way; holds its bytes of the bound.
 pub(super) struct Waiter {
-    told: oneshot::Sender<Result<u64>>,
+    told: Told,
     _room: OwnedSemaphorePermit,
 }
 
 impl Waiter {
     pub(super) fn tell(self, outcome: Result<u64>) {
-        let _ = self.told.send(outcome);
+        self.told.tell(outcome);
     }
 }
 
 impl Lane {
-    pub(super) fn new(topic: Arc<str>, partition: u32, config: Arc<ProducerConfig>) -> Self {
+    pub(super) fn new(
+        topic: Arc<str>,
+        partition: u32,
+        config: Arc<ProducerConfig>,
+        together: Option<Arc<Together>>,
+    ) -> Self {
         let (wake, state) = (Notify::new(), Mutex::default());
-        Self { topic, partition, config, wake, state }
+        Self { topic, partition, config, together, wake, state }
     }
 
     pub(super) fn push(&self, record: &RecordData, room: OwnedSemaphorePermit) -> Result<Ticket> {
@@ -175,7 +187,9 @@ impl Lane {
         let (told, outcome) = outcome();
         state.outcomes.push_back(outcome.clone());
         let (since, deadline) = (Instant::now(), after(self.config.delivery_timeout));
-        Batch { body, records, since, deadline, told, outcome, room }
+        let told = Told::new(told, self.together.clone());
+        let in_transaction = self.together.is_some();
+        Batch { body, records, since, deadline, told, in_transaction, outcome, room }
     }
 
     /// Makes everything ready; what to wait for.

@@ -10,6 +10,7 @@ use rand::RngExt;
 use tokio::time::Instant;
 
 use super::lane::Lane;
+use super::together::Together;
 use super::{ProducerConfig, size};
 use crate::connection::Client;
 use crate::error::{Error, Result};
@@ -20,6 +21,7 @@ const COUNT_AGE: Duration = Duration::from_secs(300);
 
 pub(super) struct Topic {
     name: Arc<str>,
+    together: Option<Arc<Together>>,
     lanes: RwLock<BTreeMap<u32, Arc<Lane>>>,
     /// How many partitions there are, and since when that is known.
     count: Mutex<Option<(u32, Instant)>>,
@@ -34,9 +36,9 @@ struct Turn {
 }
 
 impl Topic {
-    pub(super) fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str, together: Option<Arc<Together>>) -> Self {
         let (lanes, count, turn) = (RwLock::default(), Mutex::default(), Mutex::default());
-        Self { name: name.into(), lanes, count, turn }
+        Self { name: name.into(), together, lanes, count, turn }
     }
 
     pub(super) fn lane(
@@ -50,7 +52,8 @@ impl Topic {
         }
         let mut lanes = self.lanes.write();
         let lane = lanes.entry(partition).or_insert_with(|| {
-            let lane = Arc::new(Lane::new(self.name.clone(), partition, config.clone()));
+            let (name, together) = (self.name.clone(), self.together.clone());
+            let lane = Arc::new(Lane::new(name, partition, config.clone(), together));
             start(lane.clone());
             lane
         });

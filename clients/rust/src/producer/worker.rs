@@ -137,6 +137,10 @@ impl Worker {
     /// Opens a stream and works it.
     async fn stream(&mut self) -> Result<Pause> {
         if self.config.idempotent && self.identity.is_none() {
+            // A transaction has one name, and a gap in it cannot be closed.
+            if self.lane.together.is_some() {
+                return Err(Error::transaction_failed());
+            }
             let mut identity = Identity::new(new_id(&self.client).await?);
             for batch in self.sent.iter_mut() {
                 let records = batch.restamp(identity.stamp())?;
@@ -268,6 +272,7 @@ impl Worker {
         let may_retry = self.config.idempotent || !error.may_be_written;
         if error.code == ErrorCode::UnknownProducer
             && at == 0
+            && self.lane.together.is_none()
             && self.sent.is_surely_unwritten(at)
             && let Some(identity) = &mut self.identity
         {
@@ -367,6 +372,10 @@ fn request(lane: &Lane, config: &ProducerConfig, batch: &Sent) -> AppendRequest 
         records: Vec::new(),
         acks: config.acks.into(),
         timeout_ms: u32::try_from(config.request_timeout.as_millis()).unwrap_or(u32::MAX),
+        transactional_id: lane
+            .together
+            .as_ref()
+            .map_or_else(String::new, |together| together.transactional_id.to_string()),
     }
 }
 
