@@ -209,6 +209,7 @@ codes! {
         "The producer has a transaction open, and this batch is not part of it."
         "Mark the batch as transactional, or end the transaction first.";
     TransactionCoordinatorFenced "TRANSACTION_COORDINATOR_FENCED" Failed
+    InvalidRecord "INVALID_RECORD" Usage
         "A newer coordinator took over the transactions of this producer."
         "Look the coordinator up again.";
 }
@@ -243,6 +244,7 @@ impl From<ErrorCode> for Code {
             ErrorCode::UnknownProducer => Self::UnknownProducer,
             ErrorCode::InvalidTxnState => Self::InvalidTxnState,
             ErrorCode::TransactionCoordinatorFenced => Self::TransactionCoordinatorFenced,
+            ErrorCode::InvalidRecord => Self::InvalidRecord,
         }
     }
 }

@@ -146,6 +146,7 @@ impl Bucket {
                     bytes: run.iter().map(|batch| batch.len() as u64).sum(),
                     producers: with_producers.then(|| told(end)),
                     aborted: aborts().filter(|t| (base..end).contains(&t.last_offset)).collect(),
+                    compacted: false,
                     source: Box::new(Pieces::new(run.to_vec())),
                 });
             }
@@ -201,6 +202,7 @@ fn source_of(run: &levee_tiering::merge::Run, source: RunBatches) -> Part {
         bytes: run.bytes(),
         producers: run.producers().cloned(),
         aborted: run.aborted(),
+        compacted: run.compacted(),
         source: Box::new(source),
     }
 }

@@ -28,6 +28,7 @@ pub(crate) fn code(error: &Error) -> Kafka {
         Levee::TransactionCoordinatorFenced => Kafka::TransactionCoordinatorFenced,
         Levee::Stalled | Levee::StoreUnavailable | Levee::DiskFull => Kafka::KafkaStorageError,
         Levee::InvalidConfig => Kafka::InvalidConfig,
+        Levee::InvalidRecord => Kafka::InvalidRecord,
         Levee::Internal | Levee::ErrorUnspecified => Kafka::UnknownServerError,
     }
 }

@@ -1,7 +1,9 @@
 //! Merging of small objects: when, and which. The work itself is a `job`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use levee_proto::ids::TopicId;
 use levee_proto::metalog::{JOB_MERGE, ObjectId, ObjectRef};
 use levee_tiering::merge::{Candidate, pick};
 use levee_tiering::remote::{HeldRange, Source};
@@ -39,6 +41,7 @@ async fn merge_all(node: &Arc<Node>, aside: &mut Aside<ObjectId>, all: bool) -> 
 /// One job; nothing where nothing is worth one.
 async fn merge(node: &Arc<Node>, aside: &mut Aside<ObjectId>, all: bool) -> Result<Option<Done>> {
     let full = node.config.tier_object_bytes / 2;
+    let _alone = node.rewriting.lock().await;
     {
         let state = node.view.read();
         aside.retain(|id| state.objects.contains_key(id));
@@ -72,13 +75,16 @@ async fn merge(node: &Arc<Node>, aside: &mut Aside<ObjectId>, all: bool) -> Resu
 /// a look at each of their ranges.
 async fn candidates(node: &Node, aside: &Aside<ObjectId>, full: u64, all: bool) -> Vec<Candidate> {
     let now = node.host.now();
-    let (needed, objects): (Needed, Vec<ObjectRef>) = {
+    let (needed, compacted, objects): (Needed, BTreeSet<TopicId>, Vec<ObjectRef>) = {
         let state = node.view.settled_state().await;
         let free = state.objects.values().filter(|object| {
             let id = object.id();
             (all || object.bytes < full) && !aside.holds(&id, now) && !state.is_held(&id)
         });
-        (Needed::of(&state), free.cloned().collect())
+        let free: Vec<ObjectRef> = free.cloned().collect();
+        let topics = state.topics.keys().copied();
+        let compacts = |id: &TopicId| node.topic_config(&state, *id).cleanup_policy.compacts();
+        (Needed::of(&state), topics.filter(compacts).collect(), free)
     };
     let index = &node.tiers.index;
     let candidate = |object: ObjectRef| {
@@ -92,7 +98,14 @@ async fn candidates(node: &Node, aside: &Aside<ObjectId>, full: u64, all: bool) 
             }
             false => object.bytes,
         };
-        Some(Candidate { id, bytes, newest_ms: held.newest_ms, single: object.single })
+        Some(Candidate {
+            id,
+            bytes,
+            newest_ms: held.newest_ms,
+            single: object.single,
+            compacted: held.ranges.iter().all(|held| held.compacted),
+            is_apart: held.ranges.iter().all(|held| compacted.contains(&held.partition.topic)),
+        })
     };
     objects.into_iter().filter_map(candidate).collect()
 }

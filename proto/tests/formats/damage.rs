@@ -27,7 +27,10 @@ fn decode_all(bytes: &Bytes) {
     drop(BatchHeader::decode(bytes));
     drop(decode_records(bytes));
     drop(batch::check_run(bytes, |_, _| true));
-    drop(seek(bytes, &mut Run { next: 0, end: u64::MAX, leader_epoch: 0 }, 5, 1000));
+    for compacted in [false, true] {
+        let mut run = Run { next: 0, end: u64::MAX, leader_epoch: 0, compacted };
+        drop(seek(bytes, &mut run, 5, 1000));
+    }
     drop(Footer::decode(bytes).map(|footer| footer.encode()));
     if let Ok(trailer) = Trailer::decode(bytes, bytes.len() as u64) {
         let pos = trailer.footer_pos as usize;
