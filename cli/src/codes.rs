@@ -209,9 +209,11 @@ codes! {
         "The producer has a transaction open, and this batch is not part of it."
         "Mark the batch as transactional, or end the transaction first.";
     TransactionCoordinatorFenced "TRANSACTION_COORDINATOR_FENCED" Failed
-    InvalidRecord "INVALID_RECORD" Usage
         "A newer coordinator took over the transactions of this producer."
         "Look the coordinator up again.";
+    InvalidRecord "INVALID_RECORD" Failed
+        "The topic is compacted (cleanup.policy), and a record has no key."
+        "Give every record a key; nothing of this batch was written.";
 }
 
 /// A new code of the protocol needs a row.

@@ -197,8 +197,7 @@ mod tests {
                 );
                 assert_eq!((now.producer_id, now.producer_epoch, now.base_sequence), (7, 1, 40));
                 let after = decode_records(&less).unwrap();
-                let wanted: Vec<_> =
-                    before.iter().filter(|r| r.offset % 3 == 0).cloned().collect();
+                let wanted: Vec<_> = before.iter().filter(|r| r.offset % 3 == 0).cloned().collect();
                 assert_eq!(after, wanted, "{codec:?}");
                 let newest = wanted.iter().map(|r| r.data.timestamp_ms).max();
                 assert_eq!(Some(now.max_timestamp), newest);

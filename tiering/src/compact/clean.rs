@@ -254,8 +254,7 @@ mod tests {
                 }
             }
         }
-        let (map, keys) = (Arc::new(map), 0);
-        let keys = keys + map.len() as u64;
+        let (keys, map) = (map.len() as u64, Arc::new(map));
         let to = check(log.last().unwrap()).unwrap().end_offset();
         let mut cleaner = Cleaner::new(Rules {
             partition: ID,
@@ -329,12 +328,8 @@ mod tests {
 
     #[test]
     fn what_was_aborted_goes_and_markers_follow() {
-        let aborted = AbortedTxn {
-            producer_id: 7,
-            first_offset: 1,
-            last_offset: 5,
-            last_stable_offset: 6,
-        };
+        let aborted =
+            AbortedTxn { producer_id: 7, first_offset: 1, last_offset: 5, last_stable_offset: 6 };
         let log = [
             batch(0, None, &[("a", Some("1"))]),
             batch(1, Some(7), &[("a", Some("aborted")), ("x", Some("aborted"))]),
@@ -374,16 +369,10 @@ mod tests {
 
     #[test]
     fn the_last_batch_stays_as_a_header() {
-        let log = [
-            batch(0, None, &[("a", Some("1"))]),
-            batch(1, Some(7), &[("a", Some("aborted"))]),
-        ];
-        let txn = AbortedTxn {
-            producer_id: 7,
-            first_offset: 1,
-            last_offset: 9,
-            last_stable_offset: 10,
-        };
+        let log =
+            [batch(0, None, &[("a", Some("1"))]), batch(1, Some(7), &[("a", Some("aborted"))])];
+        let txn =
+            AbortedTxn { producer_id: 7, first_offset: 1, last_offset: 9, last_stable_offset: 10 };
         let left = round(&log, 0, NOW, &[txn]);
         assert_eq!(offsets(&left), [0]);
         let last = check(&left[1]).unwrap();

@@ -129,7 +129,9 @@ impl<'a> Rewriter<'a> {
             (at, end) = (at + batch.len(), header.end_offset());
             let is_below = |to: u64| header.base_offset < to;
             let left = match &mut cleaner {
-                Some(cleaner) if is_below(cleaner.to()) => cleaner.clean(&batch).map_err(damaged)?,
+                Some(cleaner) if is_below(cleaner.to()) => {
+                    cleaner.clean(&batch).map_err(damaged)?
+                }
                 Some(cleaner) => {
                     cleaner.untouched(&header);
                     Some(batch)

@@ -106,7 +106,8 @@ impl Tile {
     /// The tile below and from an offset inside of it on. Where its bytes are is not known.
     pub fn cut(self, at: u64) -> (Self, Self) {
         let (below, above) = self.aborted.iter().partition(|txn| txn.last_offset < at);
-        let first = Self { end: at, records: None, producers: None, aborted: below, ..self.clone() };
+        let first =
+            Self { end: at, records: None, producers: None, aborted: below, ..self.clone() };
         (first, Self { base: at, records: None, aborted: above, ..self })
     }
 }
