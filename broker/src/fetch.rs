@@ -187,8 +187,11 @@ impl Node {
     ) -> std::result::Result<Option<(Bytes, u64, From)>, Missed> {
         let remote = async || {
             let (bytes, next, from) = self.fetch_remote(partition, offset, max, ahead).await?;
+            let read = bytes.len();
             match below(bytes, end) {
-                // What an operator gave up may go on above the end.
+                // All of it: what was compacted may end behind its last batch, what an operator
+                // gave up above the end.
+                (all, to) if all.len() == read => Ok((all, next.min(end).max(to), from)),
                 (none, _) if none.is_empty() => Ok((none, next.min(end), from)),
                 (bytes, next) => Ok((bytes, next, from)),
             }

@@ -15,7 +15,6 @@ use levee_proto::metalog::{JOB_COMPACT, ObjectId};
 use levee_proto::object::{Footer, Level, Range};
 use levee_tiering::compact::{Cleaner, Cleaners, KeyMap, Rewriter, Rules, Unread, map_keys};
 use levee_tiering::merge::{Copies, Input, Kept, Tile, Tiles, Windows, prove_compacted, tile};
-use levee_tiering::metalog::MetaState;
 use levee_tiering::remote::{RangeRef, Source};
 use levee_tiering::upload::{Planned, SourceError};
 
@@ -91,17 +90,22 @@ async fn due_now(
     aside: &Aside<PartitionId>,
     tried: &BTreeSet<PartitionId>,
 ) -> Vec<Due> {
-    let partitions = node.all_partitions();
-    let state = node.view.settled_state().await;
+    // The index must have caught up with what is committed.
+    drop(node.view.settled_state().await);
     let now = node.host.now();
-    let free =
-        partitions.into_iter().filter(|p| !tried.contains(&p.id) && !aside.holds(&p.id, now));
-    let mut all: Vec<Due> = free.filter_map(|partition| due(node, &state, partition)).collect();
+    let is_free = |p: &Arc<Partition>| !tried.contains(&p.id) && !aside.holds(&p.id, now);
+    let free = node.all_partitions().into_iter().filter(is_free);
+    let mut all: Vec<Due> = free.filter_map(|partition| due(node, partition)).collect();
+    {
+        let state = node.view.read();
+        let is_free = |id: &ObjectId| state.objects.contains_key(id) && !state.is_held(id);
+        all.retain(|due| due.objects.keys().all(is_free));
+    }
     all.sort_by_key(|due| (std::cmp::Reverse(due.dirty_bytes), due.partition.id));
     all
 }
 
-fn due(node: &Node, state: &MetaState, partition: Arc<Partition>) -> Option<Due> {
+fn due(node: &Node, partition: Arc<Partition>) -> Option<Due> {
     let config = partition.config();
     if !config.cleanup_policy.compacts() {
         return None;
@@ -117,7 +121,11 @@ fn due(node: &Node, state: &MetaState, partition: Arc<Partition>) -> Option<Due>
         is_slot && !index.in_objects(id, range.base, range.end)
     });
     let end = loose.map(|range| range.base).fold(end, u64::min);
-    let before_ms = now_ms.saturating_sub(millis(config.min_compaction_lag_ms)?);
+    // Without a lag whatever time a client gave its record.
+    let before_ms = match millis(config.min_compaction_lag_ms)? {
+        0 => i64::MAX,
+        lag => now_ms.saturating_sub(lag),
+    };
     let is_old = |range: &RangeRef| range.compacted || range.max_timestamp <= before_ms;
     let tiles = index.tiling(id, log_start, end);
     let tiles: Vec<RangeRef> = tiles
@@ -144,9 +152,6 @@ fn due(node: &Node, state: &MetaState, partition: Arc<Partition>) -> Option<Due>
             let held = objects.entry(object).or_insert((range.base, range.end));
             *held = (held.0.min(range.base), held.1.max(range.end));
         }
-    }
-    if objects.keys().any(|object| state.is_held(object) || !state.objects.contains_key(object)) {
-        return None;
     }
     let dirty_from = first.base.max(log_start);
     Some(Due { partition, objects, log_start, dirty_from, to, dirty_bytes })
