@@ -64,14 +64,17 @@ async fn compact_all(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result
         tried.extend(&ids);
         let outcome = match compact(node, &set).await {
             Ok(done) => {
+                aside.retain(|id| !ids.contains(id));
                 let (partitions, Done { inputs, outputs, bytes }) = (ids.len(), done);
                 tracing::info!(partitions, inputs, outputs, bytes, "compacted");
                 metrics::counter!("levee_compaction_bytes_total").increment(bytes);
                 Ok("ok")
             }
-            Err(Failed::Damaged { error, .. }) => {
-                tracing::error!(%error, "these partitions cannot be compacted");
-                ids.into_iter().for_each(|id| aside.put(id, node.host.now()));
+            Err(Failed::Damaged { error, inputs }) => {
+                tracing::error!(%error, "some partitions cannot be compacted");
+                let is_blamed = |due: &&Due| inputs.iter().any(|id| due.objects.contains_key(id));
+                let blamed = set.iter().filter(is_blamed);
+                blamed.for_each(|due| aside.put(due.partition.id, node.host.now()));
                 Ok("damaged")
             }
             Err(Failed::Later(error)) => Err(error),

@@ -14,6 +14,7 @@ use super::{LONGEST_ASIDE, Regularly};
 use crate::aside::Aside;
 use crate::error::{Error, Result};
 use crate::node::Node;
+use crate::partition::Partition;
 
 /// Rounds between two looks at how much of the large objects is still needed.
 const SLOW_ROUNDS: u32 = 30;
@@ -75,16 +76,18 @@ async fn merge(node: &Arc<Node>, aside: &mut Aside<ObjectId>, all: bool) -> Resu
 /// a look at each of their ranges.
 async fn candidates(node: &Node, aside: &Aside<ObjectId>, full: u64, all: bool) -> Vec<Candidate> {
     let now = node.host.now();
-    let (needed, compacted, objects): (Needed, BTreeSet<TopicId>, Vec<ObjectRef>) = {
+    let compacted: BTreeSet<TopicId> = {
+        let all = node.all_partitions().into_iter();
+        let compacts = |p: &Arc<Partition>| p.config().cleanup_policy.compacts();
+        all.filter(compacts).map(|partition| partition.id.topic).collect()
+    };
+    let (needed, objects): (Needed, Vec<ObjectRef>) = {
         let state = node.view.settled_state().await;
         let free = state.objects.values().filter(|object| {
             let id = object.id();
             (all || object.bytes < full) && !aside.holds(&id, now) && !state.is_held(&id)
         });
-        let free: Vec<ObjectRef> = free.cloned().collect();
-        let topics = state.topics.keys().copied();
-        let compacts = |id: &TopicId| node.topic_config(&state, *id).cleanup_policy.compacts();
-        (Needed::of(&state), topics.filter(compacts).collect(), free)
+        (Needed::of(&state), free.cloned().collect())
     };
     let index = &node.tiers.index;
     let candidate = |object: ObjectRef| {
