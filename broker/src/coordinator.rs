@@ -8,9 +8,11 @@
 
 pub(crate) mod groups;
 mod shard;
+pub(crate) mod transactions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use levee_kafka::ErrorCode;
@@ -18,76 +20,111 @@ use levee_proto::grpc::ErrorCode as Levee;
 use levee_proto::ids::PartitionId;
 use parking_lot::Mutex;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::node::Node;
-use crate::topics::OFFSETS_TOPIC;
+use crate::topics::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use groups::GroupsMachine;
-use shard::Shard;
+use shard::{Machine, Shard};
+use transactions::TransactionsMachine;
 
 /// Between two looks at what this broker leads.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+type Shards<M> = Mutex<BTreeMap<PartitionId, Arc<Shard<M>>>>;
+
 /// The coordinators of this broker.
 pub struct Coordinators {
-    node: Arc<Node>,
-    groups: Mutex<BTreeMap<PartitionId, Arc<Shard<GroupsMachine>>>>,
+    pub(crate) node: Arc<Node>,
+    groups: Shards<GroupsMachine>,
+    transactions: Shards<TransactionsMachine>,
     /// One at a time makes the topics.
     making: tokio::sync::Mutex<()>,
+    /// Connections that were accepted, by all listeners.
+    connections: AtomicU64,
+}
+
+/// Which of Levee's own topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Groups,
+    Transactions,
+}
+
+impl Kind {
+    fn topic(self) -> &'static str {
+        match self {
+            Self::Groups => OFFSETS_TOPIC,
+            Self::Transactions => TRANSACTIONS_TOPIC,
+        }
+    }
 }
 
 impl Coordinators {
     pub fn new(node: Arc<Node>) -> Arc<Self> {
-        Arc::new(Self { node, groups: Mutex::default(), making: tokio::sync::Mutex::new(()) })
+        Arc::new(Self {
+            node,
+            groups: Shards::default(),
+            transactions: Shards::default(),
+            making: tokio::sync::Mutex::new(()),
+            connections: AtomicU64::new(0),
+        })
     }
 
-    /// Serves the partitions that this broker leads, until its session ends: sessions of members
-    /// must end in time though nobody asks.
+    /// Counts a connection; a later one has a higher number.
+    pub(crate) fn connected(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Serves the partitions that this broker leads, until its session ends: sessions of members and
+    /// transactions must end in time though nobody asks.
     pub async fn keep(self: Arc<Self>) {
         while !self.node.is_ended() {
-            for partition in self.partitions_led() {
+            for partition in self.led(Kind::Groups) {
                 let _ = self.groups_shard(partition);
             }
+            for partition in self.led(Kind::Transactions) {
+                let _ = self.transactions_shard(partition);
+            }
             self.groups.lock().retain(|_, shard| !shard.has_ended());
+            self.transactions.lock().retain(|_, shard| !shard.has_ended());
             self.node.host.sleep(LOOK_EVERY).await;
         }
     }
 
-    fn partitions_led(&self) -> Vec<PartitionId> {
-        let topic = self.node.view.read().topic_named(OFFSETS_TOPIC).map(|topic| topic.id);
+    fn led(&self, kind: Kind) -> Vec<PartitionId> {
+        let topic = self.node.view.read().topic_named(kind.topic()).map(|topic| topic.id);
         let Some(topic) = topic else { return Vec::new() };
         let led = self.node.partitions_of(topic);
         led.iter().filter(|partition| partition.is_serving()).map(|p| p.id).collect()
     }
 
-    /// The partition that a group belongs to; makes the topic where it is missing.
-    pub(crate) async fn group_partition(&self, group: &str) -> Result<PartitionId> {
-        let known = |node: &Node| {
-            let state = node.view.read();
-            state.topic_named(OFFSETS_TOPIC).map(|topic| (topic.id, topic.partitions))
+    /// The partition that a group or a transactional id belongs to; makes the topic where it is
+    /// missing.
+    pub(crate) async fn partition_of(&self, kind: Kind, name: &str) -> Result<PartitionId> {
+        let known = || {
+            let state = self.node.view.read();
+            state.topic_named(kind.topic()).map(|topic| (topic.id, topic.partitions))
         };
-        let found = match known(&self.node) {
-            Some(found) => Some(found),
-            None => {
-                let _turn = self.making.lock().await;
-                self.make(OFFSETS_TOPIC).await?;
-                known(&self.node)
-            }
-        };
-        let (topic, partitions) =
-            found.ok_or_else(|| crate::error::Error::unknown_topic(OFFSETS_TOPIC))?;
-        Ok(PartitionId { topic, partition: partition_of(group, partitions) })
+        let mut found = known();
+        if found.is_none() {
+            let _turn = self.making.lock().await;
+            self.make(kind).await?;
+            found = known();
+        }
+        let (topic, partitions) = found.ok_or_else(|| Error::unknown_topic(kind.topic()))?;
+        Ok(PartitionId { topic, partition: partition_of(name, partitions) })
     }
 
-    async fn make(&self, name: &str) -> Result<()> {
-        let partitions = self.node.config.offsets_topic_partitions;
-        let max = self.node.config.max_batch_bytes.to_string();
-        let settings = [
-            ("cleanup.policy", "compact".to_owned()),
-            ("retention.ms", "-1".to_owned()),
-            ("max.message.bytes", max),
-        ];
+    async fn make(&self, kind: Kind) -> Result<()> {
+        let config = &self.node.config;
+        let partitions = match kind {
+            Kind::Groups => config.offsets_topic_partitions,
+            Kind::Transactions => config.transactions_topic_partitions,
+        };
+        let max = config.max_batch_bytes.to_string();
+        let settings = [("cleanup.policy", "compact".to_owned()), ("max.message.bytes", max)];
         let settings = settings.map(|(key, value)| (key.to_owned(), value)).into();
-        match self.node.create_topic(name, partitions, settings).await {
+        match self.node.create_topic(kind.topic(), partitions, settings).await {
             Ok(_) => Ok(()),
             Err(error) if error.code == Levee::TopicExists => Ok(()),
             Err(error) => Err(error),
@@ -98,22 +135,40 @@ impl Coordinators {
     pub(crate) fn groups_shard(
         &self,
         id: PartitionId,
-    ) -> std::result::Result<Arc<Shard<GroupsMachine>>, ErrorCode> {
+    ) -> Result<Arc<Shard<GroupsMachine>>, ErrorCode> {
+        let node = self.node.clone();
+        self.shard(&self.groups, id, |_| move || GroupsMachine::new(node.clone()))
+    }
+
+    fn transactions_shard(
+        self: &Arc<Self>,
+        id: PartitionId,
+    ) -> Result<Arc<Shard<TransactionsMachine>>, ErrorCode> {
+        let all = Arc::downgrade(self);
+        self.shard(&self.transactions, id, |epoch| {
+            move || TransactionsMachine::new(all.clone(), epoch)
+        })
+    }
+
+    fn shard<M: Machine, N: Fn() -> Option<M> + Send + 'static>(
+        &self,
+        shards: &Shards<M>,
+        id: PartitionId,
+        new: impl FnOnce(u32) -> N,
+    ) -> Result<Arc<Shard<M>>, ErrorCode> {
         let partition = self.node.partition_by_id(id).ok_or(ErrorCode::NotCoordinator)?;
         if !partition.is_serving() {
             return Err(ErrorCode::CoordinatorLoadInProgress);
         }
         let epoch = partition.leader_epoch();
-        let mut shards = self.groups.lock();
+        let mut shards = shards.lock();
         if let Some(shard) = shards.get(&id)
             && shard.epoch == epoch
             && !shard.has_ended()
         {
             return Ok(shard.clone());
         }
-        let node = self.node.clone();
-        let new = move || GroupsMachine::new(node.clone());
-        let shard = Shard::start(self.node.clone(), partition, epoch, new);
+        let shard = Shard::start(self.node.clone(), partition, epoch, new(epoch));
         shards.insert(id, shard.clone());
         Ok(shard)
     }
@@ -123,28 +178,50 @@ impl Coordinators {
         &self,
         group: &str,
         call: groups::Call,
-    ) -> std::result::Result<levee_groups::Answer, ErrorCode> {
-        let partition = match self.group_partition(group).await {
-            Ok(partition) => partition,
-            Err(error) => {
-                tracing::debug!(%error, "the topic of groups cannot be made");
-                return Err(ErrorCode::CoordinatorNotAvailable);
-            }
-        };
-        let shard = self.groups_shard(partition)?;
-        shard.call(&self.node, call).await
+    ) -> Result<levee_groups::Answer, ErrorCode> {
+        let id = self.find(Kind::Groups, group).await?;
+        self.groups_shard(id)?.call(&self.node, call).await
     }
 
     /// Asks every shard of groups that this broker has.
     pub(crate) async fn ask_all_groups(
         &self,
         call: groups::Call,
-    ) -> std::result::Result<Vec<levee_groups::Answer>, ErrorCode> {
+    ) -> Result<Vec<levee_groups::Answer>, ErrorCode> {
         let mut answers = Vec::new();
-        for id in self.partitions_led() {
+        for id in self.led(Kind::Groups) {
             answers.push(self.groups_shard(id)?.call(&self.node, call.clone()).await?);
         }
         Ok(answers)
+    }
+
+    /// Asks the coordinator of a transactional id.
+    pub(crate) async fn ask_transaction(
+        self: &Arc<Self>,
+        id: &str,
+        call: transactions::Call,
+    ) -> Result<levee_transactions::Answer, ErrorCode> {
+        let partition = self.find(Kind::Transactions, id).await?;
+        self.transactions_shard(partition)?.call(&self.node, call).await
+    }
+
+    /// Asks every shard of transactions that this broker has.
+    pub(crate) async fn ask_all_transactions(
+        self: &Arc<Self>,
+        call: transactions::Call,
+    ) -> Result<Vec<levee_transactions::Answer>, ErrorCode> {
+        let mut answers = Vec::new();
+        for id in self.led(Kind::Transactions) {
+            answers.push(self.transactions_shard(id)?.call(&self.node, call.clone()).await?);
+        }
+        Ok(answers)
+    }
+
+    async fn find(&self, kind: Kind, name: &str) -> Result<PartitionId, ErrorCode> {
+        self.partition_of(kind, name).await.map_err(|error| {
+            tracing::debug!(%error, topic = kind.topic(), "it cannot be made now");
+            ErrorCode::CoordinatorNotAvailable
+        })
     }
 }
 

@@ -18,6 +18,7 @@ mod fetch_session;
 mod groups;
 mod list_offsets;
 mod log_dirs;
+mod markers;
 mod metadata;
 mod produce;
 mod producers;
@@ -26,6 +27,7 @@ mod quotas;
 mod replicas;
 mod scram;
 mod topics;
+mod transactions;
 mod versions;
 
 use std::future::Future;
@@ -54,7 +56,7 @@ pub(crate) use errors::code;
 #[derive(Clone)]
 pub(crate) struct Kafka {
     node: Arc<Node>,
-    coordinators: Arc<Coordinators>,
+    pub(crate) coordinators: Arc<Coordinators>,
     sessions: Arc<fetch_session::Sessions>,
 }
 
@@ -63,13 +65,15 @@ pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     /// The address of this broker that it connected to.
     pub(crate) local: SocketAddr,
+    /// A later connection has a higher number.
+    pub(crate) connection: u64,
     /// Name and version of its library, as it said itself.
     pub(crate) software: Mutex<(String, String)>,
 }
 
 impl Client {
-    pub(crate) fn new(peer: SocketAddr, local: SocketAddr) -> Self {
-        Self { peer, local, software: Mutex::default() }
+    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, connection: u64) -> Self {
+        Self { peer, local, connection, software: Mutex::default() }
     }
 }
 
@@ -92,6 +96,8 @@ pub(crate) enum Broken {
     Slow(usize),
     #[error("it does not take its answers")]
     NotTaken,
+    #[error("a request of a transaction came over a connection that its client has given up")]
+    Late,
     #[error("an append without acks failed: {0}")]
     Unacked(String),
 }
@@ -210,7 +216,15 @@ async fn answer(key: ApiKey, ask: Ask, body: Reader) -> Result<Answered, Broken>
         ApiKey::Fetch => fetch::answer(ask, body).await,
         ApiKey::ListOffsets => run(ask, body, list_offsets::answer).await,
         ApiKey::OffsetForLeaderEpoch => run(ask, body, list_offsets::epochs).await,
-        ApiKey::InitProducerId => run(ask, body, producers::answer).await,
+        ApiKey::InitProducerId => run_or_close(ask, body, producers::answer).await,
+        ApiKey::AddPartitionsToTxn => run_or_close(ask, body, transactions::add_partitions).await,
+        ApiKey::AddOffsetsToTxn => run_or_close(ask, body, transactions::add_offsets).await,
+        ApiKey::EndTxn => run_or_close(ask, body, transactions::end).await,
+        ApiKey::TxnOffsetCommit => run(ask, body, transactions::commit_offsets).await,
+        ApiKey::WriteTxnMarkers => run(ask, body, markers::write).await,
+        ApiKey::DescribeProducers => run(ask, body, markers::producers).await,
+        ApiKey::DescribeTransactions => run(ask, body, transactions::describe).await,
+        ApiKey::ListTransactions => run(ask, body, transactions::list).await,
         ApiKey::FindCoordinator => run(ask, body, groups::find_coordinator).await,
         ApiKey::JoinGroup => run(ask, body, groups::join).await,
         ApiKey::SyncGroup => run(ask, body, groups::sync).await,
@@ -250,6 +264,17 @@ async fn answer(key: ApiKey, ask: Ask, body: Reader) -> Result<Answered, Broken>
         // `versions::served` names no other.
         _ => Err(Broken::Unknown { key: key as i16, version: ask.version() }),
     }
+}
+
+/// As `run`, for APIs that may have no answer but the end of the connection.
+async fn run_or_close<R: Request>(
+    ask: Ask,
+    body: Reader,
+    api: impl AsyncFnOnce(&Ask, R) -> Result<R::Response, Broken>,
+) -> Result<Answered, Broken> {
+    let request = ask.read(body)?;
+    let response = api(&ask, request).await?;
+    Ok(ask.answered::<R>(&response))
 }
 
 /// Reads the request, calls the API, frames what it gives.

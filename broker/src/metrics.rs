@@ -27,6 +27,9 @@ use Shape::{Counter, Gauge, Histogram};
 /// Every metric of the product, in the order of a record's way. A test looks for names in the
 /// sources that are not here.
 const METRICS: &[(Shape, &str, Unit, &str)] = &[
+    (Counter, "levee_kafka_requests_total", Unit::Count, "Kafka requests, by api"),
+    (Histogram, "levee_kafka_request_seconds", Unit::Seconds, "one but produce, by api"),
+    (Counter, "levee_kafka_connections_closed_total", Unit::Count, "Kafka connections that ended"),
     (Counter, "levee_append_requests_total", Unit::Count, "appends, by outcome"),
     (Counter, "levee_append_records_total", Unit::Count, "records acknowledged"),
     (Counter, "levee_append_bytes_total", Unit::Bytes, "batch bytes acknowledged"),

@@ -260,6 +260,13 @@ impl Partition {
         self.inner.lock().producers.is_open(producer_id, producer_epoch)
     }
 
+    /// The sequence that comes next from a producer, for who writes here on its behalf and is the
+    /// only one to do so.
+    pub fn next_sequence(&self, producer_id: i64, epoch: i16) -> Result<i32, Error> {
+        let next = self.inner.lock().producers.next_sequence(producer_id, epoch);
+        next.map_err(|known| Error::producer_fenced(producer_id, known, epoch))
+    }
+
     /// What is known of each producer: its newest batches, and its open transaction.
     pub fn producers(&self) -> ProducerSnapshot {
         self.inner.lock().producers.snapshot()

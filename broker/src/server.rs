@@ -69,9 +69,10 @@ pub async fn start(config: BrokerConfig) -> Result<Running, ServerError> {
     let recorder = metrics::install().map_err(|error| ServerError::Metrics(error.to_string()))?;
     let listen = |name, addr| move |error| ServerError::Listen { name, addr, error };
     let (grpc_listen, http_listen) = (config.grpc_listen, config.http_listen);
+    let kafka_listen = config.kafka_listen;
     // Before anything is taken over from another process: a used port must not cost a session.
     let listener = grpc::bind(grpc_listen).await.map_err(listen("gRPC", grpc_listen))?;
-    let kafka_listener = match config.kafka_listen {
+    let kafka_listener = match kafka_listen {
         Some(addr) => Some(grpc::bind(addr).await.map_err(listen("Kafka", addr))?),
         None => None,
     };
@@ -95,7 +96,7 @@ pub async fn start(config: BrokerConfig) -> Result<Running, ServerError> {
     beside.push(node.host.spawn("coordinators", coordinators.clone().keep()));
     let start_kafka = |listener| KafkaServer::start(listener, node.clone(), coordinators);
     let kafka = kafka_listener.map(start_kafka);
-    let kafka = kafka.transpose().map_err(listen("Kafka", grpc_listen))?;
+    let kafka = kafka.transpose().map_err(listen("Kafka", kafka_listen.unwrap_or(grpc_listen)))?;
     let grpc = GrpcServer::start(listener, node).await.map_err(listen("gRPC", grpc_listen))?;
     let (grpc_addr, http_addr) = (grpc.addr(), http.addr());
     let kafka_addr = kafka.as_ref().map(KafkaServer::addr);

@@ -26,6 +26,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// One connection.
 pub struct Wire {
+    address: String,
     stream: TcpStream,
     next: AtomicI32,
 }
@@ -34,7 +35,7 @@ impl Wire {
     pub async fn connect(address: &str) -> Self {
         let stream = TcpStream::connect(address).await.expect("the broker listens");
         stream.set_nodelay(true).expect("a TCP socket");
-        Self { stream, next: AtomicI32::new(1) }
+        Self { address: address.to_owned(), stream, next: AtomicI32::new(1) }
     }
 
     /// Sends a request and leaves its answer for later; returns its correlation number.
@@ -63,18 +64,24 @@ impl Wire {
         tokio::time::timeout(LIMIT, read).await.expect("an answer in time")
     }
 
+    /// Asks until there is an answer, over new connections where the broker closes one: as clients do.
+    pub async fn insist<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
+        for _ in 0..10 {
+            let sent = self.send(version, request).await;
+            if let Some(bytes) = self.receive_raw().await {
+                let (correlation, response) = decode::<R>(version, bytes);
+                assert_eq!(correlation, sent, "answers come in the order of requests");
+                return response;
+            }
+            *self = Self::connect(&self.address).await;
+        }
+        panic!("the broker closes every connection");
+    }
+
     /// The next answer, which is that to a request of type `R`.
     pub async fn receive<R: Request>(&mut self, version: i16) -> (i32, R::Response) {
         let bytes = self.receive_raw().await.expect("the connection is open");
-        let mut r = Reader::new(bytes);
-        let correlation = r.i32().unwrap();
-        let flexible = Api::of(R::KEY).is_some_and(|api| api.is_flexible(version));
-        if flexible && R::KEY != ApiKey::ApiVersions as i16 {
-            r.tags(|_, _| Ok(false)).unwrap();
-        }
-        let response = R::Response::decode(&mut r, version).unwrap();
-        r.end().unwrap();
-        (correlation, response)
+        decode::<R>(version, bytes)
     }
 
     pub async fn ask<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
@@ -123,6 +130,18 @@ impl Wire {
         let mut answer = self.ask(12, &fetch(topic, partition, offset)).await;
         answer.responses.remove(0).partitions.remove(0)
     }
+}
+
+fn decode<R: Request>(version: i16, bytes: Bytes) -> (i32, R::Response) {
+    let mut r = Reader::new(bytes);
+    let correlation = r.i32().unwrap();
+    let flexible = Api::of(R::KEY).is_some_and(|api| api.is_flexible(version));
+    if flexible && R::KEY != ApiKey::ApiVersions as i16 {
+        r.tags(|_, _| Ok(false)).unwrap();
+    }
+    let response = R::Response::decode(&mut r, version).unwrap();
+    r.end().unwrap();
+    (correlation, response)
 }
 
 pub fn produce(topic: &str, index: i32, batch: Bytes, acks: i16) -> ProduceRequest {

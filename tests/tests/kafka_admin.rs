@@ -30,6 +30,9 @@ use levee_kafka::messages::describe_user_scram_credentials_request::{
     DescribeUserScramCredentialsRequest, UserName,
 };
 use levee_kafka::messages::elect_leaders_request::{ElectLeadersRequest, TopicPartitions};
+use levee_kafka::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
+};
 use levee_kafka::messages::list_config_resources_request::ListConfigResourcesRequest;
 use levee_kafka::messages::list_partition_reassignments_request::ListPartitionReassignmentsRequest;
 use levee_kafka::messages::update_features_request::{FeatureUpdateKey, UpdateFeaturesRequest};
@@ -256,6 +259,26 @@ async fn there_is_nobody_to_elect_and_nothing_to_reassign() {
     }
     let answer = wire.ask(0, &ListPartitionReassignmentsRequest::default()).await;
     assert!(answer.error_code == 0 && answer.topics.is_empty());
+
+    // What Kafka's tool takes away in the end, set or not, and what nobody can change.
+    const TOPIC: i8 = 2;
+    const BROKER: i8 = 4;
+    for (resource_type, name, key, wanted) in [
+        (BROKER, "3", "leader.replication.throttled.rate", 0),
+        (BROKER, "3", "replica.alter.log.dirs.io.max.bytes.per.second", 0),
+        (TOPIC, "a", "follower.replication.throttled.replicas", 0),
+        (TOPIC, "b", "follower.replication.throttled.replicas", unknown),
+        (BROKER, "3", "upload.interval", code(ErrorCode::InvalidRequest)),
+    ] {
+        let config =
+            AlterableConfig { name: key.to_owned(), config_operation: 1, ..Default::default() };
+        let resource_name = name.to_owned();
+        let resource = AlterConfigsResource { resource_type, resource_name, configs: vec![config] };
+        let request =
+            IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
+        let answer = wire.ask(1, &request).await;
+        assert_eq!(answer.responses[0].error_code, wanted, "{name} {key}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -362,8 +385,7 @@ async fn quotas_are_kept_and_found() {
     ];
     assert_eq!(alter(&mut wire, set).await, [0; 5]);
     // What was acknowledged is there after a kill.
-    broker.signal("KILL");
-    broker.wait(std::time::Duration::from_secs(10)).await;
+    broker.kill9().await;
     broker.restart().await;
     let mut wire = Wire::connect(&broker.kafka).await;
     let ann = "user=ann producer_byte_rate:1024 request_percentage:12.5";
@@ -455,7 +477,6 @@ async fn change(
     upsertions: Vec<ScramCredentialUpsertion>,
 ) -> Vec<(String, i16)> {
     let answer = wire.ask(0, &AlterUserScramCredentialsRequest { deletions, upsertions }).await;
-    assert_eq!(answer.error_code, 0);
     assert!(answer.results.iter().all(|r| r.error_message.is_some() == (r.error_code != 0)));
     answer.results.into_iter().map(|result| (result.user, result.error_code)).collect()
 }
@@ -478,12 +499,11 @@ async fn credentials(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_kept_without_what_could_log_in() {
-    let (dir, mut broker, mut wire) = start(&["--set", "log.level=trace"]).await;
+    let (dir, mut broker, mut wire) = start(&[]).await;
     let both = vec![upsert("ann", 1, 4096), upsert("ann", 2, 8192), upsert("bob", 1, 16_384)];
     let done = [("ann".to_owned(), 0), ("bob".to_owned(), 0)];
     assert_eq!(change(&mut wire, vec![], both).await, done);
-    broker.signal("KILL");
-    broker.wait(std::time::Duration::from_secs(10)).await;
+    broker.kill9().await;
     broker.restart().await;
     let mut wire = Wire::connect(&broker.kafka).await;
     let ann = ("ann".to_owned(), 0, vec![(1, 4096), (2, 8192)]);

@@ -5,7 +5,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use levee_kafka::ErrorCode;
 use levee_kafka::messages::consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest;
 use levee_kafka::messages::find_coordinator_request::FindCoordinatorRequest;
 use levee_kafka::messages::heartbeat_request::HeartbeatRequest;
@@ -18,7 +17,9 @@ use levee_kafka::messages::offset_commit_request::{
 use levee_kafka::messages::offset_fetch_request::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics,
 };
+use levee_kafka::messages::offset_fetch_response::OffsetFetchResponse;
 use levee_kafka::messages::sync_group_request::{SyncGroupRequest, SyncGroupRequestAssignment};
+use levee_kafka::{ErrorCode, Message, Reader};
 use levee_tests::kafka::{Wire, batch};
 use levee_tests::process::Broker;
 
@@ -110,8 +111,7 @@ fn commit(member: &str, generation: i32, partition_index: i32, offset: i64) -> O
     }
 }
 
-/// Committed offset and metadata, once the coordinator has read its partition.
-async fn committed(wire: &mut Wire, partition: i32) -> (i64, String) {
+fn offset_of(partition: i32) -> OffsetFetchRequest {
     let topics = vec![OffsetFetchRequestTopics {
         name: "t".into(),
         partition_indexes: vec![partition],
@@ -122,7 +122,12 @@ async fn committed(wire: &mut Wire, partition: i32) -> (i64, String) {
         topics: Some(topics),
         ..Default::default()
     };
-    let request = OffsetFetchRequest { groups: vec![group], ..Default::default() };
+    OffsetFetchRequest { groups: vec![group], ..Default::default() }
+}
+
+/// Committed offset and metadata, once the coordinator has read its partition.
+async fn committed(wire: &mut Wire, partition: i32) -> (i64, String) {
+    let request = offset_of(partition);
     loop {
         let answer = wire.ask(8, &request).await;
         let group = &answer.groups[0];
@@ -257,4 +262,46 @@ async fn a_consumer_group_of_the_new_protocol_outlives_its_coordinator() {
     }
     let stale = wire.ask(1, &beat(joined.member_epoch + 1, None)).await;
     assert_eq!(stale.error_code, code(ErrorCode::FencedMemberEpoch));
+}
+
+/// F22: a coordinator that was paused while another took over does not tell what it remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn f22_a_coordinator_that_wakes_up_too_late_tells_nothing_old() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bucket = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", bucket.path().display());
+    let args = ["--bucket", &url, "--set", "topic.durability.class=object"];
+    let old = Broker::dev(first.path(), &args).await;
+    let mut asleep = Wire::connect(&old.kafka).await;
+    asleep.create("t", 4, &[]).await;
+    commit_alone(&mut asleep, 5).await;
+    assert_eq!(committed(&mut asleep, 0).await.0, 5);
+    old.pause();
+    let new = Broker::dev(second.path(), &args).await;
+    let mut wire = Wire::connect(&new.kafka).await;
+    commit_alone(&mut wire, 9).await;
+    // The question is there when it wakes up.
+    asleep.send(8, &offset_of(0)).await;
+    old.resume();
+    if let Some(answer) = asleep.receive_raw().await {
+        let mut r = Reader::new(answer);
+        r.i32().unwrap();
+        r.tags(|_, _| Ok(false)).unwrap();
+        let answer = OffsetFetchResponse::decode(&mut r, 8).unwrap();
+        assert_ne!(answer.groups[0].error_code, 0, "an old coordinator: {answer:?}");
+    }
+    assert_eq!(committed(&mut wire, 0).await.0, 9);
+}
+
+/// Commits for partition 0 without being a member, as soon as a coordinator serves.
+async fn commit_alone(wire: &mut Wire, offset: i64) {
+    let began = Instant::now();
+    loop {
+        let answer = wire.ask(8, &commit("", -1, 0, offset)).await;
+        if answer.topics[0].partitions[0].error_code == 0 {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{answer:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

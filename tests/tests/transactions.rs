@@ -1,5 +1,7 @@
 //! Transactions of a partition, in virtual time: what readers of committed records see, wherever
 //! the records are and whatever happens to the broker in between.
+//!
+//! `LEVEE_SEEDS` says how many seeds each test runs, `LEVEE_SEED` runs one again.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
@@ -11,6 +13,7 @@ use levee_proto::grpc::ErrorCode;
 use levee_proto::record::records::ProducerStamp;
 use levee_runtime::sim::Sim;
 use levee_tests::sim::{Cluster, TxnLoad, seed};
+use levee_tiering::remote::Source;
 
 const SETTINGS: [(&str, &str); 5] = [
     ("tier.interval", "2s"),
@@ -77,17 +80,29 @@ fn everywhere(given: u64, class: &'static str, other: &'static str) {
         cluster.start(&machine, &bucket).await;
         load.verify().await;
         cluster.audit().await;
+        // What jobs wrote tells of aborted transactions.
+        let node = cluster.node().unwrap();
+        let id = node.partition("orders", 0).unwrap().id;
+        let told = node.tiers.index.aborts(id, 0..u64::MAX);
+        let is_merged = |source| matches!(source, Source::Object(id) if id.writer.0 >> 63 == 1);
+        assert!(told.iter().any(|range| is_merged(range.source)), "{told:?}");
     });
+}
+
+fn seeds(first: u64, run: impl Fn(u64)) {
+    let count = std::env::var("LEVEE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
+    let one = std::env::var_os("LEVEE_SEED").is_some();
+    (0..if one { 1 } else { count }).for_each(|number| run(first + number));
 }
 
 #[test]
 fn committed_records_of_a_local_topic_are_read_and_no_others() {
-    (0..4).for_each(|n| everywhere(700 + n, "local", "object"));
+    seeds(70_000, |given| everywhere(given, "local", "object"));
 }
 
 #[test]
 fn committed_records_of_a_bucket_topic_are_read_and_no_others() {
-    (0..4).for_each(|n| everywhere(750 + n, "object", "local"));
+    seeds(75_000, |given| everywhere(given, "object", "local"));
 }
 
 /// One transaction that stays open over a crash, a flush and a change of class.

@@ -154,7 +154,7 @@ impl Groups {
             }
         });
         if self.next_check.is_some_and(|at| at <= now) {
-            self.expire_offsets(now, &mut effects);
+            self.expire_offsets(now, topics, &mut effects);
         }
         effects
     }
@@ -344,7 +344,10 @@ fn leave(
     let one = MemberIdentity { member_id: request.member_id, ..Default::default() };
     let listed = caller.api_version >= LEAVE_LISTS_FROM;
     let members = if listed { request.members } else { vec![one] };
-    let left = match classic(groups, &request.group_id) {
+    if let Some(Group::Consumer(group)) = groups.get_mut(&request.group_id) {
+        return left(listed, group.remove_members(step, &members), members);
+    }
+    let codes = match classic(groups, &request.group_id) {
         Ok(group) => group.leave(step, &members),
         Err(ErrorCode::InvalidGroupId) => {
             let error_code = ErrorCode::InvalidGroupId.into();
@@ -352,7 +355,16 @@ fn leave(
         }
         Err(code) => vec![Err(code); members.len()],
     };
-    let mut codes = left.into_iter().map(|left| i16::from(left.err().unwrap_or(ErrorCode::None)));
+    left(listed, codes, members)
+}
+
+/// `listed`: each member has its own answer; else there is one, for all of it.
+fn left(
+    listed: bool,
+    codes: Vec<Result<(), ErrorCode>>,
+    members: Vec<MemberIdentity>,
+) -> LeaveGroupResponse {
+    let mut codes = codes.into_iter().map(|left| i16::from(left.err().unwrap_or(ErrorCode::None)));
     if !listed {
         let error_code = codes.next().unwrap_or_default();
         return LeaveGroupResponse { error_code, ..Default::default() };

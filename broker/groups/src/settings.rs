@@ -17,7 +17,7 @@ pub struct Settings {
     pub consumer_heartbeat_ms: i32,
     /// `group.consumer.session.timeout.ms`
     pub consumer_session_ms: i32,
-    /// `group.consumer.max.size`
+    /// `group.consumer.max.size`, at least 1
     pub consumer_max_size: usize,
     /// `offset.metadata.max.bytes`
     pub offset_metadata_max_bytes: usize,

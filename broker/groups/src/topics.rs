@@ -57,7 +57,7 @@ impl Digest {
 
     /// Parts are told apart by their lengths.
     pub(crate) fn add(&mut self, part: &[u8]) {
-        for byte in part.len().to_be_bytes().iter().chain(part) {
+        for byte in (part.len() as u64).to_be_bytes().iter().chain(part) {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }

@@ -78,8 +78,7 @@ pub fn all(state: &MetaState) -> impl Iterator<Item = (Entity, Limits)> {
 
 fn stored(state: &MetaState) -> impl Iterator<Item = (&str, &str)> {
     let from = state.config.range(PREFIX.to_owned()..);
-    let ours = from.map_while(|(key, value)| Some((key.strip_prefix(PREFIX)?, value.as_str())));
-    ours
+    from.map_while(|(key, value)| Some((key.strip_prefix(PREFIX)?, value.as_str())))
 }
 
 /// The records that make a change, or why it cannot be.
@@ -158,10 +157,12 @@ fn text_of_entity(entity: &Entity) -> String {
 
 /// Nothing for what another release wrote.
 fn entity_of(text: &str) -> Option<Entity> {
-    let pair = |(kind, name): (std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)| {
-        Some((Kind::from_name(&kind)?, Some(name.into_owned()).filter(|name| !name.is_empty())))
-    };
-    parse(text.as_bytes()).map(pair).collect()
+    let mut entity = Entity::new();
+    for (kind, name) in parse(text.as_bytes()) {
+        let name = Some(name.into_owned()).filter(|name| !name.is_empty());
+        entity.insert(Kind::from_name(&kind)?, name);
+    }
+    Some(entity)
 }
 
 fn text_of_limits(limits: &Limits) -> String {
@@ -176,7 +177,7 @@ fn limits_of(text: &str) -> Limits {
 
 #[cfg(test)]
 mod tests {
-    use levee_proto::ids::ClusterId;
+    use levee_proto::ids::Nonce;
 
     use super::*;
 
@@ -200,7 +201,7 @@ mod tests {
 
     #[test]
     fn limits_come_and_go_and_every_name_comes_back_as_it_was() {
-        let mut state = MetaState::new(ClusterId(1));
+        let mut state = MetaState::new(Nonce(1));
         let strange = [(Kind::User, Some("a&b=c/ü %")), (Kind::ClientId, None)];
         let rates = [("producer_byte_rate", 1e15), ("request_percentage", 0.1)];
         assert_eq!(commit(&mut state, &change(&strange, &rates, &[])), 1);
@@ -220,7 +221,7 @@ mod tests {
         let user: &[(Kind, Option<&str>)] = &[(Kind::User, Some("a"))];
         let ip = |name| [(Kind::Ip, Some(name))];
         let long = "x".repeat(NAME_BYTES_MAX + 1);
-        let state = MetaState::new(ClusterId(1));
+        let state = MetaState::new(Nonce(1));
         for (bad, why) in [
             (change(&[], &[], &[]), "whose"),
             (change(&[(Kind::User, Some(""))], &[], &[]), "1 to 1024"),
@@ -243,10 +244,12 @@ mod tests {
 
     #[test]
     fn there_is_a_most_of_entities() {
-        let mut state = MetaState::new(ClusterId(1));
+        let mut state = MetaState::new(Nonce(1));
         let of =
             |name: &str| change(&[(Kind::User, Some(name))], &[("request_percentage", 1.0)], &[]);
-        (0..ENTITIES_MAX).for_each(|n| drop(commit(&mut state, &of(&n.to_string()))));
+        for n in 0..ENTITIES_MAX {
+            commit(&mut state, &of(&n.to_string()));
+        }
         assert!(decide(&state, &of("one more")).is_err());
         let other = change(&[(Kind::User, Some("7"))], &[("request_percentage", 2.0)], &[]);
         assert_eq!(commit(&mut state, &other), 1, "those that are there can be changed");

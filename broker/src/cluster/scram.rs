@@ -196,7 +196,7 @@ pub fn decide(state: &MetaState, change: &ScramChange) -> Result<(Vec<Record>, A
 
 #[cfg(test)]
 mod tests {
-    use levee_proto::ids::ClusterId;
+    use levee_proto::ids::Nonce;
 
     use super::*;
 
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_user_has_one_credential_of_each_kind() {
-        let mut state = MetaState::new(ClusterId(1));
+        let mut state = MetaState::new(Nonce(1));
         let one = |mechanism: Mechanism| {
             Credential::new(mechanism, 8192, b"salt", &[7; 64][..mechanism.hash_bytes()]).unwrap()
         };

@@ -92,6 +92,12 @@ settings! {
     offsets_topic_partitions: u32 = Setting::int("offsets.topic.partitions", 1, 1000, "50"),
         "Partitions of __consumer_offsets, over which groups are spread. Counts when the first \
          group comes.";
+    transactions_topic_partitions: u32 = Setting::int("transactions.topic.partitions", 1, 1000, "50"),
+        "Partitions of __transaction_state, over which transactional ids are spread. Counts when \
+         the first transaction comes.";
+    transaction_max_timeout: Duration = Setting::duration(
+        "transaction.max.timeout", SECOND, DAY, "15m"),
+        "Longest time that a producer may ask for its transactions; one that takes longer is aborted.";
     offsets_retention: Duration = Setting::duration(
         "offsets.retention", MINUTE, CENTURY, "7d"),
         "How long the offsets of a group without members are kept.";
@@ -122,7 +128,8 @@ settings! {
     max_batch_bytes: u64 = Setting::bytes("max.batch.bytes", 64 * KIB, BATCH_MAX, "16MiB"),
         "Largest record batch that any topic may accept, as it arrives (compressed).";
     request_bytes: u64 = Setting::bytes("request.bytes", 2 * MIB, TIB, "256MiB"),
-        "Memory for requests that are received and not dealt with; clients wait for room. At \
+        "Memory for requests that are received and not dealt with, of gRPC clients and as much of \
+         Kafka clients; they wait for room. At \
          least max.batch.bytes and 2MiB more. Appends that wait for a topic may take half of it, or one batch.";
     answer_bytes: u64 = Setting::bytes("answer.bytes", 32 * MIB, 4 * GIB, "256MiB"),
         "Memory for answers to reads that are made and not yet taken by their clients; further \

@@ -154,6 +154,7 @@ fn bad_values_name_value_bounds_origin_and_remedy() {
         ("topic.durability.class", "replicated", "needs peers"),
         ("topic.min.cleanable.dirty.ratio", "1.5", "not between 0 and 1"),
         ("topic.min.cleanable.dirty.ratio", "half", "not a number"),
+        ("topic.cleanup.policy", "squash", "compact"),
         ("wal.file.bytes", "67108865", "multiple of 4KiB"),
         ("cache.disk.bytes", "15MiB", "choose 0 for none, or at least 16MiB"),
         ("cache.bytes", "7MiB", "choose at least 8MiB"),

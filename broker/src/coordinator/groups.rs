@@ -1,8 +1,10 @@
 //! Groups as the state machine of a shard.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use levee_groups::{Answer, Caller, Groups, Request, Settings, Topic, Topics};
+use futures::future::BoxFuture;
+use levee_groups::{Answer, Caller, Groups, Producer, Request, Settings, Topic, Topics};
 use levee_kafka::Uuid;
 use levee_proto::ids::TopicId;
 use levee_proto::record::BatchHeader;
@@ -24,7 +26,7 @@ pub(crate) struct GroupsMachine {
 }
 
 impl GroupsMachine {
-    pub(super) fn new(node: Arc<Node>) -> Self {
+    pub(super) fn new(node: Arc<Node>) -> Option<Self> {
         let config = &node.config;
         let settings = Settings {
             initial_rebalance_delay_ms: config.group_initial_rebalance_delay.as_millis() as i32,
@@ -33,24 +35,27 @@ impl GroupsMachine {
             offsets_retention_ms: config.offsets_retention.as_millis() as i64,
             ..Settings::default()
         };
-        Self { groups: Groups::new(settings), topics: KnownTopics(node) }
+        Some(Self { groups: Groups::new(settings), topics: KnownTopics(node) })
     }
 }
 
 impl Machine for GroupsMachine {
     type Call = Call;
     type Answer = Answer;
+    type Deed = Infallible;
 
-    fn replay(&mut self, _header: &BatchHeader, record: DecodedRecord) -> Result<(), String> {
+    fn replay(&mut self, header: &BatchHeader, record: DecodedRecord) -> Result<(), String> {
+        let (id, epoch) = (header.producer_id, header.producer_epoch);
+        let producer = header.is_transactional().then_some(Producer { id, epoch });
         let key = record.data.key.unwrap_or_default();
-        self.groups.replay(key, record.data.value, None).map_err(|error| error.to_string())
+        self.groups.replay(key, record.data.value, producer).map_err(|error| error.to_string())
     }
 
-    fn loaded(&mut self, now: i64) -> Effects<Answer> {
+    fn loaded(&mut self, now: i64) -> Effects<Self> {
         self.groups.loaded(now, &self.topics).into()
     }
 
-    fn call(&mut self, now: i64, token: Token, call: Call) -> Effects<Answer> {
+    fn call(&mut self, now: i64, token: Token, call: Call) -> Effects<Self> {
         self.groups.request(now, &self.topics, &call.caller, token, call.request).into()
     }
 
@@ -58,14 +63,24 @@ impl Machine for GroupsMachine {
         self.groups.deadline()
     }
 
-    fn tick(&mut self, now: i64) -> Effects<Answer> {
+    fn tick(&mut self, now: i64) -> Effects<Self> {
         self.groups.tick(now, &self.topics).into()
+    }
+
+    fn transaction_ended(&mut self, producer_id: i64, commit: bool) {
+        self.groups.transaction_ended(producer_id, commit);
+    }
+
+    fn perform(&self, deed: Infallible) -> Vec<BoxFuture<'static, Call>> {
+        match deed {}
     }
 }
 
-impl From<levee_groups::Effects> for Effects<Answer> {
+impl From<levee_groups::Effects> for Effects<GroupsMachine> {
     fn from(effects: levee_groups::Effects) -> Self {
-        Self { records: effects.records, answers: effects.answers }
+        let levee_groups::Effects { records, producer, answers } = effects;
+        let producer = producer.map(|producer| (producer.id, producer.epoch));
+        Self { records, producer, answers, deeds: Vec::new() }
     }
 }
 

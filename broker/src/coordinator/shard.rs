@@ -20,49 +20,63 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::{FuturesOrdered, StreamExt};
+use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use levee_kafka::ErrorCode;
+use levee_proto::FormatError;
 use levee_proto::limits::BATCH_DECODED_BYTES_MAX;
-use levee_proto::record::BatchHeader;
 use levee_proto::record::batch::check_run;
 use levee_proto::record::codecs::Compression;
-use levee_proto::record::records::{BatchBuilder, DecodedRecord, RecordData, Records};
+use levee_proto::record::records::{
+    BatchBuilder, DecodedRecord, ProducerStamp, RecordData, Records,
+};
+use levee_proto::record::{BatchHeader, Marker};
 use levee_runtime::backoff::Backoff;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::fetch::{Fetch, Isolation};
 use crate::node::Node;
-use crate::partition::Partition;
+use crate::partition::{EndTxn, Partition};
 
 /// Names a call to the machine.
 pub(crate) type Token = u64;
 
 /// What a call, or time, leads to.
-pub(crate) struct Effects<A> {
+pub(crate) struct Effects<M: Machine> {
     /// Keys and values to append as one batch; no value: a tombstone.
     pub(crate) records: Vec<(Bytes, Option<Bytes>)>,
+    /// Id and epoch of the producer whose transaction the batch is part of.
+    pub(crate) producer: Option<(i64, i16)>,
     /// Given when the records, and all before them, are durable.
-    pub(crate) answers: Vec<(Token, A)>,
+    pub(crate) answers: Vec<(Token, M::Answer)>,
+    /// Done then.
+    pub(crate) deeds: Vec<M::Deed>,
 }
 
-/// A state machine whose memory is the fold of its records.
-pub(crate) trait Machine: Send + 'static {
+/// A state machine whose memory is the fold of its records. `now`: milliseconds since 1970.
+pub(crate) trait Machine: Send + Sized + 'static {
     type Call: Send + 'static;
     type Answer: Send + 'static;
+    /// What is to be done elsewhere once its reason is durable.
+    type Deed: Send + 'static;
 
     /// A record of the log, in order.
-    fn replay(
-        &mut self,
-        header: &BatchHeader,
-        record: DecodedRecord,
-    ) -> std::result::Result<(), String>;
-    /// All of the log was read. `now`: milliseconds since 1970, here and below.
-    fn loaded(&mut self, now: i64) -> Effects<Self::Answer>;
-    fn call(&mut self, now: i64, token: Token, call: Self::Call) -> Effects<Self::Answer>;
+    fn replay(&mut self, header: &BatchHeader, record: DecodedRecord) -> Result<(), String>;
+    /// All of the log was read.
+    fn loaded(&mut self, now: i64) -> Effects<Self>;
+    fn call(&mut self, now: i64, token: Token, call: Self::Call) -> Effects<Self>;
     /// When `tick` wants to be called.
     fn deadline(&self) -> Option<i64>;
-    fn tick(&mut self, now: i64) -> Effects<Self::Answer>;
+    fn tick(&mut self, now: i64) -> Effects<Self>;
+    /// A marker stands in this log.
+    fn transaction_ended(&mut self, producer_id: i64, commit: bool);
+    /// How many producer ids it wants before it is called.
+    fn producer_ids_wanted(&self) -> usize {
+        0
+    }
+    fn give_producer_id(&mut self, _id: i64) {}
+    /// What a deed comes to, each as a call. Dropped where the shard ends.
+    fn perform(&self, deed: Self::Deed) -> Vec<BoxFuture<'static, Self::Call>>;
 }
 
 /// Calls that wait for a shard.
@@ -77,9 +91,16 @@ const READ_BYTES: usize = 1 << 20;
 const RELOAD_FIRST: Duration = Duration::from_millis(50);
 const RELOAD_MAX: Duration = Duration::from_secs(5);
 
-struct Command<M: Machine> {
-    call: M::Call,
-    answer: oneshot::Sender<std::result::Result<M::Answer, ErrorCode>>,
+enum Command<M: Machine> {
+    Call {
+        call: M::Call,
+        answer: oneshot::Sender<Result<M::Answer, ErrorCode>>,
+    },
+    /// Ends a transaction in this partition; answered when the marker is durable.
+    End {
+        end: EndTxn,
+        done: oneshot::Sender<Result<(), Error>>,
+    },
 }
 
 /// The way to a shard.
@@ -97,7 +118,7 @@ impl<M: Machine> Shard<M> {
         node: Arc<Node>,
         partition: Arc<Partition>,
         epoch: u32,
-        new: impl Fn() -> M + Send + 'static,
+        new: impl Fn() -> Option<M> + Send + 'static,
     ) -> Arc<Self> {
         let (calls, queue) = mpsc::channel(QUEUE);
         let (ready, loaded) = watch::channel(false);
@@ -106,7 +127,8 @@ impl<M: Machine> Shard<M> {
             let mut serving = Serving { node, partition, epoch, queue, ready };
             let mut again = Backoff::new(RELOAD_FIRST, RELOAD_MAX);
             while serving.is_leader() {
-                if let Err(error) = serving.run(new()).await {
+                let Some(machine) = new() else { return };
+                if let Err(error) = serving.run(machine).await {
                     let (topic, number) = (&serving.partition.topic, serving.partition.id.partition);
                     tracing::warn!(%topic, number, %error, "a coordinator reads its partition again");
                     again.wait(&serving.node.host).await;
@@ -121,16 +143,12 @@ impl<M: Machine> Shard<M> {
     }
 
     /// Asks, and waits for an answer that is durable with all that it rests on.
-    pub(crate) async fn call(
-        &self,
-        node: &Node,
-        call: M::Call,
-    ) -> std::result::Result<M::Answer, ErrorCode> {
+    pub(crate) async fn call(&self, node: &Node, call: M::Call) -> Result<M::Answer, ErrorCode> {
         let (answer, answered) = oneshot::channel();
         let mut loaded = self.loaded.clone();
         let sent = async {
             loaded.wait_for(|loaded| *loaded).await.ok()?;
-            self.calls.send(Command { call, answer }).await.ok()
+            self.calls.send(Command::Call { call, answer }).await.ok()
         };
         match node.host.timeout(LOAD_PATIENCE, sent).await {
             Ok(Some(())) => {}
@@ -139,6 +157,17 @@ impl<M: Machine> Shard<M> {
         }
         // A shard that ends drops what waits for it.
         answered.await.unwrap_or(Err(ErrorCode::NotCoordinator))
+    }
+
+    /// Writes the marker that ends a transaction in this partition, in the order of everything else
+    /// that its machine does.
+    pub(crate) async fn end_transaction(&self, end: EndTxn) -> Result<(), Error> {
+        let gone = || Error::session_ended("the coordinator moved");
+        let (done, is_done) = oneshot::channel();
+        let mut loaded = self.loaded.clone();
+        loaded.wait_for(|loaded| *loaded).await.map_err(|_| gone())?;
+        self.calls.send(Command::End { end, done }).await.map_err(|_| gone())?;
+        is_done.await.unwrap_or_else(|_| Err(gone()))
     }
 }
 
@@ -151,9 +180,17 @@ struct Serving<M: Machine> {
     ready: watch::Sender<bool>,
 }
 
-/// Answers that wait for their records; whether those are durable.
-type Pending<A> = FuturesOrdered<BoxFuture<'static, (Result<()>, Vec<(Token, A)>)>>;
-type Waiting<A> = BTreeMap<Token, oneshot::Sender<std::result::Result<A, ErrorCode>>>;
+/// What waits for its records.
+struct Held<M: Machine> {
+    answers: Vec<(Token, M::Answer)>,
+    deeds: Vec<M::Deed>,
+    ended: Option<oneshot::Sender<Result<(), Error>>>,
+}
+
+/// In the order of the log; each with whether its records are durable.
+type Pending<M> = FuturesOrdered<BoxFuture<'static, (Result<(), Error>, Held<M>)>>;
+type Waiting<M> = BTreeMap<Token, oneshot::Sender<Result<<M as Machine>::Answer, ErrorCode>>>;
+type Deeds<M> = FuturesUnordered<BoxFuture<'static, <M as Machine>::Call>>;
 
 impl<M: Machine> Serving<M> {
     fn is_leader(&self) -> bool {
@@ -162,66 +199,82 @@ impl<M: Machine> Serving<M> {
 
     /// Reads everything and serves. `Ok`: the leader epoch is over; `Err`: what is in memory is not
     /// what the log says.
-    async fn run(&mut self, mut machine: M) -> Result<()> {
+    async fn run(&mut self, mut machine: M) -> Result<(), Error> {
         self.ready.send_replace(false);
         self.load(&mut machine).await?;
-        let mut pending: Pending<M::Answer> = FuturesOrdered::new();
-        let mut waiting: Waiting<M::Answer> = BTreeMap::new();
+        let mut pending: Pending<M> = FuturesOrdered::new();
+        let mut waiting: Waiting<M> = BTreeMap::new();
+        let mut deeds: Deeds<M> = FuturesUnordered::new();
         let (mut ends, mut next_token) = (self.partition.ends(), 0);
         let effects = machine.loaded(self.node.host.wall_ms());
         self.take(effects, &mut pending).await?;
         self.ready.send_replace(true);
+        let host = self.node.host.clone();
         loop {
-            let host = self.node.host.clone();
+            self.stock(&mut machine).await;
             let due = machine.deadline().map(|at| at.saturating_sub(host.wall_ms()).max(0));
             let due = due.map_or(TICK_MAX, |ms| Duration::from_millis(ms as u64).min(TICK_MAX));
-            tokio::select! {
+            let (call, answer) = tokio::select! {
                 biased;
-                Some((durable, answers)) = pending.next() => {
+                Some((durable, held)) = pending.next() => {
                     durable?;
-                    for (token, answer) in answers {
+                    for (token, answer) in held.answers {
                         // Who asked may have gone.
                         let _ = waiting.remove(&token).map(|asker| asker.send(Ok(answer)));
                     }
+                    held.deeds.into_iter().for_each(|deed| deeds.extend(machine.perform(deed)));
+                    let _ = held.ended.map(|done| done.send(Ok(())));
+                    continue;
                 }
-                _ = ends.changed() => if !self.is_leader() && pending.is_empty() {
-                    return Ok(());
+                Some(call) = deeds.next() => (call, None),
+                _ = ends.changed() => match self.is_leader() || !pending.is_empty() {
+                    true => continue,
+                    false => return Ok(()),
                 },
-                command = self.queue.recv() => {
+                command = self.queue.recv() => match command {
                     // Nobody can ask any more: this shard was replaced.
-                    let Some(Command { call, answer }) = command else { return Ok(()) };
-                    if !self.is_leader() {
-                        return Ok(());
-                    }
-                    if answer.is_closed() {
+                    None => return Ok(()),
+                    Some(_) if !self.is_leader() => return Ok(()),
+                    Some(Command::Call { answer, .. }) if answer.is_closed() => continue,
+                    Some(Command::Call { call, answer }) => (call, Some(answer)),
+                    Some(Command::End { end, done }) => {
+                        self.end(&mut machine, &end, done, &mut pending).await?;
                         continue;
                     }
-                    next_token += 1;
-                    waiting.insert(next_token, answer);
-                    let effects = machine.call(host.wall_ms(), next_token, call);
-                    self.take(effects, &mut pending).await?;
-                }
+                },
                 () = host.sleep(due) => {
                     if !self.is_leader() {
                         return Ok(());
                     }
                     let effects = machine.tick(host.wall_ms());
                     self.take(effects, &mut pending).await?;
+                    continue;
                 }
+            };
+            next_token += 1;
+            answer.into_iter().for_each(|answer| drop(waiting.insert(next_token, answer)));
+            let effects = machine.call(host.wall_ms(), next_token, call);
+            self.take(effects, &mut pending).await?;
+        }
+    }
+
+    /// Producer ids, as far as there are some now.
+    async fn stock(&self, machine: &mut M) {
+        for _ in 0..machine.producer_ids_wanted() {
+            match self.node.producer_id().await {
+                Ok(id) => machine.give_producer_id(id),
+                Err(error) => return tracing::debug!(%error, "no producer ids now"),
             }
         }
     }
 
     /// Appends the records and puts the answers behind them.
-    async fn take(
-        &self,
-        effects: Effects<M::Answer>,
-        pending: &mut Pending<M::Answer>,
-    ) -> Result<()> {
-        let Effects { records, answers } = effects;
+    async fn take(&self, effects: Effects<M>, pending: &mut Pending<M>) -> Result<(), Error> {
+        let Effects { records, producer, answers, deeds } = effects;
+        let held = Held { answers, deeds, ended: None };
         if records.is_empty() {
-            if !answers.is_empty() {
-                pending.push_back(Box::pin(async move { (Ok(()), answers) }));
+            if !held.answers.is_empty() || !held.deeds.is_empty() {
+                pending.push_back(Box::pin(async move { (Ok(()), held) }));
             }
             return Ok(());
         }
@@ -231,22 +284,49 @@ impl<M: Machine> Serving<M> {
             let key = Some(key);
             builder.push(&RecordData { timestamp_ms, key, value, ..RecordData::default() });
         }
-        let batch = builder.build(None);
+        let batch = match producer {
+            None => builder.build(None),
+            Some((producer_id, producer_epoch)) => {
+                let base_sequence = self.partition.next_sequence(producer_id, producer_epoch)?;
+                let stamp = ProducerStamp { producer_id, producer_epoch, base_sequence };
+                builder.transactional().build(Some(stamp))
+            }
+        };
         let ticket = self.partition.append_in(batch, APPEND_LIMIT, Some(self.epoch)).await?;
-        pending.push_back(Box::pin(async move { (ticket.durable().await.map(drop), answers) }));
+        pending.push_back(Box::pin(async move { (ticket.durable().await.map(drop), held) }));
+        Ok(())
+    }
+
+    /// Appends the marker that ends a transaction. One that is refused changes nothing.
+    async fn end(
+        &self,
+        machine: &mut M,
+        end: &EndTxn,
+        done: oneshot::Sender<Result<(), Error>>,
+        pending: &mut Pending<M>,
+    ) -> Result<(), Error> {
+        let ticket = match self.partition.end_transaction(end, APPEND_LIMIT).await {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                let _ = done.send(Err(error));
+                return Ok(());
+            }
+        };
+        machine.transaction_ended(end.producer_id, end.commit);
+        let held = Held { answers: Vec::new(), deeds: Vec::new(), ended: Some(done) };
+        pending.push_back(Box::pin(async move { (ticket.durable().await.map(drop), held) }));
         Ok(())
     }
 
     /// Replays the log up to where it ends now, which no other can move in this epoch.
-    async fn load(&self, machine: &mut M) -> Result<()> {
+    async fn load(&self, machine: &mut M) -> Result<(), Error> {
         let node = &self.node;
         let ladder = self.partition.readable()?;
         let (mut offset, end) = (ladder.log_start(), ladder.log_end());
         let ahead = node.tiers.reader.read_ahead();
         let began = node.host.now();
         while offset < end {
-            let wait = node.config.request_timeout;
-            let isolation = Isolation::ReadUncommitted;
+            let (wait, isolation) = (node.config.request_timeout, Isolation::ReadUncommitted);
             let fetch = Fetch { offset, max_bytes: READ_BYTES, min_bytes: 1, wait, isolation };
             let found = node.fetch_ahead(&self.partition, &fetch, Some(&ahead)).await?;
             replay(machine, &found.batches, offset)?;
@@ -262,28 +342,18 @@ impl<M: Machine> Serving<M> {
     }
 }
 
-fn replay<M: Machine>(machine: &mut M, batches: &Bytes, from: u64) -> Result<()> {
+fn replay<M: Machine>(machine: &mut M, batches: &Bytes, from: u64) -> Result<(), Error> {
     let mut bad = None;
     let walked = check_run(batches, |at, header| {
-        // Markers of transactions; nothing transactional is in these topics yet.
-        if header.is_control() {
-            return true;
-        }
         let batch = batches.slice(at..at + header.bytes as usize);
-        let replayed = Records::of(&batch, BATCH_DECODED_BYTES_MAX).and_then(|records| {
-            for record in records {
-                let record = record?;
-                if record.offset < from {
-                    continue;
+        let replayed = match header.is_control() {
+            true => Marker::of(&batch).map(|marker| {
+                if let Some(marker) = marker {
+                    machine.transaction_ended(header.producer_id, marker.commit);
                 }
-                let offset = record.offset;
-                if let Err(why) = machine.replay(header, record) {
-                    // One record that cannot be read must not take everything else away.
-                    tracing::warn!(offset, why, "a coordinator's record is passed over");
-                }
-            }
-            Ok(())
-        });
+            }),
+            false => replay_batch(machine, header, &batch, from),
+        };
         bad = replayed.err();
         bad.is_none()
     });
@@ -291,4 +361,24 @@ fn replay<M: Machine>(machine: &mut M, batches: &Bytes, from: u64) -> Result<()>
         None => Ok(()),
         Some(error) => Err(Error::corrupt_data(error)),
     }
+}
+
+fn replay_batch<M: Machine>(
+    machine: &mut M,
+    header: &BatchHeader,
+    batch: &Bytes,
+    from: u64,
+) -> Result<(), FormatError> {
+    for record in Records::of(batch, BATCH_DECODED_BYTES_MAX)? {
+        let record = record?;
+        if record.offset < from {
+            continue;
+        }
+        let offset = record.offset;
+        if let Err(why) = machine.replay(header, record) {
+            // One record that cannot be read must not take everything else away.
+            tracing::warn!(offset, why, "a coordinator's record is passed over");
+        }
+    }
+    Ok(())
 }

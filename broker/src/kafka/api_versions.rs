@@ -2,11 +2,17 @@
 
 use levee_kafka::messages::ApiKey;
 use levee_kafka::messages::api_versions_request::ApiVersionsRequest;
-use levee_kafka::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use levee_kafka::messages::api_versions_response::{
+    ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
+};
 use levee_kafka::{ErrorCode, frame};
 
 use super::versions::SERVED;
 use super::{Answered, Ask};
+
+/// What clients may do only where all brokers can (KIP-584): groups of the new protocol, and
+/// transactions with an epoch each (KIP-890, all of it).
+const FEATURES: &[(&str, i16)] = &[("group.version", 1), ("transaction.version", 2)];
 
 pub(super) async fn answer(ask: &Ask, request: ApiVersionsRequest) -> ApiVersionsResponse {
     let (name, version) = (request.client_software_name, request.client_software_version);
@@ -22,7 +28,23 @@ pub(super) async fn answer(ask: &Ask, request: ApiVersionsRequest) -> ApiVersion
         min_version: *min_version,
         max_version: *max_version,
     };
-    ApiVersionsResponse { api_keys: SERVED.iter().map(row).collect(), ..Default::default() }
+    let supported = |(name, max_version): &(&str, i16)| SupportedFeatureKey {
+        name: (*name).to_owned(),
+        min_version: 0,
+        max_version: *max_version,
+    };
+    let finalized = |(name, level): &(&str, i16)| FinalizedFeatureKey {
+        name: (*name).to_owned(),
+        max_version_level: *level,
+        min_version_level: *level,
+    };
+    ApiVersionsResponse {
+        api_keys: SERVED.iter().map(row).collect(),
+        supported_features: FEATURES.iter().map(supported).collect(),
+        finalized_features_epoch: 0,
+        finalized_features: FEATURES.iter().map(finalized).collect(),
+        ..Default::default()
+    }
 }
 
 /// To a version that this broker does not know: the oldest form, which every client can read, with

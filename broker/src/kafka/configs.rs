@@ -267,12 +267,28 @@ pub(super) async fn change(
     incremental_answer::IncrementalAlterConfigsResponse { responses, ..Default::default() }
 }
 
+/// What Kafka's reassignment tool takes away when it has ended, whether it was set or not. Nothing is
+/// copied between brokers, so it never is.
+fn is_gone_throttle(config: &incremental::AlterableConfig) -> bool {
+    const THROTTLES: [&str; 5] = [
+        "leader.replication.throttled.rate",
+        "follower.replication.throttled.rate",
+        "leader.replication.throttled.replicas",
+        "follower.replication.throttled.replicas",
+        "replica.alter.log.dirs.io.max.bytes.per.second",
+    ];
+    config.config_operation == DELETE && THROTTLES.contains(&config.name.as_str())
+}
+
 async fn change_one(
     ask: &Ask,
     resource: &incremental::AlterConfigsResource,
     validate_only: bool,
 ) -> Result<(), Refused> {
     let name = &resource.resource_name;
+    if resource.configs.iter().all(is_gone_throttle) {
+        return rows(ask, resource.resource_type, name).map(drop);
+    }
     own_settings(ask, resource.resource_type, name)?;
     let now = rows(ask, resource.resource_type, name)?;
     let (mut set, mut remove) = (BTreeMap::new(), Vec::new());

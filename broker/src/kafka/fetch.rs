@@ -183,6 +183,7 @@ async fn read_one(
         high_watermark: ladder.high_watermark() as i64,
         last_stable_offset: ladder.last_stable() as i64,
         log_start_offset: ladder.log_start() as i64,
+        aborted_transactions: (isolation == Isolation::ReadCommitted).then(Vec::new),
         records: Some(Records::default()),
         ..Default::default()
     };
@@ -200,8 +201,8 @@ async fn read_one(
             data.log_start_offset = found.log_start as i64;
             // A batch that is larger than what is left waits for an answer of its own.
             if is_first || found.batches.len() <= max {
-                data.aborted_transactions = (isolation == Isolation::ReadCommitted)
-                    .then(|| found.aborted.iter().map(aborted).collect());
+                let aborted = found.aborted.iter().map(aborted);
+                data.aborted_transactions.iter_mut().for_each(|all| all.extend(aborted.clone()));
                 data.records = Some(found.batches.into());
             }
             data

@@ -41,6 +41,7 @@ use levee_kafka::messages::sync_group_request::SyncGroupRequest;
 use levee_kafka::messages::sync_group_response::SyncGroupResponse;
 
 use super::{Ask, cluster};
+use crate::coordinator::Kind;
 use crate::coordinator::groups::Call;
 
 /// Bits of what everybody may do with a group while nobody is asked who they are: read, delete,
@@ -60,8 +61,18 @@ fn call(ask: &Ask, request: Request) -> Call {
     Call { caller, request }
 }
 
-async fn of_group(ask: &Ask, group: &str, request: Request) -> Answered {
+pub(super) async fn of_group(ask: &Ask, group: &str, request: Request) -> Answered {
     ask.kafka.coordinators.ask_group(group, call(ask, request)).await
+}
+
+/// As `of_group`, for answers that rest on nothing that is appended for them: a broker that was paused
+/// while another took over must not tell what it remembers (I20, F22).
+async fn of_group_now(ask: &Ask, group: &str, request: Request) -> Answered {
+    let answer = of_group(ask, group, request).await?;
+    match ask.node().lease().await {
+        Ok(()) => Ok(answer),
+        Err(_) => Err(ErrorCode::CoordinatorNotAvailable),
+    }
 }
 
 /// Of an answer that is none.
@@ -92,7 +103,6 @@ pub(super) async fn find_coordinator(
 }
 
 async fn find(ask: &Ask, key: String, key_type: i8) -> Coordinator {
-    const GROUP: i8 = 0;
     let refused = |key, code: ErrorCode, message: String| Coordinator {
         key,
         node_id: -1,
@@ -101,11 +111,15 @@ async fn find(ask: &Ask, key: String, key_type: i8) -> Coordinator {
         error_message: Some(message),
         ..Default::default()
     };
-    if key_type != GROUP {
-        let why = format!("coordinators of type {key_type} are not served (0: groups)");
-        return refused(key, ErrorCode::InvalidRequest, why);
-    }
-    let led = match ask.kafka.coordinators.group_partition(&key).await {
+    let kind = match key_type {
+        0 => Kind::Groups,
+        1 => Kind::Transactions,
+        other => {
+            let why = format!("coordinators of type {other} are not served (0 and 1 are)");
+            return refused(key, ErrorCode::InvalidRequest, why);
+        }
+    };
+    let led = match ask.kafka.coordinators.partition_of(kind, &key).await {
         Ok(partition) => cluster::leader(ask, &ask.node().view.read(), partition),
         Err(error) => return refused(key, ErrorCode::CoordinatorNotAvailable, error.to_string()),
     };
@@ -185,7 +199,7 @@ pub(super) async fn fetch_offsets(ask: &Ask, request: OffsetFetchRequest) -> Off
         let group_id = asked.group_id.clone();
         let request =
             OffsetFetchRequest { groups: vec![asked], require_stable, ..Default::default() };
-        match of_group(ask, &group_id, Request::OffsetFetch(request)).await {
+        match of_group_now(ask, &group_id, Request::OffsetFetch(request)).await {
             Ok(Answer::OffsetFetch(answer)) => answer.groups,
             other => {
                 let error_code = failed(other);
@@ -199,7 +213,7 @@ pub(super) async fn fetch_offsets(ask: &Ask, request: OffsetFetchRequest) -> Off
 
 async fn fetch_offsets_of_one(ask: &Ask, request: OffsetFetchRequest) -> OffsetFetchResponse {
     let (group, asked) = (request.group_id.clone(), request.topics.clone().unwrap_or_default());
-    match of_group(ask, &group, Request::OffsetFetch(request)).await {
+    match of_group_now(ask, &group, Request::OffsetFetch(request)).await {
         Ok(Answer::OffsetFetch(answer)) => answer,
         other => {
             // The oldest version has no other place for the error.

@@ -88,8 +88,10 @@ async fn find(
     let epoch_of = |offset| node.epoch_of(partition.id, offset).map_or(-1, |epoch| epoch as i32);
     let offset = match asked.timestamp {
         at::LATEST => {
+            // It was still ours after it was read (I20).
+            let end = isolation.end(&ladder);
             node.lease().await.map_err(|e| code(&e))?;
-            isolation.end(&partition.readable().map_err(|e| code(&e))?)
+            end
         }
         at::EARLIEST => ladder.log_start(),
         at::EARLIEST_LOCAL => ladder.local_start().max(ladder.log_start()),

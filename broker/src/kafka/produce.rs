@@ -15,6 +15,7 @@ use levee_kafka::{ErrorCode, Uuid};
 use levee_proto::record::BatchHeader;
 
 use super::errors::append_code;
+use super::transactions::{self, Member};
 use super::{Answered, Ask, Broken};
 use crate::error::Error;
 use crate::produce::{Acks, Pending};
@@ -63,11 +64,12 @@ pub(super) async fn place(ask: &Ask, request: ProduceRequest) -> Placed {
         other => Err(other),
     };
     let limit = Duration::from_millis(request.timeout_ms.max(0) as u64).min(TIMEOUT_MAX);
+    let transactional_id = request.transactional_id.unwrap_or_default();
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for data in request.topic_data {
         let name = ask.topic_name(data.name, data.topic_id, ask.version() >= 13);
         let appends = data.partition_data.into_iter().map(|partition| {
-            let name = &name;
+            let (name, transactional_id) = (&name, &transactional_id);
             async move {
                 let index = partition.index;
                 let placed = match (name, acks) {
@@ -77,7 +79,8 @@ pub(super) async fn place(ask: &Ask, request: ProduceRequest) -> Placed {
                         Err(Failed::new(ErrorCode::InvalidRequiredAcks, why))
                     }
                     (Ok(name), Ok(acks)) => {
-                        append(ask, name, partition, acks.unwrap_or(Acks::Leader), limit).await
+                        let acks = acks.unwrap_or(Acks::Leader);
+                        append(ask, name, partition, transactional_id, (acks, limit)).await
                     }
                 };
                 (index, placed)
@@ -94,15 +97,54 @@ async fn append(
     ask: &Ask,
     topic: &str,
     data: PartitionProduceData,
-    acks: Acks,
-    limit: Duration,
+    transactional_id: &str,
+    (acks, limit): (Acks, Duration),
 ) -> Result<Pending, Failed> {
     let batch = one_batch(data.records.unwrap_or_default().into_bytes())?;
     let Ok(partition) = u32::try_from(data.index) else {
         let why = format!("partition {} is negative", data.index);
         return Err(Failed::new(ErrorCode::UnknownTopicOrPartition, why));
     };
+    check_transaction(ask, topic, data.index, transactional_id, &batch).await?;
     Ok(ask.node().append(topic, partition, batch, acks, limit).await?)
+}
+
+/// Nothing of a transaction is written that its coordinator does not know of: its end would not come
+/// here (KIP-890).
+async fn check_transaction(
+    ask: &Ask,
+    topic: &str,
+    partition: i32,
+    transactional_id: &str,
+    batch: &Bytes,
+) -> Result<(), Failed> {
+    /// With this version of Produce a batch joins by itself.
+    const JOINS_FROM: i16 = 12;
+    let Ok(header) = BatchHeader::decode(batch) else { return Ok(()) };
+    if !header.is_transactional() {
+        return Ok(());
+    }
+    let member = Member {
+        transactional_id: transactional_id.to_owned(),
+        producer_id: header.producer_id,
+        producer_epoch: header.producer_epoch,
+        joins: ask.version() >= JOINS_FROM,
+    };
+    let refused = match transactions::join(ask, &member, topic, partition).await {
+        Ok(()) => return Ok(()),
+        Err(code) => code,
+    };
+    let code = match refused {
+        ErrorCode::ConcurrentTransactions if member.joins => refused,
+        // Nothing was written, and the same batch may come again.
+        ErrorCode::ConcurrentTransactions
+        | ErrorCode::CoordinatorLoadInProgress
+        | ErrorCode::CoordinatorNotAvailable
+        | ErrorCode::NotCoordinator => ErrorCode::NotEnoughReplicas,
+        other => other,
+    };
+    let why = format!("transaction {transactional_id:?} does not have this partition: {refused:?}");
+    Err(Failed::new(code, why))
 }
 
 /// A request carries exactly one batch for each partition (KIP-98), of format 2.

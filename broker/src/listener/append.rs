@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use levee_proto::grpc::{AppendRequest, AppendResponse};
+use levee_proto::record::BatchHeader;
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::{BatchBuilder, RecordData};
 use tokio::sync::mpsc;
@@ -72,6 +73,13 @@ pub(super) async fn place(node: &Node, request: AppendRequest) -> Result<Pending
 
 fn batch_of(node: &Node, request: &AppendRequest) -> Result<Bytes> {
     match (request.batch.is_empty(), request.records.is_empty()) {
+        // Who would end it?
+        (false, true)
+            if BatchHeader::decode(&request.batch).is_ok_and(|h| h.is_transactional()) =>
+        {
+            let why = "the batch is part of a transaction, which this protocol does not have yet";
+            return Err(Error::invalid_argument(why));
+        }
         (false, true) => return Ok(request.batch.clone()),
         (true, false) => {}
         (true, true) => {

@@ -118,7 +118,7 @@ async fn serve(
     let Ok(local) = connection.local_addr() else { return };
     let (read, write) = tokio::io::split(connection);
     let (answers, queue) = mpsc::channel(IN_FLIGHT);
-    let client = Arc::new(Client::new(peer, local));
+    let client = Arc::new(Client::new(peer, local, shared.kafka.coordinators.connected()));
     let reading =
         requests(BufReader::with_capacity(READ_BUFFER, read), &shared, client, answers, stopped);
     let writing = write_answers(write, queue);

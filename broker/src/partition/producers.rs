@@ -122,6 +122,17 @@ impl Producers {
         }
     }
 
+    /// The sequence that comes next from a producer, or the epoch that fenced it.
+    pub fn next_sequence(&self, producer_id: i64, epoch: i16) -> Result<i32, i16> {
+        match self.by_id.get(&producer_id) {
+            Some(known) if known.producer_epoch > epoch => Err(known.producer_epoch),
+            Some(known) if known.producer_epoch == epoch => {
+                Ok(known.batches.last().map_or(0, |last| sequence_add(last.last_sequence, 1)))
+            }
+            _ => Ok(0),
+        }
+    }
+
     /// Judges a marker that has not been appended; changes nothing. One for a producer without an
     /// open transaction is written too: what it ends may be on its way, and it fences.
     pub fn judge_end(&self, end: &EndTxn) -> Verdict {

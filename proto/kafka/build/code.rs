@@ -173,6 +173,9 @@ fn read_field(field: &Field) -> String {
         Kind::List(inner) => {
             format!("r.nullable_list({flex}, {null}, |r| Ok({}))?", read(inner, flex))
         }
+        Kind::Struct(name) if field.tag.is_some() => {
+            format!("r.tagged_struct(|r| {name}::decode(r, version))?")
+        }
         Kind::Struct(name) => format!("r.nullable_struct({null}, |r| {name}::decode(r, version))?"),
         other => panic!("{}: {other:?} cannot be null", field.name),
     }
@@ -241,7 +244,8 @@ fn write_field(field: &Field) -> String {
             format!("w.nullable_list({flex}, {null}, {name}.as_deref(), |w, x| {each});\n")
         }
         Kind::Struct(_) => {
-            format!("w.nullable_struct({name}.as_ref(), |w, x| x.encode(w, version));\n")
+            let how = if field.tag.is_some() { "tagged" } else { "nullable" };
+            format!("w.{how}_struct({name}.as_ref(), |w, x| x.encode(w, version));\n")
         }
         other => panic!("{}: {other:?} cannot be null", field.name),
     }

@@ -261,6 +261,17 @@ impl Reader {
         }
     }
 
+    /// In a tagged field the number in front is of variable length (0: null).
+    pub fn tagged_struct<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<Option<T>> {
+        match self.varint()? {
+            0 => Ok(None),
+            _ => read(self).map(Some),
+        }
+    }
+
     /// The tagged fields of a struct: `read` says false to a tag that it does not know.
     pub fn tags(&mut self, mut read: impl FnMut(&mut Self, u32) -> Result<bool>) -> Result<()> {
         let count = self.varint()?;

@@ -176,6 +176,13 @@ impl Writer {
         }
     }
 
+    pub fn tagged_struct<T>(&mut self, value: Option<&T>, write: impl FnOnce(&mut Self, &T)) {
+        self.varint(u32::from(value.is_some()));
+        if let Some(value) = value {
+            write(self, value);
+        }
+    }
+
     /// The tagged fields that are set.
     pub fn tags(&mut self, tags: Tags) {
         self.varint(tags.0.len() as u32);

@@ -145,3 +145,18 @@ proptest! {
         for_each_message!(check);
     }
 }
+
+#[test]
+fn a_null_in_a_tagged_field_is_not_an_absent_one() {
+    use levee_kafka::messages::consumer_group_member_metadata_value::ConsumerGroupMemberMetadataValue as Value;
+    // As Kafka writes it after setClassicMemberMetadata(null).
+    let null = hex("010101010101ffffffff0101000100");
+    let mut r = Reader::new(null.clone());
+    let value = Value::decode(&mut r, 0).unwrap();
+    assert_eq!(value.classic_member_metadata, None);
+    let written = encode(&value, 0);
+    assert!(written.ends_with(&null[null.len() - 4..]));
+    let absent = hex("010101010101ffffffff0100");
+    let value = Value::decode(&mut Reader::new(absent), 0).unwrap();
+    assert!(value.classic_member_metadata.is_some());
+}

@@ -84,7 +84,7 @@ async fn bad_input_gets_one_sentence_and_its_exit_code() {
         );
     }
     for command in ["dev", "doctor"] {
-        let done = run(b, &[command, "--bucket", "what://x"]).await;
+        let done = run(b, &[command, "--kafka", "none", "--bucket", "what://x"]).await;
         assert!(done.code == 1 && format!("{done:?}").contains("is none of s3"), "{done:?}");
     }
     let cases: &[(&[&str], i32, &str)] = &[
@@ -132,7 +132,7 @@ async fn bad_input_gets_one_sentence_and_its_exit_code() {
         (&["man", "topic", "nothing"], 2, "no command"),
         (&["man", "--dir", "/dev/null/x"], 1, "cannot be written"),
         (&["demo", &missing], 2, "is not there"),
-        (&["dev", "--data", "/dev/null/x"], 1, "cannot be made"),
+        (&["dev", "--kafka", "none", "--data", "/dev/null/x"], 1, "cannot be made"),
         (&["broker"], 2, "bucket.url is not set"),
     ];
     let mut complaints = Vec::new();

@@ -36,7 +36,13 @@ pub(super) fn assign(spec: &Spec) -> BTreeMap<String, Assignment> {
         class.spread(free, &mut loads);
     }
     // Each move makes the sum of the squares of loads smaller, so this ends.
-    while classes.iter_mut().any(|class| class.balance(&mut loads)) {}
+    let mut moved = true;
+    while moved {
+        moved = false;
+        for class in &mut classes {
+            moved |= class.balance(&mut loads);
+        }
+    }
 
     let mut target: BTreeMap<String, Assignment> =
         spec.members.keys().map(|id| (id.clone(), Assignment::new())).collect();

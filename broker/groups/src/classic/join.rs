@@ -34,7 +34,7 @@ impl ClassicGroup {
         token: Token,
         request: &JoinGroupRequest,
     ) -> Result<(), ErrorCode> {
-        if !self.has_place_for(&request.member_id, step.settings.max_size) {
+        if !self.has_place_for(request, step.settings.max_size) {
             self.remove(step, &request.member_id);
             return Err(ErrorCode::GroupMaxSizeReached);
         }
@@ -55,7 +55,12 @@ impl ClassicGroup {
         Ok(())
     }
 
-    fn has_place_for(&self, id: &str, max_size: usize) -> bool {
+    fn has_place_for(&self, request: &JoinGroupRequest, max_size: usize) -> bool {
+        let id = &request.member_id;
+        // A static member that comes back takes the place that it has.
+        if request.group_instance_id.as_ref().is_some_and(|i| self.instances.contains_key(i)) {
+            return true;
+        }
         match self.state {
             State::Empty => true,
             State::PreparingRebalance => {

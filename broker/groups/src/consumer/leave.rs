@@ -1,7 +1,9 @@
 //! Members leave, for good or for a while, and come back.
 
+use levee_kafka::ErrorCode;
 use levee_kafka::messages::consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest;
 use levee_kafka::messages::consumer_group_heartbeat_response::ConsumerGroupHeartbeatResponse;
+use levee_kafka::messages::leave_group_request::MemberIdentity;
 
 use super::member::MemberState;
 use super::{AWAY, ConsumerGroup};
@@ -63,6 +65,33 @@ impl ConsumerGroup {
         self.write(step, member.to_current(&self.id, id));
     }
 
+    /// An admin removes members: static ones by their instances, others by their ids. What became
+    /// of each, in their order.
+    pub(crate) fn remove_members(
+        &mut self,
+        step: &mut Step<'_>,
+        members: &[MemberIdentity],
+    ) -> Vec<Result<(), ErrorCode>> {
+        let remove = |who: &MemberIdentity| {
+            let id = match &who.group_instance_id {
+                Some(instance) => self.instances.get(instance).cloned(),
+                None => Some(who.member_id.clone()),
+            };
+            let id = id.filter(|id| self.members.contains_key(id));
+            let id = id.ok_or(ErrorCode::UnknownMemberId)?;
+            if !who.member_id.is_empty() && who.member_id != id {
+                return Err(ErrorCode::FencedInstanceId);
+            }
+            self.write_removal(step, &id);
+            Ok(())
+        };
+        let removed: Vec<_> = members.iter().map(remove).collect();
+        if removed.iter().any(Result::is_ok) {
+            self.bump_without(step);
+        }
+        removed
+    }
+
     /// The member is out: it left, or was not heard of, or did not give back in time.
     pub(crate) fn fence(&mut self, step: &mut Step<'_>, id: &str) {
         if !self.members.contains_key(id) {
@@ -74,13 +103,10 @@ impl ConsumerGroup {
 
     fn write_removal(&mut self, step: &mut Step<'_>, id: &str) {
         let (group, member) = (self.id.clone(), id.to_owned());
-        let key = || (group.clone(), member.clone());
-        let (group, member) = key();
-        self.write(step, Record::Current { group, member, value: None });
-        let (group, member) = key();
-        self.write(step, Record::Target { group, member, value: None });
-        let (group, member) = key();
-        self.write(step, Record::Member { group, member, value: None });
+        let current = Record::Current { group: group.clone(), member: member.clone(), value: None };
+        let target = Record::Target { group: group.clone(), member: member.clone(), value: None };
+        let member = Record::Member { group, member, value: None };
+        [current, target, member].into_iter().for_each(|record| self.write(step, record));
         step.timers.cancel(&self.id, What::Session(id.to_owned()));
         step.timers.cancel(&self.id, What::Revocation(id.to_owned()));
     }

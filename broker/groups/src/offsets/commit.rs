@@ -110,26 +110,21 @@ impl Offsets {
             let known = known_topic(step, caller.api_version, &asked.name, asked.topic_id);
             let mut partitions = Vec::with_capacity(asked.partitions.len());
             for partition in asked.partitions {
-                let commit = |(name, id): &(String, Uuid), step: &mut Step<'_>| {
+                let partition_index = partition.partition_index;
+                let done = known.as_ref().map_err(|code| *code).and_then(|(name, id)| {
                     let commit = Commit {
                         topic: name,
                         topic_id: *id,
-                        partition: partition.partition_index,
+                        partition: partition_index,
                         offset: partition.committed_offset,
                         leader_epoch: partition.committed_leader_epoch,
                         metadata: partition.committed_metadata,
                         expires,
                     };
                     self.commit_one(groups, step, &by, may, commit, None)
-                };
-                let done = match &known {
-                    Ok(topic) => commit(topic, step),
-                    Err(code) => Err(*code),
-                };
-                partitions.push(OffsetCommitResponsePartition {
-                    partition_index: partition.partition_index,
-                    error_code: done.err().unwrap_or(ErrorCode::None).into(),
                 });
+                let error_code = done.err().unwrap_or(ErrorCode::None).into();
+                partitions.push(OffsetCommitResponsePartition { partition_index, error_code });
             }
             let (name, topic_id) = (asked.name, asked.topic_id);
             topics.push(OffsetCommitResponseTopic { name, topic_id, partitions });

@@ -6,20 +6,18 @@ use std::ops::Bound;
 use super::{AllGroups, Offsets, Place};
 use crate::api::Effects;
 use crate::groups::{Groups, Step};
-use crate::topics::{Topic, Topics};
+use crate::topics::Topics;
 
 /// Records that one tick writes; the rest follows in the next one.
 const RECORDS_AT_ONCE: usize = 1_000;
 
 impl Groups {
     /// Looks through groups, from where it stopped.
-    pub(crate) fn expire_offsets(&mut self, now: i64, effects: &mut Effects) {
+    pub(crate) fn expire_offsets(&mut self, now: i64, topics: &dyn Topics, effects: &mut Effects) {
         let mut from = std::mem::take(&mut self.check_from);
-        let no_topics: BTreeMap<String, Topic> = BTreeMap::new();
         let first = effects.records.len();
         let mut next = Bound::Included(from.as_str());
         let (settings, timers) = (&self.settings, &mut self.timers);
-        let topics: &dyn Topics = &no_topics;
         let mut step = Step { now, settings, topics, timers, effects };
         let mut again_ms = settings.offsets_check_ms;
         while let Some((id, _)) = self.groups.range::<str, _>((next, Bound::Unbounded)).next() {

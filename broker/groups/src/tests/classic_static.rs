@@ -2,6 +2,8 @@
 
 use levee_kafka::ErrorCode;
 
+use crate::Settings;
+
 use super::{OK, World, code, join};
 
 /// A stable group of static members `i0`, `i1`, ...; the first one leads.
@@ -123,6 +125,16 @@ fn a_static_member_that_does_not_rejoin_stays_until_its_session_ends() {
     assert_eq!((answer.generation_id, answer.members.len()), (2, 1));
     let unknown = code(ErrorCode::UnknownMemberId);
     assert_eq!(world.heartbeat_as(&gone.1, Some(&gone.0), 1), unknown);
+}
+
+#[test]
+fn a_static_member_comes_back_to_a_full_group() {
+    let mut world = World::with(Settings { max_size: 2, ..Settings::default() });
+    let members = stable(&mut world, 2);
+    let token = world.send_join(&join().instance(&members[1].0));
+    assert_eq!(world.joined(token).error_code, OK);
+    let token = world.send_join(&join().instance("another"));
+    assert_eq!(world.joined(token).error_code, code(ErrorCode::GroupMaxSizeReached));
 }
 
 #[test]

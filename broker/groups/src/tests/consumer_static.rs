@@ -89,3 +89,27 @@ fn who_is_away_is_fenced_until_it_joins() {
     assert_eq!(a.told.len(), 3);
     world.check_replay();
 }
+
+#[test]
+fn an_admin_removes_members_by_instance_or_id() {
+    let mut world = World::new();
+    let [a, b] = settled(&mut world);
+    let mut c = client("c", &["t"]);
+    c.join(&mut world);
+    let epoch = world.consumer().epoch;
+    let unknown = code(ErrorCode::UnknownMemberId);
+    let fenced = code(ErrorCode::FencedInstanceId);
+    let codes = world.leave(&[
+        ("", Some("i")),
+        ("x", Some("j")),
+        ("", Some("nobody")),
+        ("nobody", None),
+        ("c", None),
+    ]);
+    assert_eq!(codes, [OK, fenced, unknown, unknown, OK]);
+    // One new epoch for all of them.
+    assert_eq!(world.consumer().epoch, epoch + 1);
+    assert_eq!(world.consumer().members.keys().collect::<Vec<_>>(), [&b.id]);
+    assert_eq!(a.clone().beat(&mut world).error_code, unknown);
+    world.check_replay();
+}

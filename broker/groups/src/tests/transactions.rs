@@ -1,6 +1,10 @@
 //! Offsets that are committed by transactions.
 
+use std::collections::BTreeMap;
+
 use levee_kafka::ErrorCode;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::consumer_client::client;
 use super::offsets_client::{By, NOBODY};
@@ -125,4 +129,67 @@ fn an_offset_with_something_pending_does_not_expire() {
     world.end_transaction(7, false);
     world.pass(600_000);
     assert_eq!(world.offset(0), -1);
+}
+
+/// Of a producer, the first, second and so on.
+type Transaction = (i64, u32);
+
+/// Offsets as they must be: what was written last counts, of transactions only committed ones.
+#[derive(Default)]
+struct Model {
+    writes: Vec<(i32, i64, Option<Transaction>)>,
+    /// And whether it was committed.
+    ended: BTreeMap<Transaction, bool>,
+    numbers: BTreeMap<i64, u32>,
+}
+
+impl Model {
+    fn offset(&self, partition: i32) -> i64 {
+        let counts = |by: &Option<Transaction>| {
+            by.is_none_or(|by| self.ended.get(&by).copied().unwrap_or(false))
+        };
+        let all = self.writes.iter().rev().filter(|(p, _, by)| *p == partition && counts(by));
+        all.map(|(_, offset, _)| *offset).next().unwrap_or(-1)
+    }
+
+    fn is_pending(&self, partition: i32) -> bool {
+        let open = |by: &Option<Transaction>| by.is_some_and(|by| !self.ended.contains_key(&by));
+        self.writes.iter().any(|(p, _, by)| *p == partition && open(by))
+    }
+}
+
+#[test]
+fn any_order_of_commits_and_transactions_gives_the_offsets_that_count() {
+    for seed in 0..20 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (mut world, mut model) = (world(), Model::default());
+        for offset in 0..150 {
+            let partition = rng.random_range(0..4);
+            let producer = rng.random_range(1..4);
+            let number = *model.numbers.entry(producer).or_default();
+            match rng.random_range(0..10) {
+                0..4 => {
+                    assert_eq!(world.commit(NOBODY, partition, offset), OK);
+                    model.writes.push((partition, offset, None));
+                }
+                4..7 => {
+                    assert_eq!(world.txn_commit(producer, NOBODY, partition, offset), OK);
+                    model.writes.push((partition, offset, Some((producer, number))));
+                }
+                7..9 => {
+                    let commit = rng.random_range(0..2) == 0;
+                    world.end_transaction(producer, commit);
+                    model.ended.insert((producer, number), commit);
+                    model.numbers.insert(producer, number + 1);
+                }
+                _ => world.fail_over(),
+            }
+            for partition in 0..4 {
+                assert_eq!(world.offset(partition), model.offset(partition), "seed {seed}");
+                let unstable = world.fetch_one(true, partition).error_code != OK;
+                assert_eq!(unstable, model.is_pending(partition), "seed {seed}");
+            }
+            world.check_replay();
+        }
+    }
 }
