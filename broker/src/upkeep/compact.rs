@@ -67,6 +67,7 @@ async fn compact_all(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result
                 aside.retain(|id| !ids.contains(id));
                 let (partitions, Done { inputs, outputs, bytes }) = (ids.len(), done);
                 tracing::info!(partitions, inputs, outputs, bytes, "compacted");
+                metrics::counter!("levee_compaction_objects_total").increment(inputs as u64);
                 metrics::counter!("levee_compaction_bytes_total").increment(bytes);
                 Ok("ok")
             }
@@ -206,7 +207,8 @@ fn in_order(objects: &BTreeMap<ObjectId, (u64, u64)>) -> Vec<Vec<ObjectId>> {
 /// What all jobs of a round need.
 struct Round<'a> {
     node: &'a Arc<Node>,
-    needed: Needed,
+    /// Ranges by partition and end.
+    needed: BTreeSet<(PartitionId, u64)>,
     inputs: Vec<Input>,
     copies: Arc<dyn Copies>,
 }
@@ -216,7 +218,8 @@ async fn compact(node: &Arc<Node>, set: &[Due]) -> std::result::Result<Done, Fai
     let all: Vec<ObjectId> = ids.iter().copied().collect();
     let inputs = job::inputs(node, &all).await?;
     let copies: Arc<dyn Copies> = Arc::new(OtherCopies { node: node.clone(), not_from: ids });
-    let round = Round { node, needed: Needed::now(node).await, inputs, copies };
+    let needed = Needed::now(node).await.in_inputs(node, &inputs);
+    let round = Round { node, needed, inputs, copies };
     let (mut cleaners, keys) = round.map(set).await?;
     let reached = |due: &&Due| cleaners.contains_key(&due.partition.id);
     let reached: Vec<ObjectId> = set
@@ -242,12 +245,18 @@ async fn compact(node: &Arc<Node>, set: &[Due]) -> std::result::Result<Done, Fai
             bytes: done.bytes + bytes,
         };
     }
+    // From now on readers meet what was compacted, and nothing keeps room for what was left out.
+    for due in set {
+        if let Some(cleaner) = cleaners.get(&due.partition.id) {
+            due.partition.drop_local(cleaner.to(), true).await;
+        }
+    }
     Ok(done)
 }
 
 impl Round<'_> {
     fn is_needed(&self, range: &Range) -> bool {
-        self.needed.in_object(self.node, range.partition, range.end)
+        self.needed.contains(&(range.partition, range.end))
     }
 
     /// Reads what is dirty. How far each partition can be compacted, and how many keys there are.
@@ -293,7 +302,7 @@ impl Round<'_> {
                 now_ms: node.host.wall_ms(),
                 delete_retention_ms: millis(partition.config().delete_retention_ms),
                 aborted,
-                forget_below: partition.ladder().local_start(),
+                local_start: partition.ladder().local_start(),
             };
             (partition.id, Cleaner::new(rules))
         };

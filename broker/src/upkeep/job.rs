@@ -101,8 +101,8 @@ async fn write(
     ids: &[ObjectId],
 ) -> std::result::Result<Written, Failed> {
     let inputs = inputs(node, ids).await?;
-    let needed = Needed::now(node).await;
-    let is_needed = |range: &Range| needed.in_object(node, range.partition, range.end);
+    let needed = Needed::now(node).await.in_inputs(node, &inputs);
+    let is_needed = |range: &Range| needed.contains(&(range.partition, range.end));
     let mut tiles = tile(&inputs, is_needed);
     let blame = |error: Error, inputs| Failed::Damaged { error, inputs };
     let windows = Arc::new(Windows::new(node.store.clone(), node.budget.clone(), &inputs));
@@ -264,6 +264,8 @@ impl Copies for OtherCopies {
         let is_other =
             |source: Source| !matches!(source, Source::Object(id) if self.not_from.contains(&id));
         let place = self.node.tiers.index.locate_in(id, offset, is_other)?;
+        // What compaction left is a copy of nothing.
+        let place = Some(place).filter(|place| !place.compacted)?;
         let footer = self.node.tiers.footer(&place).await.ok()?;
         let range = footer.ranges.get(place.number as usize)?;
         let windows = Windows::over(

@@ -18,6 +18,10 @@ use levee_proto::record::{BatchHeader, Marker};
 use super::map::KeyMap;
 use crate::merge::Kept;
 
+/// How long an abort marker stays at least once its records are gone: a read that found them in the
+/// object before asks for what was aborted when it has them.
+const ABORT_STAYS_MS: i64 = 10 * 60_000;
+
 /// What is known before the first batch.
 pub struct Rules {
     pub partition: PartitionId,
@@ -30,8 +34,8 @@ pub struct Rules {
     /// `None`: tombstones stay for ever.
     pub delete_retention_ms: Option<i64>,
     pub aborted: Aborted,
-    /// Aborted transactions may be forgotten below: there are no local copies of their records.
-    pub forget_below: u64,
+    /// Local copies, which are not compacted, stand from here on.
+    pub local_start: u64,
 }
 
 /// See the module.
@@ -66,7 +70,7 @@ impl Cleaner {
     }
 
     /// What is left of the batches so far, since the last call.
-    pub(super) fn take_kept(&mut self) -> Kept {
+    pub fn take_kept(&mut self) -> Kept {
         std::mem::take(&mut self.kept)
     }
 
@@ -112,7 +116,7 @@ impl Cleaner {
         }
         let has_tombstone = kept.iter().any(|record| record.is_tombstone);
         let horizon = match horizon {
-            None if has_tombstone => self.new_horizon(),
+            None if has_tombstone => self.new_horizon(header, 0),
             known => known,
         };
         if kept.len() == count && horizon == header.delete_horizon() {
@@ -153,18 +157,18 @@ impl Cleaner {
             return Ok(Some(batch.clone()));
         }
         match header.delete_horizon() {
-            None => match self.new_horizon() {
-                None => Ok(Some(batch.clone())),
-                horizon => {
-                    let all = raw_records(batch, BATCH_DECODED_BYTES_MAX)?;
-                    Ok(Some(rewrite(header, &all, horizon)))
+            None => {
+                match self.new_horizon(header, if marker.commit { 0 } else { ABORT_STAYS_MS }) {
+                    None => Ok(Some(batch.clone())),
+                    horizon => {
+                        let all = raw_records(batch, BATCH_DECODED_BYTES_MAX)?;
+                        Ok(Some(rewrite(header, &all, horizon)))
+                    }
                 }
-            },
+            }
             Some(horizon) => {
                 let is_clean = header.base_offset < self.rules.dirty_from;
-                // A reader of local bytes may still meet its records.
-                let may_go = marker.commit || header.base_offset < self.rules.forget_below;
-                if horizon > self.rules.now_ms || !is_clean || !may_go {
+                if horizon > self.rules.now_ms || !is_clean {
                     return Ok(Some(batch.clone()));
                 }
                 if !marker.commit {
@@ -175,9 +179,12 @@ impl Cleaner {
         }
     }
 
-    fn new_horizon(&self) -> Option<i64> {
-        let keep = self.rules.delete_retention_ms?;
-        Some(self.rules.now_ms.saturating_add(keep))
+    /// When a tombstone or marker may go. Not yet known where a reader of local copies may meet
+    /// now what it deletes: from when on none can, there is all of the time to come to it.
+    fn new_horizon(&self, header: &BatchHeader, least_ms: i64) -> Option<i64> {
+        let is_local = header.end_offset() > self.rules.local_start;
+        let keep = self.rules.delete_retention_ms.filter(|_| !is_local)?;
+        Some(self.rules.now_ms.saturating_add(keep.max(least_ms)))
     }
 }
 
@@ -264,7 +271,7 @@ mod tests {
             now_ms,
             delete_retention_ms: Some(DAY),
             aborted: told,
-            forget_below: u64::MAX,
+            local_start: u64::MAX,
         });
         let left = log.iter().filter_map(|batch| cleaner.clean(batch).unwrap()).collect();
         assert_eq!(cleaner.met(), keys, "each newest record was met once");

@@ -248,6 +248,16 @@ impl RemoteIndex {
         inner.partitions.get(&partition)?.locate(offset).cloned()
     }
 
+    /// The first offset from `offset` on where compaction left anything at all.
+    pub fn past_empty(&self, partition: PartitionId, mut offset: u64) -> u64 {
+        let inner = self.inner.read();
+        let Some(log) = inner.partitions.get(&partition) else { return offset };
+        while let Some(range) = log.locate(offset).filter(|r| r.len == 0 && r.base <= offset) {
+            offset = range.end;
+        }
+        offset
+    }
+
     /// The range that holds `offset` in one of some sources.
     pub fn locate_in(
         &self,

@@ -131,6 +131,11 @@ impl RemoteReader {
         max_bytes: usize,
         ahead: Option<&ReadAhead>,
     ) -> Result<Option<RemoteRead>, RemoteError> {
+        let next_offset = self.index.past_empty(partition, offset);
+        if next_offset > offset {
+            let batches = Bytes::new();
+            return Ok(Some(RemoteRead { batches, next_offset, is_hole: false, cached: true }));
+        }
         let Some(place) = self.index.locate(partition, offset) else { return Ok(None) };
         let started = self.host.now();
         let stray = ahead.is_none().then(|| self.strays.take(&self.ahead, partition, offset));
