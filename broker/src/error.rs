@@ -26,6 +26,8 @@ pub struct Error {
     pub remedy: String,
     /// Offsets that can be read, first and end (exclusive).
     pub valid: Option<(u64, u64)>,
+    /// The records of a batch for which it was refused, by their place in it.
+    pub records: Vec<u32>,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -34,7 +36,15 @@ impl Error {
     /// The same request will fail again.
     fn final_(code: ErrorCode, message: impl Into<String>, remedy: &str) -> Self {
         let (message, remedy) = (shorten(message.into()), remedy.to_owned());
-        Self { code, message, retriable: false, may_be_written: false, remedy, valid: None }
+        Self {
+            code,
+            message,
+            retriable: false,
+            may_be_written: false,
+            remedy,
+            valid: None,
+            records: Vec::new(),
+        }
     }
 
     /// The same request may succeed later.
@@ -75,6 +85,18 @@ impl Error {
         let (bytes, max) = (show_bytes(bytes), show_bytes(max));
         let message = format!("record batch of {bytes} is above max.message.bytes, {max}");
         Self::final_(ErrorCode::BatchTooLarge, message, "send smaller batches or raise the setting")
+    }
+
+    /// Records without a key in a batch for a compacted topic, by their place.
+    pub fn keyless(topic: &str, records: Vec<u32>) -> Self {
+        let message = format!(
+            "{topic} is compacted and keeps records by their key; {} of the batch have none, first \
+             number {}",
+            records.len(),
+            records.first().copied().unwrap_or_default()
+        );
+        let error = Self::final_(ErrorCode::InvalidRecord, message, "give every record a key");
+        Self { records, ..error }
     }
 
     pub fn unknown_topic(name: &str) -> Self {
@@ -279,6 +301,7 @@ fn status_code(code: ErrorCode) -> Code {
         ErrorCode::InvalidArgument
         | ErrorCode::CorruptBatch
         | ErrorCode::BatchTooLarge
+        | ErrorCode::InvalidRecord
         | ErrorCode::InvalidConfig => Code::InvalidArgument,
         ErrorCode::UnknownTopic
         | ErrorCode::UnknownPartition

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use levee_hot_log::segment::SegmentError;
 use levee_proto::object::AbortedTxn;
 use levee_proto::record::{BatchHeader, HEADER_BYTES};
-use levee_tiering::remote::ReadAhead;
+use levee_tiering::remote::{FootersError, ReadAhead};
 
 use crate::error::{Error, Result};
 use crate::node::Node;
@@ -89,6 +89,8 @@ pub struct Fetch {
 
 /// How often a place may change under a read before that is an error.
 const TRIES: usize = 4;
+/// Stretches without a record that one read goes over.
+const HOLES: usize = 64;
 
 impl Node {
     /// Reads, and waits at the end of the log for up to `wait`.
@@ -145,11 +147,15 @@ impl Node {
         fetch: &Fetch,
         ahead: Option<&ReadAhead>,
     ) -> Result<(Fetched, u64)> {
-        let mut last = None;
-        for _ in 0..TRIES {
+        let (mut last, mut tries, mut holes, mut offset) = (None, 0, 0, fetch.offset);
+        while tries < TRIES {
             let ladder = partition.readable()?;
             let end = fetch.isolation.end(&ladder);
-            match self.fetch_once(partition, fetch, end, ahead).await {
+            match self.fetch_once(partition, (offset, fetch.max_bytes), end, ahead).await {
+                // Clients that know batches only would ask for the same again and again.
+                Ok(Some((none, next, _))) if none.is_empty() && next > offset && holes < HOLES => {
+                    (offset, holes) = (next, holes + 1);
+                }
                 Ok(Some((batches, next_offset, from))) => {
                     let fetched = Fetched {
                         batches,
@@ -162,8 +168,11 @@ impl Node {
                     };
                     return Ok((fetched, end));
                 }
-                Ok(None) => {}
-                Err(Missed::Moved(error)) => last = Some(error),
+                Ok(None) => tries += 1,
+                Err(Missed::Moved(error)) => {
+                    last = Some(error);
+                    tries += 1;
+                }
                 Err(Missed::Failed(error)) => return Err(error),
             }
         }
@@ -175,15 +184,17 @@ impl Node {
     async fn fetch_once(
         &self,
         partition: &Partition,
-        fetch: &Fetch,
+        (offset, max): (u64, usize),
         end: u64,
         ahead: Option<&ReadAhead>,
     ) -> std::result::Result<Option<(Batches, u64, From)>, Missed> {
-        let (offset, max) = (fetch.offset, fetch.max_bytes);
         let remote = async || {
             let (bytes, next, from) = self.fetch_remote(partition, offset, max, ahead).await?;
+            let read = bytes.len();
             match below(bytes, end) {
-                // What an operator gave up may go on above the end.
+                // All of it: what was compacted may end behind its last batch, what an operator
+                // gave up above the end.
+                (all, to) if all.len() == read => Ok((all.into(), next.min(end).max(to), from)),
                 (none, _) if none.is_empty() => Ok((Batches::default(), next.min(end), from)),
                 (bytes, next) => Ok((bytes.into(), next, from)),
             }
@@ -231,7 +242,15 @@ impl Node {
         if fetch.isolation == Isolation::ReadUncommitted || next <= fetch.offset {
             return Ok(Vec::new());
         }
-        let offsets = fetch.offset..next;
+        Ok(self.aborted_in(partition, fetch.offset..next).await?)
+    }
+
+    /// Aborted transactions that overlap some offsets below the last stable one, by first offset.
+    pub(crate) async fn aborted_in(
+        &self,
+        partition: &Partition,
+        offsets: std::ops::Range<u64>,
+    ) -> std::result::Result<Vec<AbortedTxn>, FootersError> {
         let (mut found, is_older) = partition.aborted(offsets.clone());
         if is_older {
             let told = self.tiers.aborted(partition.id, offsets).await?;
@@ -254,8 +273,7 @@ impl Node {
         let bytes = read.as_ref().ok().and_then(Option::as_ref).map_or(0, |r| r.batches.len());
         self.pace.settle(&turn, bytes as u64);
         let read = read?;
-        let first = read.as_ref().and_then(|read| BatchHeader::decode(&read.batches).ok());
-        let is_hole = first.is_none_or(|header| header.base_offset > offset);
+        let is_hole = read.as_ref().is_none_or(|read| read.is_hole);
         match (read, self.given_up(partition.id, offset)) {
             (Some(read), _) if !is_hole => {
                 let from = if read.cached { From::Cached } else { From::Remote };

@@ -75,6 +75,8 @@ pub struct Node {
     pub(crate) offload_aside: Mutex<Aside<PartitionId>>,
     /// One round of offload at a time.
     pub(crate) offloading: tokio::sync::Mutex<()>,
+    /// One merge or compaction at a time: each needs its inputs to itself.
+    pub(crate) rewriting: tokio::sync::Mutex<()>,
     /// When the newest beat was sent that the controller answered.
     lease: Mutex<Option<Mono>>,
     /// Objects on their way into the log: verified, and not known to be committed or refused.

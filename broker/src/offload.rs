@@ -143,7 +143,16 @@ fn plan(node: &Node, partitions: &[Arc<Partition>]) -> Vec<Plan> {
     let config = &node.config;
     let (mut plans, mut shared) = (Vec::new(), Vec::new());
     let mut room = Room::new(config.tier_object_bytes);
-    for partition in partitions.iter().filter(|p| !is_aside(node, p.id)) {
+    let free = partitions.iter().filter(|p| !is_aside(node, p.id));
+    let compacts = |p: &&Arc<Partition>| p.config().cleanup_policy.compacts();
+    // What is compacted is written again soon: apart, so that nobody else's bytes are.
+    let (compacted, others): (Vec<_>, Vec<_>) = free.partition(compacts);
+    let (first_apart, all) = (others.len(), others.into_iter().chain(compacted));
+    for (number, partition) in all.enumerate() {
+        if number == first_apart && !shared.is_empty() {
+            plans.push(Plan { level: Level::L1, parts: std::mem::take(&mut shared) });
+            room = Room::new(config.tier_object_bytes);
+        }
         let Some((epoch, cut)) = partition.cut(config.tier_object_bytes) else { continue };
         if cut.bytes >= config.tier_l2_bytes {
             plans.push(Plan { level: Level::L2, parts: vec![(partition.clone(), epoch, cut)] });
@@ -173,6 +182,7 @@ async fn upload(node: &Arc<Node>, plan: Plan) -> Result<(ObjectRef, Footer, Ends
         bytes: cut.bytes,
         producers: Some(cut.producers),
         aborted: cut.aborted,
+        compacted: false,
         source: Box::new(LocalBatches { node: node.clone(), partition }),
     });
     match node.tiers.upload(node.writer(), plan.level, parts.collect()).await {

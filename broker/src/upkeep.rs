@@ -3,6 +3,7 @@
 //! ```text
 //! consolidate  slots that older sessions left become objects
 //! merge        small objects become large ones
+//! compact      of each key the newest record stays
 //! scrub        reads everything again, slowly; repairs what is damaged
 //! retention    moves the start of each log
 //! collect      what nothing needs leaves the bucket
@@ -13,6 +14,7 @@
 
 mod consolidate;
 mod merge;
+mod compact;
 pub mod scrub;
 mod job;
 pub(crate) mod needed;
@@ -46,6 +48,7 @@ pub fn beside(node: &Arc<Node>) -> Vec<Task<()>> {
         host.spawn("audit", audit::run(node.clone())),
         host.spawn("consolidate", consolidate::run(node.clone())),
         host.spawn("merge", merge::run(node.clone())),
+        host.spawn("compact", compact::run(node.clone())),
         host.spawn("scrub", scrub::run(node.clone())),
     ]
 }

@@ -242,6 +242,9 @@ codes! {
     LateRequest "LATE_REQUEST" Failed
         "A newer request of the same transactional id came first."
         "Ask again with a new ticket; clients do that by themselves.";
+    InvalidRecord "INVALID_RECORD" Failed
+        "The topic is compacted (cleanup.policy), and a record has no key."
+        "Give every record a key; nothing of this batch was written.";
 }
 
 /// A new code of the protocol needs a row.
@@ -284,6 +287,7 @@ impl From<ErrorCode> for Code {
             ErrorCode::ConcurrentTransactions => Self::ConcurrentTransactions,
             ErrorCode::UnknownTransaction => Self::UnknownTransaction,
             ErrorCode::LateRequest => Self::LateRequest,
+            ErrorCode::InvalidRecord => Self::InvalidRecord,
         }
     }
 }

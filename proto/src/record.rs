@@ -4,6 +4,7 @@ pub mod batch;
 pub mod seek;
 pub mod codecs;
 pub mod records;
+pub mod rewrite;
 pub mod marker;
 
 pub use batch::{BatchHeader, HEADER_BYTES, PREFIX_BYTES, StoredBatch};

@@ -16,6 +16,7 @@ use levee_kafka::messages::produce_request::{
 };
 use levee_kafka::messages::produce_response::PartitionProduceResponse;
 use levee_kafka::{Api, Message, Reader, Request};
+use levee_proto::record::BatchHeader;
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::{BatchBuilder, ProducerStamp, RecordData};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -123,6 +124,28 @@ impl Wire {
     ) -> PartitionProduceResponse {
         let mut answer = self.ask(12, &produce(topic, partition, batch, -1)).await;
         answer.responses.remove(0).partition_responses.remove(0)
+    }
+
+    /// All data batches of a partition as a client finds them that knows batches only, and the end.
+    pub async fn read_all(&mut self, topic: &str, partition: i32) -> (Vec<BatchHeader>, i64) {
+        let (mut batches, mut offset) = (Vec::new(), 0);
+        loop {
+            let found = self.fetch(topic, partition, offset).await;
+            assert_eq!(found.error_code, 0, "{topic} from {offset}");
+            let bytes = found.records.map(|records| records.into_bytes()).unwrap_or_default();
+            let mut at = 0;
+            while at < bytes.len() {
+                let header = BatchHeader::decode(&bytes[at..]).unwrap();
+                (at, offset) = (at + header.bytes as usize, header.end_offset() as i64);
+                if !header.is_control() {
+                    batches.push(header);
+                }
+            }
+            if bytes.is_empty() {
+                assert_eq!(offset, found.high_watermark, "{topic}: stuck");
+                return (batches, offset);
+            }
+        }
     }
 
     /// Reads one partition without a session; version 12.

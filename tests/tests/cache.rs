@@ -98,6 +98,7 @@ impl Tier {
                 bytes: pieces.iter().map(|piece| piece.len() as u64).sum(),
                 producers: None,
                 aborted: Vec::new(),
+                compacted: false,
                 source: Box::new(Pieces::new(pieces)),
             };
             let planned = Planned {

@@ -23,7 +23,7 @@ use levee_kafka::messages::offset_for_leader_epoch_request::{
 };
 use levee_kafka::{ErrorCode, Message, Reader, Uuid};
 use levee_proto::record::BatchHeader;
-use levee_tests::kafka::{Wire, batch, fetch, produce, stamped};
+use levee_tests::kafka::{Wire, batch, batch_of, fetch, produce, stamped};
 use levee_tests::process::Broker;
 
 async fn start(more: &[&str]) -> (tempfile::TempDir, Broker, Wire) {
@@ -207,6 +207,26 @@ async fn a_topic_that_comes_back_has_another_id() {
     request.topics[0].topic_id = first;
     let answer = wire.ask(13, &request).await;
     assert_eq!(answer.responses[0].partitions[0].error_code, code(ErrorCode::UnknownTopicId));
+}
+
+/// Which records are at fault is said from version 8 on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compacted_topic_takes_no_record_without_a_key() {
+    let (_dir, _broker, mut wire) = start(&[]).await;
+    wire.create("a", 1, &[("cleanup.policy", "compact")]).await;
+    let records = [Some("a"), None, Some("b"), None].map(|key| (key, Some("value")));
+    let mixed = batch_of(records.into_iter(), None);
+    for version in [7, 8, 12] {
+        let answer = wire.ask(version, &produce("a", 0, mixed.clone(), -1)).await;
+        let refused = &answer.responses[0].partition_responses[0];
+        assert_eq!(refused.error_code, code(ErrorCode::InvalidRecord));
+        assert_eq!(refused.base_offset, -1);
+        let places: Vec<i32> = refused.record_errors.iter().map(|one| one.batch_index).collect();
+        let told = if version >= 8 { vec![1, 3] } else { Vec::new() };
+        assert_eq!(places, told, "version {version}");
+    }
+    let good = batch_of([(Some("a"), Some("1")), (Some("a"), None)].into_iter(), None);
+    assert_eq!(wire.produce("a", 0, good).await.base_offset, 0, "nothing was written before");
 }
 
 #[tokio::test(flavor = "multi_thread")]

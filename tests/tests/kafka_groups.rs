@@ -225,6 +225,57 @@ async fn f22_commits_that_were_acked_never_go_back() {
     }
 }
 
+/// Thousands of commits become a few records, under the eyes of who commits; what is read back from
+/// them after a kill is what was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_are_compacted_and_a_killed_coordinator_knows_them() {
+    let settings =
+        ["compaction.interval=200ms", "tier.interval=200ms", "offsets.topic.partitions=1"];
+    let args: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let (_dir, mut broker, mut wire) = start(&args).await;
+    let (member, generation) = group_of_one(&mut wire).await;
+    let mut last = 0;
+    for round in 0..3 {
+        for _ in 0..10 {
+            for _ in 0..100 {
+                last += 1;
+                wire.send(9, &commit(&member, generation, (last % 4) as i32, last)).await;
+            }
+            for _ in 0..100 {
+                let (_, answer) = wire.receive::<OffsetCommitRequest>(9).await;
+                assert_eq!(answer.topics[0].partitions[0].error_code, 0);
+            }
+        }
+        let began = Instant::now();
+        loop {
+            let (batches, end) = wire.read_all("__consumer_offsets", 0).await;
+            let records: u32 = batches.iter().map(|header| header.record_count).sum();
+            assert!(records >= 5, "four offsets and a group");
+            assert!(end >= last, "{end} after {last} commits");
+            if records < 30 {
+                break;
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "{records} records: {}",
+                broker.log()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        broker.kill9().await;
+        broker.restart().await;
+        wire = Wire::connect(&broker.kafka).await;
+        for offset in last - 3..=last {
+            let found = committed(&mut wire, (offset % 4) as i32).await;
+            assert_eq!(found, (offset, format!("at {offset}")), "round {round}");
+        }
+        // Its member and generation as well.
+        assert_eq!(wire.ask(4, &heartbeat(&member, generation)).await.error_code, 0);
+        let wrong = wire.ask(4, &heartbeat(&member, generation + 1)).await;
+        assert_eq!(wrong.error_code, code(ErrorCode::IllegalGeneration));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_group_of_the_new_protocol_outlives_its_coordinator() {
     let (_dir, mut broker, mut wire) = start(&[]).await;

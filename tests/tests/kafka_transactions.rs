@@ -26,8 +26,12 @@ use levee_tests::process::Broker;
 const PARTITIONS: i32 = 3;
 
 async fn start() -> (tempfile::TempDir, Broker, Wire) {
+    start_with(&[]).await
+}
+
+async fn start_with(args: &[&str]) -> (tempfile::TempDir, Broker, Wire) {
     let dir = tempfile::tempdir().unwrap();
-    let broker = Broker::dev(dir.path(), &[]).await;
+    let broker = Broker::dev(dir.path(), args).await;
     let mut wire = Wire::connect(&broker.kafka).await;
     wire.create("t", PARTITIONS, &[]).await;
     (dir, broker, wire)
@@ -306,6 +310,49 @@ async fn f21_a_kill_tears_no_transaction() {
             assert!(began.elapsed() < Duration::from_secs(30), "torn or lost: {all:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+}
+
+/// What the coordinator knows of a producer is one record in the end, and enough after a kill.
+#[tokio::test(flavor = "multi_thread")]
+async fn transaction_states_are_compacted_and_a_killed_coordinator_knows_them() {
+    let settings =
+        ["compaction.interval=200ms", "tier.interval=200ms", "transactions.topic.partitions=1"];
+    let args: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let (_dir, mut broker, mut wire) = start_with(&args).await;
+    for round in 0..3 {
+        let mut producer = Producer::new(&mut wire, true).await;
+        for number in 0..50 {
+            let code = producer.write(&mut wire, 0, &named(number, 2)).await;
+            assert_eq!(code, 0, "transaction {number} of round {round}");
+            assert_eq!(producer.end(&mut wire, number % 3 > 0).await, 0);
+        }
+        let began = Instant::now();
+        loop {
+            let (batches, _) = wire.read_all("__transaction_state", 0).await;
+            let records: u32 = batches.iter().map(|header| header.record_count).sum();
+            assert!(records >= 1, "it must be known");
+            if records < 10 {
+                break;
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "{records} records: {}",
+                broker.log()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        broker.kill9().await;
+        broker.restart().await;
+        wire = Wire::connect(&broker.kafka).await;
+        let next = init(&mut wire, 60_000).await;
+        assert_eq!((next.error_code, next.producer_id), (0, producer.id), "the same producer");
+        assert!(next.producer_epoch > producer.epoch, "{next:?} after {}", producer.epoch);
+        let old = producer.write(&mut wire, 0, &named(0, 1)).await;
+        assert!(old != 0, "an epoch that is over writes");
+        let (values, _) = committed(&mut wire, 0).await;
+        let whole = (0..50).filter(|number| number % 3 > 0).count() * 2 * (round + 1);
+        assert_eq!(values.len(), whole, "of the topic, which is not compacted");
     }
 }
 

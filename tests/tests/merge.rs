@@ -9,16 +9,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use levee_proto::ids::{PartitionId, TopicId, Writer};
-use levee_proto::object::{AbortedTxn, Footer, Level, ProducerEntry, ProducerSnapshot};
+use levee_proto::object::{Aborted, AbortedTxn, Footer, Level, ProducerEntry, ProducerSnapshot};
 use levee_proto::record::batch::{check, check_run};
 use levee_proto::record::codecs::Compression;
-use levee_proto::record::records::{BatchBuilder, RecordData};
+use levee_proto::record::records::{BatchBuilder, RecordData, decode_records};
 use levee_proto::record::{BatchHeader, StoredBatch};
 use levee_runtime::Host;
 use levee_runtime::real::RealWorld;
 use levee_tiering::budget::Budget;
+use levee_tiering::compact::{Cleaner, Cleaners, KeyMap, Rewriter, Rules, map_keys};
 use levee_tiering::merge::{
-    Copies, Input, Output, RunBatches, Shape, Tiles, Windows, plan, prove, tile,
+    Copies, Input, Output, RunBatches, Shape, Tile, Tiles, Windows, plan, prove, prove_compacted,
+    tile,
 };
 use levee_tiering::store::{Progress, Store};
 use levee_tiering::upload::{Part, Pieces, Planned, UploadError};
@@ -146,6 +148,7 @@ impl Bucket {
                     bytes: run.iter().map(|batch| batch.len() as u64).sum(),
                     producers: with_producers.then(|| told(end)),
                     aborted: aborts().filter(|t| (base..end).contains(&t.last_offset)).collect(),
+                    compacted: false,
                     source: Box::new(Pieces::new(run.to_vec())),
                 });
             }
@@ -176,7 +179,8 @@ impl Bucket {
     async fn read(&self, objects: &[Input], n: u32) -> BTreeMap<u64, Bytes> {
         let mut found = BTreeMap::new();
         for Input { object, footer } in objects {
-            for range in footer.ranges.iter().filter(|r| r.partition == partition(n)) {
+            let of = |range: &&levee_proto::object::Range| range.partition == partition(n);
+            for range in footer.ranges.iter().filter(of).filter(|range| range.len > 0) {
                 let bytes = range.pos..range.pos + range.len;
                 let bytes = self.store.get_range(&object.key(), bytes).await.unwrap().unwrap();
                 let used = check_run(&bytes, |at, header| {
@@ -201,6 +205,7 @@ fn source_of(run: &levee_tiering::merge::Run, source: RunBatches) -> Part {
         bytes: run.bytes(),
         producers: run.producers().cloned(),
         aborted: run.aborted(),
+        compacted: run.compacted(),
         source: Box::new(source),
     }
 }
@@ -327,4 +332,158 @@ async fn a_damaged_input_is_read_from_another_copy_or_refused() {
     let footers: Vec<Footer> = written.iter().map(|w| (*w.footer).clone()).collect();
     prove(&inputs, |_| true, &outputs, &footers).unwrap();
     assert!(bucket.read(&written, 1).await.values().eq(&log));
+}
+
+/// A log of one partition: key `n` of each record by its offset, in batches of some records.
+fn keyed(keys: &[u8]) -> Vec<Bytes> {
+    let (mut out, mut end) = (Vec::new(), 0);
+    for (number, keys) in keys.chunks(3).enumerate() {
+        let mut builder = BatchBuilder::new(Compression::ALL[number % 5]);
+        for (record, key) in keys.iter().enumerate() {
+            builder.push(&RecordData {
+                timestamp_ms: (end + record) as i64,
+                key: Some(vec![*key].into()),
+                value: Some(vec![*key; 30 + end % 90].into()),
+                ..RecordData::default()
+            });
+        }
+        let plain = builder.build(None);
+        let epoch = 1 + number as u32 / 40;
+        let stored = StoredBatch::stamp(&plain, check(&plain).unwrap(), end as u64, epoch);
+        end += keys.len();
+        out.push(stored.to_bytes());
+    }
+    out
+}
+
+impl Bucket {
+    /// Compacts everything that some objects hold of partition 1, of which what stands from
+    /// `dirty_from` on is new.
+    async fn compact(&self, job: u64, inputs: &[Input], dirty_from: u64) -> Vec<Input> {
+        let (id, copies) = (partition(1), Arc::new(Nowhere) as Arc<dyn Copies>);
+        let mut tiles = tile(inputs, |_| true);
+        let windows = Windows::new(self.store.clone(), self.budget.clone(), inputs);
+        windows.place(inputs, &mut tiles).await.unwrap();
+        let to = tiles[&id].last().unwrap().end;
+        let of_tile =
+            |tile: &Tile| Windows::of_tile(self.store.clone(), self.budget.clone(), inputs, tile);
+        let (mut map, aborted) = (KeyMap::new(1 << 20), Aborted::default());
+        let dirty = (tiles[&id].as_slice(), dirty_from..to);
+        let reached = map_keys(&mut map, of_tile, &copies, id, dirty, &aborted).await.unwrap();
+        assert_eq!(reached, to, "there is room for all keys");
+        let (keys, map) = (map.len() as u64, Arc::new(map));
+        let rules = Rules {
+            partition: id,
+            map,
+            dirty_from,
+            to,
+            now_ms: 0,
+            delete_retention_ms: None,
+            aborted,
+            local_start: 0,
+        };
+        let mut cleaners: Cleaners = [(id, Cleaner::new(rules))].into();
+        tiles.values_mut().flatten().for_each(|tile| tile.compacted = true);
+        let mut written = Vec::new();
+        let mut rewriter =
+            Rewriter::new(Arc::new(windows), copies, tiles.clone(), &mut cleaners, 2_000);
+        while let Some(parts) = rewriter.next().await.map_err(|unread| unread.error).unwrap() {
+            let (seq, level) =
+                (written.len() as u64, if parts.len() == 1 { Level::L2 } else { Level::L1 });
+            written.push(self.put(Writer::job(job), seq, level, parts).await.unwrap());
+        }
+        let cleaner = cleaners.get_mut(&id).unwrap();
+        assert_eq!(cleaner.met(), keys);
+        let kept = BTreeMap::from([(id, cleaner.take_kept())]);
+        let footers: Vec<Footer> = written.iter().map(|w| (*w.footer).clone()).collect();
+        prove_compacted(inputs, |_| true, &tiles, &kept, &footers).unwrap();
+        check_lies(&footers, |lies| {
+            prove_compacted(inputs, |_| true, &tiles, &kept, lies).is_err()
+        });
+        written
+    }
+}
+
+/// Footers that say less, more or something else than what was written are seen.
+fn check_lies(footers: &[Footer], is_seen: impl Fn(&[Footer]) -> bool) {
+    let lies: [(&str, fn(&mut levee_proto::object::Range)); 6] = [
+        ("flag", |range| range.compacted = !range.compacted),
+        ("bytes", |range| range.len += 1),
+        ("records", |range| range.records += 1),
+        ("end", |range| range.end += 1),
+        ("epoch", |range| range.leader_epoch += 1),
+        ("time", |range| range.max_timestamp = i64::MAX),
+    ];
+    for (at, footer) in footers.iter().enumerate() {
+        for number in 0..footer.ranges.len() {
+            for (what, lie) in lies {
+                let mut lying = footers.to_vec();
+                lie(&mut lying[at].ranges[number]);
+                assert!(is_seen(&lying), "another {what} of a range");
+            }
+            let mut lying = footers.to_vec();
+            lying[at].ranges.remove(number);
+            assert!(is_seen(&lying), "a range is missing");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// A log whose front is compacted, merged with what is not, compacted again: of each key the
+    /// newest record is there as it was written, and what is compacted is told from what is not.
+    #[test]
+    fn what_was_compacted_stays_so_through_merges(
+        keys in proptest::collection::vec(0..12u8, 9..400),
+        cuts in proptest::collection::vec(0..1000usize, 1..5),
+        front in 0..5usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(check_compaction(&keys, &cuts, front));
+    }
+}
+
+async fn check_compaction(keys: &[u8], cuts: &[usize], front: usize) {
+    let (bucket, log) = (Bucket::new(), keyed(keys));
+    let mut borders: Vec<usize> = cuts.iter().map(|cut| cut % log.len()).collect();
+    borders.extend([0, log.len()]);
+    borders.sort_unstable();
+    borders.dedup();
+    let mut objects = Vec::new();
+    for (seq, border) in borders.windows(2).enumerate() {
+        let batches = log[border[0]..border[1]].to_vec();
+        objects.push(bucket.input(seq as u64, vec![(1, batches, seq % 2 == 0)]).await);
+    }
+    let rest = objects.split_off(front.min(objects.len()));
+    let dirty_from = objects.last().map_or(0, |object| object.footer.ranges.last().unwrap().end);
+    if !objects.is_empty() {
+        objects = bucket.compact(2, &objects, 0).await;
+    }
+    objects.extend(rest);
+    let before = bucket.read(&objects, 1).await;
+
+    let tiles = tile(&objects, |_| true);
+    let (outputs, merged) = bucket.merge(&objects, tiles, Arc::new(Nowhere)).await.unwrap();
+    let footers: Vec<Footer> = merged.iter().map(|w| (*w.footer).clone()).collect();
+    prove(&objects, |_| true, &outputs, &footers).unwrap();
+    check_lies(&footers, |lies| prove(&objects, |_| true, &outputs, lies).is_err());
+    assert_eq!(bucket.read(&merged, 1).await, before, "merges change no batch");
+    for range in footers.iter().flat_map(|footer| &footer.ranges) {
+        assert_eq!(range.compacted, range.end <= dirty_from, "{}..{}", range.base, range.end);
+    }
+
+    let last = bucket.compact(3, &merged, dirty_from).await;
+    let mut written = BTreeMap::new();
+    let mut newest = BTreeMap::new();
+    for record in log.iter().flat_map(|batch| decode_records(batch).unwrap()) {
+        newest.insert(record.data.key.clone(), record.offset);
+        written.insert(record.offset, record);
+    }
+    let batches = bucket.read(&last, 1).await;
+    let left: Vec<_> = batches.values().flat_map(|batch| decode_records(batch).unwrap()).collect();
+    let mut wanted: Vec<u64> = newest.into_values().collect();
+    wanted.sort_unstable();
+    let wanted: Vec<_> = wanted.iter().map(|offset| written[offset].clone()).collect();
+    assert_eq!(left, wanted);
 }

@@ -55,6 +55,7 @@ fn part(n: u32, batches: &[Bytes], producers: Option<ProducerSnapshot>) -> Part 
         bytes: batches.iter().map(|b| b.len() as u64).sum(),
         producers,
         aborted: Vec::new(),
+        compacted: false,
         source: Box::new(Pieces::new(batches.to_vec())),
     }
 }

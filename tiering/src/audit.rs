@@ -42,6 +42,8 @@ pub enum Finding {
     Gap { partition: PartitionId, from: u64, to: u64 },
     /// A range says another leader epoch than the history of its partition.
     Epoch { partition: PartitionId, key: String, base: u64, end: u64, epoch: u32 },
+    /// An object holds what another one holds compacted: what was left out might come back.
+    Uncompacted { partition: PartitionId, key: String, base: u64, end: u64 },
     /// Nothing tells of the producers of the newest records: a restart would begin before them.
     Untold { partition: PartitionId, from: u64, to: u64 },
     /// A closed lane without its FENCE: its writer could go on.
@@ -120,6 +122,7 @@ struct Held {
     len: u64,
     /// Whether it tells of producers at its end.
     is_told: bool,
+    compacted: bool,
 }
 
 struct Unreadable {
@@ -220,6 +223,7 @@ fn hold(footer: &Footer, key: &str, all: &mut BTreeMap<PartitionId, Vec<Held>>) 
             end: range.end,
             len: range.len,
             is_told: range.producers.is_some(),
+            compacted: range.compacted,
         });
     }
 }
@@ -253,6 +257,11 @@ impl fmt::Display for Finding {
                 f,
                 "{partition}: {key} says that {base} to {end} (exclusive) are of leader epoch \
                  {epoch}, the metadata says another"
+            ),
+            Self::Uncompacted { partition, key, base, end } => write!(
+                f,
+                "{partition}: {key} holds offsets {base} to {end} (exclusive) as they were before \
+                 another object compacted them"
             ),
             Self::Untold { partition, from, to } => write!(
                 f,

@@ -19,7 +19,7 @@ use levee_proto::object::{Footer, Range, RangeKind};
 
 pub use pick::{Candidate, pick};
 pub use plan::{Output, Run, Shape, plan};
-pub use prove::{Unproven, prove};
+pub use prove::{Kept, Unproven, prove, prove_compacted};
 pub use source::{Copies, RunBatches, Windows};
 pub use tile::{Tile, Tiles, tile};
 

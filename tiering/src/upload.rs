@@ -92,6 +92,8 @@ pub struct Part {
     pub producers: Option<ProducerSnapshot>,
     /// Transactions whose abort marker stands in it, by its offset.
     pub aborted: Vec<AbortedTxn>,
+    /// Its batches need not fill it.
+    pub compacted: bool,
     pub source: Box<dyn Batches>,
 }
 
@@ -233,11 +235,14 @@ impl Flow {
             if self.open.is_none() {
                 let Some(part) = self.parts.pop_front() else { return Ok(None) };
                 self.writer.begin(part.partition, part.leader_epoch, RangeKind::Data, part.base);
+                if part.compacted {
+                    self.writer.compacted();
+                }
                 let base = part.base;
                 self.open = Some((part, base));
             }
             let Some((part, offset)) = &mut self.open else { continue };
-            if *offset < part.end {
+            if *offset < part.end && !(part.compacted && part.bytes == 0) {
                 let (piece, next) = next_piece(&mut self.writer, part, *offset).await?;
                 *offset = next;
                 return Ok(Some(piece));

@@ -202,7 +202,7 @@ impl HotSegments {
         let segment = self.holding(offset).ok_or(SegmentError::Gone(offset))?;
         let (mut pos, next) = segment.block(offset);
         let leader_epoch = segment.leader_epoch;
-        let mut run = Run { next, end: segment.end, leader_epoch };
+        let mut run = Run { next, end: segment.end, leader_epoch, compacted: false };
         let mut len =
             (max_bytes.saturating_add(SPARSE_INDEX_STRIDE) as u64).min(segment.bytes - pos);
         loop {

@@ -28,4 +28,9 @@ impl CleanupPolicy {
     pub fn deletes(self) -> bool {
         self != Self::Compact
     }
+
+    /// Whether the newest record of each key is kept and older ones go.
+    pub fn compacts(self) -> bool {
+        self != Self::Delete
+    }
 }

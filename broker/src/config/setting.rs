@@ -45,6 +45,8 @@ pub enum Kind {
     Bytes,
     Duration,
     Int,
+    /// From 0 to 1, to a millionth.
+    Ratio,
     Bool,
     /// Letters, digits, `.`, `_` and `-`; may be empty.
     Text,
@@ -79,6 +81,8 @@ pub enum Value {
     Bytes(u64),
     Duration(Duration),
     Int(u64),
+    /// Millionths.
+    Ratio(u32),
     Bool(bool),
     Text(String),
     Url(BucketUrl),
@@ -175,6 +179,7 @@ impl Setting {
                 Ok(number) => self.bounded(number).map(Value::Int),
                 Err(_) => problem("is not a whole number", self.bounds_remedy()),
             },
+            Kind::Ratio => parse_ratio(text),
             Kind::Bool => match text {
                 "true" => Ok(Value::Bool(true)),
                 "false" => Ok(Value::Bool(false)),
@@ -220,6 +225,7 @@ impl Setting {
             Kind::Bytes => range(show_bytes),
             Kind::Duration => range(show_ms),
             Kind::Int => range(|number| number.to_string()),
+            Kind::Ratio => "0 to 1, like 0.5".into(),
             Kind::Bool => "true or false".into(),
             Kind::Text => "letters, digits, '.', '_' and '-', at most 64".into(),
             Kind::Path => "a folder".into(),
@@ -254,6 +260,7 @@ impl Setting {
             Value::Duration(duration) if plain => duration.as_millis().to_string(),
             Value::Duration(duration) => show_ms(duration.as_millis() as u64),
             Value::Int(number) => number.to_string(),
+            Value::Ratio(millionths) => ratio(*millionths).to_string(),
             Value::Bool(flag) => flag.to_string(),
             Value::Text(text) => text.clone(),
             Value::Url(url) => url.to_string(),
@@ -280,6 +287,7 @@ impl fmt::Display for Kind {
             Self::Bytes => "bytes",
             Self::Duration => "duration",
             Self::Int => "number",
+            Self::Ratio => "ratio",
             Self::Bool => "switch",
             Self::Text => "text",
             Self::Path => "folder",
@@ -288,6 +296,23 @@ impl fmt::Display for Kind {
             Self::Advertised => "addresses",
             Self::Choice { .. } => "choice",
         })
+    }
+}
+
+const MILLION: f64 = 1e6;
+
+/// Of a number of millionths.
+pub(super) fn ratio(millionths: u32) -> f64 {
+    f64::from(millionths) / MILLION
+}
+
+fn parse_ratio(text: &str) -> Result<Value, Problem> {
+    match text.parse::<f64>() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => {
+            Ok(Value::Ratio((ratio * MILLION).round() as u32))
+        }
+        Ok(_) => problem("is not between 0 and 1", "choose 0 to 1, like 0.5"),
+        Err(_) => problem("is not a number", "choose 0 to 1, like 0.5"),
     }
 }
 

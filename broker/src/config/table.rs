@@ -37,6 +37,8 @@ macro_rules! settings {
     };
 }
 
+/// What Kafka's tools write for never.
+const LONG_MAX: &str = "9223372036854775807";
 const BATCH_MAX: u64 = limits::BATCH_BYTES_MAX as u64;
 const RANGE_MAX: u64 = limits::RANGE_BYTES_MAX;
 const SECOND: u64 = 1_000;
@@ -242,6 +244,14 @@ settings! {
     merge_fan_in: u32 = Setting::int("merge.fan.in", 2, 64, "16"),
         "Objects of one size that become one. More: fewer bytes are written again, more small \
          objects stay.";
+    compaction_interval: Duration = Setting::duration(
+        "compaction.interval", 100, 30 * DAY, "5m").dev("30s"),
+        "How often topics with cleanup.policy=compact are looked through for what is worth \
+         compacting.";
+    compaction_map_bytes: u64 = Setting::bytes(
+        "compaction.map.bytes", 64 * MIB, TIB, "128MiB"),
+        "Memory for the keys of one compaction, 32 to 64 bytes each. What finds no room waits for \
+         the next.";
     upkeep_bytes_per_second: u64 = Setting::bytes(
         "upkeep.bytes.per.second", 64 * KIB, TIB, "64MiB"),
         "Bytes that merging, scrubbing and repair together read from the bucket in a second; \
@@ -336,4 +346,19 @@ settings! {
         "cleanup.policy", &["delete", "compact", "compact,delete", "delete,compact"], &[]),
         "What becomes of old records. delete: retention.ms and retention.bytes take them away. \
          compact: the newest record of each key is kept. Both: old keys go as well.";
+    min_cleanable_dirty_ratio: f64 = Setting::of_kind(
+        "min.cleanable.dirty.ratio", Kind::Ratio, "0.5"),
+        "With cleanup.policy=compact. A partition is compacted once so much of its bytes in the \
+         bucket was not compacted yet.";
+    min_compaction_lag_ms: Option<Duration> = Setting::duration(
+        "min.compaction.lag.ms", 0, CENTURY, "0").or_absent(LONG_MAX),
+        "With cleanup.policy=compact. Records younger than this stay.";
+    max_compaction_lag_ms: Option<Duration> = Setting::duration(
+        "max.compaction.lag.ms", 1, CENTURY, LONG_MAX).or_absent(LONG_MAX),
+        "With cleanup.policy=compact. A partition is compacted once a record waits for it this \
+         long, whatever min.cleanable.dirty.ratio says.";
+    delete_retention_ms: Option<Duration> = Setting::duration(
+        "delete.retention.ms", 0, CENTURY, "86400000").or_absent(LONG_MAX),
+        "With cleanup.policy=compact. How long a record without a value, which deletes its key, \
+         stays after its first compaction: readers who are slower than that may miss it.";
 }

@@ -153,6 +153,8 @@ fn bad_values_name_value_bounds_origin_and_remedy() {
         ("bucket.url", "s3://b/p?region=eu#1", "write %23"),
         ("topic.durability.class", "replicated", "needs peers"),
         ("topic.message.timestamp.type", "LogAppendTime", "that their producer gave them"),
+        ("topic.min.cleanable.dirty.ratio", "1.5", "not between 0 and 1"),
+        ("topic.min.cleanable.dirty.ratio", "half", "not a number"),
         ("topic.cleanup.policy", "squash", "compact"),
         ("wal.file.bytes", "67108865", "multiple of 4KiB"),
         ("cache.disk.bytes", "15MiB", "choose 0 for none, or at least 16MiB"),

@@ -12,7 +12,7 @@ use levee_proto::metalog::DurabilityClass;
 use super::advertised::Advertised;
 use super::bucket_url::BucketUrl;
 use super::choices::{CleanupPolicy, LagPolicy, LocalFlush};
-use super::setting::{Setting, Value};
+use super::setting::{Setting, Value, ratio};
 
 /// Where a value came from; later ones win.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +96,7 @@ macro_rules! from_value {
 from_value! {
     u64: Value::Bytes(bytes) => *bytes;
     u32: Value::Int(number) => u32::try_from(*number).ok()?;
+    f64: Value::Ratio(millionths) => ratio(*millionths);
     bool: Value::Bool(flag) => *flag;
     Duration: Value::Duration(duration) => *duration;
     String: Value::Text(text) => text.clone();

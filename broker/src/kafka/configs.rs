@@ -186,9 +186,11 @@ fn kind_of(kind: &Kind) -> i8 {
     const BOOLEAN: i8 = 1;
     const STRING: i8 = 2;
     const LONG: i8 = 5;
+    const DOUBLE: i8 = 6;
     match kind {
         Kind::Bool => BOOLEAN,
         Kind::Bytes | Kind::Duration | Kind::Int => LONG,
+        Kind::Ratio => DOUBLE,
         _ => STRING,
     }
 }

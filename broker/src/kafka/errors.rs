@@ -37,6 +37,7 @@ pub(crate) fn code(error: &Error) -> Kafka {
         Levee::UnstableOffset => Kafka::UnstableOffsetCommit,
         Levee::ConcurrentTransactions | Levee::LateRequest => Kafka::ConcurrentTransactions,
         Levee::UnknownTransaction => Kafka::TransactionalIdNotFound,
+        Levee::InvalidRecord => Kafka::InvalidRecord,
         Levee::Internal | Levee::ErrorUnspecified => Kafka::UnknownServerError,
     }
 }

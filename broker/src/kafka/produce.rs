@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use levee_kafka::messages::produce_request::{PartitionProduceData, ProduceRequest};
 use levee_kafka::messages::produce_response::{
-    PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
 use levee_kafka::{ErrorCode, Uuid};
 use levee_proto::record::BatchHeader;
@@ -40,17 +40,19 @@ struct Topic {
 struct Failed {
     code: ErrorCode,
     message: String,
+    /// Places of the records that were refused.
+    records: Vec<u32>,
 }
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
-        Self { code: append_code(&error), message: error.to_string() }
+        Self { code: append_code(&error), message: error.to_string(), records: error.records }
     }
 }
 
 impl Failed {
     fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), records: Vec::new() }
     }
 }
 
@@ -163,6 +165,15 @@ fn one_batch(bytes: Bytes) -> Result<Bytes, Failed> {
     }
 }
 
+/// Only what has no key is refused record by record.
+fn keyless(place: u32) -> BatchIndexAndErrorMessage {
+    BatchIndexAndErrorMessage {
+        batch_index: place as i32,
+        batch_index_error_message: Some("a compacted topic takes no record without a key".into()),
+        ..Default::default()
+    }
+}
+
 impl Placed {
     /// Waits for the acks.
     pub(super) async fn finish(self, ask: Ask) -> Result<Answered, Broken> {
@@ -187,6 +198,7 @@ impl Placed {
                             index,
                             error_code: failed.code.into(),
                             base_offset: -1,
+                            record_errors: failed.records.into_iter().map(keyless).collect(),
                             error_message: Some(failed.message),
                             ..Default::default()
                         }

@@ -295,6 +295,7 @@ impl Opening<'_> {
             draining: watch::Sender::new(false),
             offload_aside: Mutex::new(Aside::new(offload::LEFT_OUT)),
             offloading: Default::default(),
+            rewriting: Default::default(),
             limits: Limits::default(),
             unrepaired: Default::default(),
             last_told: Default::default(),

@@ -1,11 +1,12 @@
-//! What a batch must be before it may take an offset: nothing of it is decoded, its size, header
-//! and frames are looked at.
+//! What a batch must be before it may take an offset: its size, header and frames are looked at,
+//! and the keys of what goes to a compacted topic. Nothing else is decoded.
 
 use bytes::Bytes;
-use levee_proto::limits::BATCH_RECORDS_MAX;
+use levee_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use levee_proto::record::batch::{NO_PRODUCER, TRANSACTIONAL};
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::check_count;
+use levee_proto::record::rewrite::keyless;
 use levee_proto::record::{BatchHeader, batch};
 
 use crate::config::TopicConfig;
@@ -35,6 +36,13 @@ pub(super) fn check(
                 .map_err(|error| Error::corrupt_batch(format!("{topic}: {error}")))?;
         }
         None => {}
+    }
+    if config.cleanup_policy.compacts() {
+        let keyless = keyless(bytes, BATCH_BYTES_MAX)
+            .map_err(|error| Error::corrupt_batch(format!("{topic}: {error}")))?;
+        if !keyless.is_empty() {
+            return Err(Error::keyless(topic, keyless));
+        }
     }
     Ok(header)
 }

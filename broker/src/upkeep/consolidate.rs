@@ -105,6 +105,7 @@ async fn plan(node: &Arc<Node>, aside: &Aside<PartitionId>) -> Result<Vec<Part>>
                 bytes: run.bytes,
                 producers,
                 aborted,
+                compacted: false,
                 source: Box::new(RemoteBatches { node: node.clone(), partition: id }),
             });
         }

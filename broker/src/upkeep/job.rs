@@ -59,13 +59,30 @@ pub(super) async fn run(
     kind: u8,
     inputs: Vec<ObjectId>,
 ) -> std::result::Result<Done, Failed> {
-    let request = Request::StartJob { session: node.session, kind, inputs: inputs.clone() };
+    let job = begin(node, kind, &inputs).await?;
+    let written = write(node, job, kind, &inputs).await;
+    end(node, job, inputs.len(), written).await
+}
+
+/// The number of a job that holds its inputs until it ends.
+pub(super) async fn begin(node: &Node, kind: u8, inputs: &[ObjectId]) -> Result<u64> {
+    let request = Request::StartJob { session: node.session, kind, inputs: inputs.to_vec() };
     // A job that began without our knowledge would hold its inputs for as long as we live.
-    let Answer::Job(job) = node.commit_within(request, FOR_EVER).await? else {
-        return Err(Error::internal("a job that began has no number").into());
-    };
-    let done = match write(node, job, kind, &inputs).await {
-        Ok(written) => finish(node, job, inputs.len(), written).await.map_err(Failed::from),
+    match node.commit_within(request, FOR_EVER).await? {
+        Answer::Job(job) => Ok(job),
+        _ => Err(Error::internal("a job that began has no number")),
+    }
+}
+
+/// Exchanges inputs and outputs, or lets the inputs go.
+pub(super) async fn end(
+    node: &Arc<Node>,
+    job: u64,
+    inputs: usize,
+    written: std::result::Result<Written, Failed>,
+) -> std::result::Result<Done, Failed> {
+    let done = match written {
+        Ok(written) => finish(node, job, inputs, written).await.map_err(Failed::from),
         Err(failed) => Err(failed),
     };
     if done.is_err() {
@@ -75,7 +92,7 @@ pub(super) async fn run(
     done
 }
 
-type Written = Vec<(ObjectRef, Footer)>;
+pub(super) type Written = Vec<(ObjectRef, Footer)>;
 
 async fn write(
     node: &Arc<Node>,
@@ -84,8 +101,8 @@ async fn write(
     ids: &[ObjectId],
 ) -> std::result::Result<Written, Failed> {
     let inputs = inputs(node, ids).await?;
-    let needed = Needed::now(node).await;
-    let is_needed = |range: &Range| needed.in_object(node, range.partition, range.end);
+    let needed = Needed::now(node).await.in_inputs(node, &inputs);
+    let is_needed = |range: &Range| needed.contains(&(range.partition, range.end));
     let mut tiles = tile(&inputs, is_needed);
     let blame = |error: Error, inputs| Failed::Damaged { error, inputs };
     let windows = Arc::new(Windows::new(node.store.clone(), node.budget.clone(), &inputs));
@@ -127,7 +144,7 @@ async fn write(
 }
 
 /// The inputs are deleted soon, and there may be no other copy: all of it is read back.
-async fn ensure_whole(
+pub(super) async fn ensure_whole(
     node: &Node,
     object: &ObjectRef,
     footer: &Footer,
@@ -149,7 +166,10 @@ fn patience(node: &Node, output: &Output) -> Progress {
     Progress { deadline: node.tiers.progress.deadline + more, ..node.tiers.progress }
 }
 
-async fn inputs(node: &Node, ids: &[ObjectId]) -> std::result::Result<Vec<Input>, Failed> {
+pub(super) async fn inputs(
+    node: &Node,
+    ids: &[ObjectId],
+) -> std::result::Result<Vec<Input>, Failed> {
     let objects: Vec<ObjectRef> = {
         let state = node.view.read();
         ids.iter().filter_map(|id| state.objects.get(id).cloned()).collect()
@@ -184,6 +204,7 @@ fn parts(windows: &Arc<Windows>, copies: &Arc<dyn Copies>, output: &Output) -> V
         bytes: run.bytes(),
         producers: run.producers().cloned(),
         aborted: run.aborted(),
+        compacted: run.compacted(),
         source: Box::new(RunBatches::new(windows.clone(), copies.clone(), run)),
     };
     output.runs.iter().map(part).collect()
@@ -227,9 +248,9 @@ async fn finish(node: &Arc<Node>, job: u64, inputs: usize, written: Written) -> 
 }
 
 /// Copies of the same batches that are not in the inputs of this job.
-struct OtherCopies {
-    node: Arc<Node>,
-    not_from: BTreeSet<ObjectId>,
+pub(super) struct OtherCopies {
+    pub(super) node: Arc<Node>,
+    pub(super) not_from: BTreeSet<ObjectId>,
 }
 
 #[async_trait]
@@ -243,6 +264,8 @@ impl Copies for OtherCopies {
         let is_other =
             |source: Source| !matches!(source, Source::Object(id) if self.not_from.contains(&id));
         let place = self.node.tiers.index.locate_in(id, offset, is_other)?;
+        // What compaction left is a copy of nothing.
+        let place = Some(place).filter(|place| !place.compacted)?;
         let footer = self.node.tiers.footer(&place).await.ok()?;
         let range = footer.ranges.get(place.number as usize)?;
         let windows = Windows::over(

@@ -1,7 +1,9 @@
 //! Merging of small objects: when, and which. The work itself is a `job`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use levee_proto::ids::TopicId;
 use levee_proto::metalog::{JOB_MERGE, ObjectId, ObjectRef};
 use levee_tiering::merge::{Candidate, pick};
 use levee_tiering::remote::{HeldRange, Source};
@@ -12,6 +14,7 @@ use super::{LONGEST_ASIDE, Regularly};
 use crate::aside::Aside;
 use crate::error::{Error, Result};
 use crate::node::Node;
+use crate::partition::Partition;
 
 /// Rounds between two looks at how much of the large objects is still needed.
 const SLOW_ROUNDS: u32 = 30;
@@ -39,6 +42,7 @@ async fn merge_all(node: &Arc<Node>, aside: &mut Aside<ObjectId>, all: bool) -> 
 /// One job; nothing where nothing is worth one.
 async fn merge(node: &Arc<Node>, aside: &mut Aside<ObjectId>, all: bool) -> Result<Option<Done>> {
     let full = node.config.tier_object_bytes / 2;
+    let _alone = node.rewriting.lock().await;
     {
         let state = node.view.read();
         aside.retain(|id| state.objects.contains_key(id));
@@ -72,6 +76,11 @@ async fn merge(node: &Arc<Node>, aside: &mut Aside<ObjectId>, all: bool) -> Resu
 /// a look at each of their ranges.
 async fn candidates(node: &Node, aside: &Aside<ObjectId>, full: u64, all: bool) -> Vec<Candidate> {
     let now = node.host.now();
+    let compacted: BTreeSet<TopicId> = {
+        let all = node.all_partitions().into_iter();
+        let compacts = |p: &Arc<Partition>| p.config().cleanup_policy.compacts();
+        all.filter(compacts).map(|partition| partition.id.topic).collect()
+    };
     let (needed, objects): (Needed, Vec<ObjectRef>) = {
         let state = node.view.settled_state().await;
         let free = state.objects.values().filter(|object| {
@@ -92,7 +101,14 @@ async fn candidates(node: &Node, aside: &Aside<ObjectId>, full: u64, all: bool) 
             }
             false => object.bytes,
         };
-        Some(Candidate { id, bytes, newest_ms: held.newest_ms, single: object.single })
+        Some(Candidate {
+            id,
+            bytes,
+            newest_ms: held.newest_ms,
+            single: object.single,
+            compacted: held.ranges.iter().all(|held| held.compacted),
+            is_apart: held.ranges.iter().all(|held| compacted.contains(&held.partition.topic)),
+        })
     };
     objects.into_iter().filter_map(candidate).collect()
 }

@@ -1,9 +1,10 @@
 //! Which bytes in the bucket are still needed: the one rule for collecting, merging and repair.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use levee_proto::ids::PartitionId;
 use levee_runtime::Mono;
+use levee_tiering::merge::Input;
 use levee_tiering::metalog::MetaState;
 
 use crate::node::Node;
@@ -34,6 +35,14 @@ impl Needed {
         // A partition that is unknown belongs to a purged topic.
         let Some(log_start) = self.log_starts.get(&id) else { return false };
         end > *log_start || node.tells_of_producers(id, end)
+    }
+
+    /// The ranges of some inputs that a job must keep, by partition and end. Said once: what tells
+    /// of producers may change while the job runs.
+    pub(super) fn in_inputs(&self, node: &Node, inputs: &[Input]) -> BTreeSet<(PartitionId, u64)> {
+        let ranges = inputs.iter().flat_map(|input| &input.footer.ranges);
+        let all: BTreeSet<_> = ranges.map(|range| (range.partition, range.end)).collect();
+        all.into_iter().filter(|(id, end)| self.in_object(node, *id, *end)).collect()
     }
 
     /// Whether a closed lane must keep a slot with such a range. Producer state must be in an

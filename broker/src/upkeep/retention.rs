@@ -74,7 +74,9 @@ async fn due(node: &Node, partition: &Partition, next: &mut Next) -> Result<Opti
     if let Some(keep) = config.retention_ms {
         let keep = keep.as_millis() as i64;
         let before = node.host.wall_ms().saturating_sub(keep);
-        let is_old = |range: &RangeRef| (0..before).contains(&range.max_timestamp);
+        // Compaction may have left nothing of a range, not even a time.
+        let is_old =
+            |range: &RangeRef| range.len == 0 || (0..before).contains(&range.max_timestamp);
         start = drop_while(node, partition, &tiled, start, is_old);
         if let Some(range) = holding(&tiled, start) {
             let known = next.get(&partition.id).filter(|(source, _)| *source == range.source);

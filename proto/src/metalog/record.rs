@@ -174,7 +174,7 @@ wire_struct! {
     pub struct JobStart {
         /// Never used twice.
         job: u64,
-        /// [`JOB_MERGE`] or [`JOB_REPAIR`]; for people, the fold makes no difference.
+        /// [`JOB_MERGE`], [`JOB_REPAIR`] or [`JOB_COMPACT`]; for people, the fold makes no difference.
         kind: u8,
         session: SessionId,
         inputs: Vec<ObjectId>,
@@ -301,6 +301,8 @@ macro_rules! records {
 pub const JOB_MERGE: u8 = 1;
 /// A damaged object is written again from other copies.
 pub const JOB_REPAIR: u8 = 2;
+/// Records that later ones of the same key replace are left out.
+pub const JOB_COMPACT: u8 = 3;
 
 /// Kinds with this bit change nothing that an older release must know.
 pub const SKIPPABLE: u16 = 0x8000;

@@ -16,6 +16,9 @@ const RANGE_BYTES: usize = 96;
 const SECTION_BYTES: usize = 16;
 const SECTION_PRODUCERS: u16 = 1;
 const SECTION_ABORTED: u16 = 2;
+/// Flag of a range: see [`Range::compacted`]. In the low byte, as readers that do not know it would
+/// take what was left out for lost.
+const COMPACTED: u16 = 1;
 
 /// What a range holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub struct Range {
     pub producers: Option<ProducerSnapshot>,
     /// Transactions whose abort marker stands in the range, by its offset.
     pub aborted: Vec<AbortedTxn>,
+    /// Records that later ones replace were left out: its batches ascend, and need not fill it.
+    pub compacted: bool,
 }
 
 /// At most what a range of an L1 or L2 object adds to its footer.
@@ -247,7 +252,7 @@ fn encode_range(range: &Range, out: &mut BytesMut, heap: &mut BytesMut) {
         RangeKind::HandOff => 1,
     });
     out.put_u8(range.index.kind());
-    out.put_u16_le(0);
+    out.put_u16_le(if range.compacted { COMPACTED } else { 0 });
     out.put_u32_le(heap.len() as u32);
     out.put_u32_le(range.index.len() as u32);
     out.put_u32_le(0);
@@ -278,7 +283,7 @@ fn decode_range(raw: &[u8], heap: &mut Heap<'_>) -> Result<Range, FormatError> {
     }
     let index_kind = r.u8()?;
     let flags = r.u16()?;
-    if flags & 0xff != 0 {
+    if flags & 0xff & !COMPACTED != 0 {
         return Err(r.error(format!("{partition}: unknown flags {flags:#06x}")));
     }
     let index_pos = r.u32()? as usize;
@@ -307,6 +312,7 @@ fn decode_range(raw: &[u8], heap: &mut Heap<'_>) -> Result<Range, FormatError> {
         index,
         producers: None,
         aborted: Vec::new(),
+        compacted: flags & COMPACTED != 0,
     })
 }
 
@@ -373,6 +379,7 @@ mod tests {
             index: Index::Sparse((0..blocks).map(entry).collect()),
             producers: None,
             aborted: Vec::new(),
+            compacted: false,
         }
     }
 

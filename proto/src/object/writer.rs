@@ -98,11 +98,18 @@ impl ObjectWriter {
                 index,
                 producers: None,
                 aborted: Vec::new(),
+                compacted: false,
             },
             crc: Crc32c::default(),
             block_crc: Crc32c::default(),
             block_pos: 0,
         });
+    }
+
+    /// Batches of the open range leave offsets out.
+    pub fn compacted(&mut self) {
+        let open = self.open.as_mut().expect("begin comes before compacted");
+        open.range.compacted = true;
     }
 
     /// The next batch of the open range, in pieces that make it up.

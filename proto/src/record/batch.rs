@@ -20,6 +20,8 @@ const WHAT: &str = "record batch";
 /// Attribute bits: part of a transaction; about the log, not a record of anybody's.
 pub const TRANSACTIONAL: i16 = 0x10;
 pub const CONTROL: i16 = 0x20;
+/// The base timestamp says when tombstones or the marker in the batch may go (KIP-534).
+pub const DELETE_HORIZON: i16 = 0x40;
 
 /// No producer id: a producer that is not idempotent.
 pub const NO_PRODUCER: i64 = -1;
@@ -123,6 +125,11 @@ impl BatchHeader {
 
     pub fn is_control(&self) -> bool {
         self.attributes & CONTROL != 0
+    }
+
+    /// From when on its tombstones or its marker may go; nothing before compaction saw them.
+    pub fn delete_horizon(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp)
     }
 
     /// Sequence of the last record; sequences wrap from `i32::MAX` to 0 (Kafka).

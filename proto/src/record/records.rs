@@ -13,7 +13,7 @@ use crate::limits::{BATCH_BYTES_MAX, BATCH_DECODED_BYTES_MAX};
 
 const WHAT: &str = "record";
 /// Attribute bit: the timestamp of all records is the broker's.
-const LOG_APPEND_TIME: i16 = 8;
+pub(super) const LOG_APPEND_TIME: i16 = 8;
 
 /// A record without a place.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -174,7 +174,7 @@ pub fn stamp_producer(batch: Bytes, stamp: ProducerStamp) -> Result<Bytes, Forma
 }
 
 /// Bytes of the shortest record: a batch that claims more records than fit lies.
-const RECORD_BYTES_MIN: usize = 7;
+pub(super) const RECORD_BYTES_MIN: usize = 7;
 
 /// Reads all records of one whole batch, whose crc is checked. Control batches have none.
 pub fn decode_records(batch: &Bytes) -> Result<Vec<DecodedRecord>, FormatError> {
@@ -262,23 +262,23 @@ pub(super) fn plain_record(batch: &Bytes) -> Result<RecordData, FormatError> {
     Ok(Cursor { bytes: &plain, at: 0 }.record(&header)?.data)
 }
 
-struct Cursor<'a> {
-    bytes: &'a Bytes,
-    at: usize,
+pub(super) struct Cursor<'a> {
+    pub(super) bytes: &'a Bytes,
+    pub(super) at: usize,
 }
 
 impl Cursor<'_> {
-    fn error(&self, why: impl Into<String>) -> FormatError {
+    pub(super) fn error(&self, why: impl Into<String>) -> FormatError {
         FormatError::new(WHAT, self.at, why)
     }
 
-    fn byte(&mut self) -> Result<u8, FormatError> {
+    pub(super) fn byte(&mut self) -> Result<u8, FormatError> {
         let byte = self.bytes.get(self.at).copied().ok_or_else(|| self.error("ends early"))?;
         self.at += 1;
         Ok(byte)
     }
 
-    fn varint(&mut self) -> Result<i64, FormatError> {
+    pub(super) fn varint(&mut self) -> Result<i64, FormatError> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
             let byte = self.byte()?;
@@ -298,7 +298,7 @@ impl Cursor<'_> {
         Ok(taken)
     }
 
-    fn length(&mut self) -> Result<Option<usize>, FormatError> {
+    pub(super) fn length(&mut self) -> Result<Option<usize>, FormatError> {
         match self.varint()? {
             -1 => Ok(None),
             len if (0..=BATCH_DECODED_BYTES_MAX as i64).contains(&len) => Ok(Some(len as usize)),
@@ -306,7 +306,7 @@ impl Cursor<'_> {
         }
     }
 
-    fn optional(&mut self) -> Result<Option<Bytes>, FormatError> {
+    pub(super) fn optional(&mut self) -> Result<Option<Bytes>, FormatError> {
         self.length()?.map(|len| self.take(len)).transpose()
     }
 
@@ -348,11 +348,11 @@ fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
-fn varint_len(value: i64) -> usize {
+pub(super) fn varint_len(value: i64) -> usize {
     (64 - (zigzag(value) | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-fn put_varint(out: &mut BytesMut, value: i64) {
+pub(super) fn put_varint(out: &mut BytesMut, value: i64) {
     let mut left = zigzag(value);
     while left >= 0x80 {
         out.put_u8(left as u8 | 0x80);

@@ -17,20 +17,23 @@ pub enum Seek {
 /// not cover its offset and epoch, so they are held against where it stands (I17).
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
-    /// Base offset of the next batch: they leave nothing out.
+    /// Base offset of the next batch: they leave nothing out, unless they were compacted.
     pub next: u64,
     /// Exclusive.
     pub end: u64,
     pub leader_epoch: u32,
+    /// Offsets may be left out: of a compacted range.
+    pub compacted: bool,
 }
 
 impl Run {
     fn check(&self, at: usize, header: &BatchHeader) -> Result<(), FormatError> {
         let (base, end, epoch) = (header.base_offset, header.end_offset(), header.leader_epoch);
-        if base == self.next && end <= self.end && epoch == self.leader_epoch {
+        let follows = base == self.next || (self.compacted && base > self.next);
+        if follows && end <= self.end && epoch == self.leader_epoch {
             return Ok(());
         }
-        let Self { next, end: last, leader_epoch } = self;
+        let Self { next, end: last, leader_epoch, .. } = self;
         let why = format!(
             "offsets {base}..{end} of epoch {epoch} where {next}..{last} of epoch {leader_epoch} \
              must be"

@@ -27,7 +27,10 @@ fn decode_all(bytes: &Bytes) {
     drop(BatchHeader::decode(bytes));
     drop(decode_records(bytes));
     drop(batch::check_run(bytes, |_, _| true));
-    drop(seek(bytes, &mut Run { next: 0, end: u64::MAX, leader_epoch: 0 }, 5, 1000));
+    for compacted in [false, true] {
+        let mut run = Run { next: 0, end: u64::MAX, leader_epoch: 0, compacted };
+        drop(seek(bytes, &mut run, 5, 1000));
+    }
     drop(Footer::decode(bytes).map(|footer| footer.encode()));
     if let Ok(trailer) = Trailer::decode(bytes, bytes.len() as u64) {
         let pos = trailer.footer_pos as usize;
@@ -293,9 +296,10 @@ fn flags_and_sections_follow_the_rules_of_compatibility() {
     };
     let (footer_flags, range_flags, section) = (1, 24 + 82, 24 + 2 * 96);
     let (kind, section_flags) = (section + 4, section + 6);
-    for at in [footer_flags, range_flags, section_flags] {
-        assert!(changed(at, 1).is_err(), "a low flag at {at} must be refused");
+    for (at, unknown) in [(footer_flags, 1), (range_flags, 2), (section_flags, 1)] {
+        assert!(changed(at, unknown).is_err(), "a low flag at {at} must be refused");
     }
+    assert!(changed(range_flags, 1).unwrap().ranges[0].compacted);
     for at in [range_flags + 1, section_flags + 1] {
         assert!(changed(at, 0x80).is_ok(), "a high flag at {at} must be ignored");
     }

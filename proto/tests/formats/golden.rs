@@ -79,6 +79,7 @@ fn objects() {
         ("object_l1.bin", samples::object_l1()),
         ("object_l0_transactions.bin", samples::object_txn(Level::L0)),
         ("object_l1_transactions.bin", samples::object_txn(Level::L1)),
+        ("object_compacted.bin", samples::object_compacted()),
     ] {
         let file = golden_exact(name, &now);
         let Finished { footer, trailer, object_len, .. } = finished;

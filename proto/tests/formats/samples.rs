@@ -24,6 +24,7 @@ use levee_proto::object::{
 };
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::{BatchBuilder, ProducerStamp, RecordData};
+use levee_proto::record::rewrite::{raw_records, rewrite};
 use levee_proto::record::{Marker, StoredBatch, batch};
 use levee_proto::wal::{GroupEntry, GroupHead};
 
@@ -170,6 +171,34 @@ pub(crate) fn object_l1() -> (Bytes, Finished) {
     writer.batch(&b.header, &b.parts());
     b.write_to(&mut out);
     writer.end(50, None);
+    let finished = writer.finish().unwrap();
+    out.put_slice(&finished.tail);
+    (out.freeze(), finished)
+}
+
+/// A compacted range: offsets 100 to 102 stand in a batch, one record of it and 103 to 109 are gone.
+pub(crate) fn object_compacted() -> (Bytes, Finished) {
+    let whole = stored(100, 7);
+    let records = raw_records(&whole.to_bytes(), 1 << 20).unwrap();
+    let less = rewrite(&whole.header, &records[1..], Some(1_700_000_123_000));
+    let header = batch::check(&less).unwrap();
+    let plan = ObjectPlan {
+        level: Level::L2,
+        nonce: NONCE,
+        writer: Writer::job(0x0506_0709),
+        seq: 0,
+        lane: 0,
+        data_len: less.len() as u64,
+        lane_trim: 0,
+        prev_slot_crc: 0,
+    };
+    let (mut writer, head) = ObjectWriter::new(plan);
+    let mut out = BytesMut::from(&head[..]);
+    writer.begin(partition(1), 7, RangeKind::Data, 90);
+    writer.compacted();
+    writer.batch(&header, &[&less]);
+    out.put_slice(&less);
+    writer.end(110, Some(producers()));
     let finished = writer.finish().unwrap();
     out.put_slice(&finished.tail);
     (out.freeze(), finished)

@@ -43,6 +43,11 @@ fn judge_one(partition: &Partition, least_end: u64, held: &[Held], audit: &mut A
             });
         }
     }
+    for held in uncompacted(held) {
+        let Held { key, base, end, .. } = held;
+        let key = key.to_string();
+        audit.findings.push(Finding::Uncompacted { partition: id, key, base: *base, end: *end });
+    }
     let end = held.iter().map(|held| held.end).max().unwrap_or(0).max(least_end);
     let lost = partition.losses.iter().map(|lost| (lost.from, lost.to));
     let all = held.iter().map(|held| (held.base, held.end)).chain(lost.clone());
@@ -57,6 +62,17 @@ fn judge_one(partition: &Partition, least_end: u64, held: &[Held], audit: &mut A
     for (from, to) in gaps(slots, told.unwrap_or(0).max(start), held_end) {
         audit.findings.push(Finding::Untold { partition: id, from, to });
     }
+}
+
+/// Ranges of objects of which another one holds a part compacted. Slots are read only where no
+/// object is.
+fn uncompacted(held: &[Held]) -> impl Iterator<Item = &Held> {
+    let objects = || held.iter().filter(|held| held.level != Level::L0);
+    let compacted: Vec<&Held> = objects().filter(|held| held.compacted).collect();
+    objects().filter(move |held| {
+        let overlaps = |other: &&Held| other.base < held.end && held.base < other.end;
+        !held.compacted && compacted.iter().any(overlaps)
+    })
 }
 
 /// Whether a range lies in the epoch that it names. Epochs that ended below the log start are

@@ -16,6 +16,10 @@ pub struct Candidate {
     pub newest_ms: i64,
     /// L2 only.
     pub single: Option<SingleRange>,
+    /// L2 only: whether it is compacted.
+    pub compacted: bool,
+    /// All of it is of topics that are compacted: what is written again with them is theirs.
+    pub is_apart: bool,
 }
 
 /// Sizes that are told apart: each holds objects up to `fan_in` times as large as the one below.
@@ -34,9 +38,10 @@ pub fn pick(candidates: &[Candidate], fan_in: usize, full: u64) -> Vec<ObjectId>
 }
 
 fn of_one_size(shared: Vec<&Candidate>, fan_in: usize, full: u64) -> Option<Vec<ObjectId>> {
-    let mut sizes: BTreeMap<u32, Vec<&Candidate>> = BTreeMap::new();
+    let mut sizes: BTreeMap<(bool, u32), Vec<&Candidate>> = BTreeMap::new();
     for candidate in shared {
-        sizes.entry(size_of(candidate.bytes, fan_in, full)).or_default().push(candidate);
+        let size = size_of(candidate.bytes, fan_in, full);
+        sizes.entry((candidate.is_apart, size)).or_default().push(candidate);
     }
     let mut group = sizes.into_values().max_by_key(Vec::len).filter(|g| g.len() >= fan_in)?;
     group.sort_by_key(|c| (c.newest_ms, c.id));
@@ -57,10 +62,12 @@ fn size_of(bytes: u64, fan_in: usize, full: u64) -> u32 {
 
 /// Objects of one partition and epoch that follow on each other and fill one object together.
 fn neighbours<'a>(small: impl Iterator<Item = &'a Candidate>, full: u64) -> Option<Vec<ObjectId>> {
-    let mut logs: BTreeMap<(PartitionId, u32), Vec<(&SingleRange, &Candidate)>> = BTreeMap::new();
+    type Log<'a> = Vec<(&'a SingleRange, &'a Candidate)>;
+    let mut logs: BTreeMap<(PartitionId, u32, bool), Log<'_>> = BTreeMap::new();
     for candidate in small {
         if let Some(single) = &candidate.single {
-            let log = logs.entry((single.partition, single.leader_epoch)).or_default();
+            let key = (single.partition, single.leader_epoch, candidate.compacted);
+            let log = logs.entry(key).or_default();
             log.push((single, candidate));
         }
     }
@@ -92,7 +99,8 @@ mod tests {
 
     fn shared(seq: u64, bytes: u64) -> Candidate {
         let id = ObjectId { writer: Writer(1), seq };
-        Candidate { id, bytes, newest_ms: seq as i64, single: None }
+        let newest_ms = seq as i64;
+        Candidate { id, bytes, newest_ms, single: None, compacted: false, is_apart: false }
     }
 
     fn single(seq: u64, bytes: u64, offsets: std::ops::Range<u64>) -> Candidate {
@@ -126,6 +134,18 @@ mod tests {
         all.push(single(2, 10 * MIB, 10..20));
         assert_eq!(seqs(&all), [1, 2, 3]);
         assert_eq!(seqs(&all[1..]), [0u64; 0], "too little together");
+    }
+
+    #[test]
+    fn what_is_compacted_stays_apart() {
+        let mut all: Vec<Candidate> = (0..6).map(|seq| shared(seq, 2 * MIB)).collect();
+        all.iter_mut().take(3).for_each(|candidate| candidate.is_apart = true);
+        assert_eq!(seqs(&all), [0u64; 0], "three of each sort");
+        let mut all = vec![single(1, 40 * MIB, 0..10), single(2, 40 * MIB, 10..20)];
+        all[0].compacted = true;
+        assert_eq!(seqs(&all), [0u64; 0]);
+        all[1].compacted = true;
+        assert_eq!(seqs(&all), [1, 2]);
     }
 
     /// However many are written, what is small stays bounded, and each byte is written again at

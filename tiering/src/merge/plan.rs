@@ -48,6 +48,11 @@ impl Run {
         self.tiles.iter().map(|tile| tile.len).sum()
     }
 
+    /// Its batches need not fill it.
+    pub fn compacted(&self) -> bool {
+        self.first().compacted
+    }
+
     /// State at the end of the run.
     pub fn producers(&self) -> Option<&ProducerSnapshot> {
         self.last().producers.as_ref()
@@ -70,6 +75,8 @@ impl Run {
         let last = self.last();
         last.end == tile.base
             && last.leader_epoch == tile.leader_epoch
+            // What is not compacted yet must be told apart.
+            && last.compacted == tile.compacted
             // What is told of producers is told of the end of a range.
             && last.producers.is_none()
             && self.bytes() + tile.len <= shape.object_bytes

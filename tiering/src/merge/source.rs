@@ -82,6 +82,14 @@ impl Windows {
         Self::over(store, budget, inputs.iter().map(named))
     }
 
+    /// Of one tile of a job, whose place becomes 0: reads no further than it goes.
+    pub fn of_tile(store: Store, budget: Arc<Budget>, inputs: &[Input], tile: &Tile) -> Self {
+        let object = &inputs[tile.input].object;
+        let one = [(object.key().into(), object.bytes)];
+        let all = Self::over(store, budget, one);
+        Self { window_bytes: READ_BYTES.min(tile.len.max(1)), ..all }
+    }
+
     /// Over objects by key and size.
     pub fn over(
         store: Store,
@@ -173,14 +181,19 @@ impl Windows {
             })?;
             at += used as u64;
             match found {
-                Some(base) if base == offset => return Ok(at),
+                Some(base) if base == offset || (range.compacted && base > offset) => {
+                    return Ok(at);
+                }
                 Some(base) => {
                     return Err(ReadError::Damaged(format!("a batch at {base}, none at {offset}")));
                 }
                 None => {}
             }
         }
-        Err(ReadError::Damaged(format!("no batch begins at {offset}")))
+        match range.compacted {
+            true => Ok(end),
+            false => Err(ReadError::Damaged(format!("no batch begins at {offset}"))),
+        }
     }
 
     /// Finds the bytes of those tiles that are not whole ranges; an error comes with the input in
@@ -234,6 +247,7 @@ struct Piece {
     base: u64,
     last: u64,
     leader_epoch: u32,
+    compacted: bool,
 }
 
 /// See the module.
@@ -253,6 +267,7 @@ impl RunBatches {
             base: tile.base,
             last: tile.end,
             leader_epoch: tile.leader_epoch,
+            compacted: tile.compacted,
         };
         let pieces = run.tiles.iter().map(piece).collect();
         Self { windows, copies, partition: run.partition, pieces }
@@ -267,9 +282,9 @@ impl Batches for RunBatches {
         }
         let Some(piece) = self.pieces.front_mut() else { return Ok(None) };
         let object = &self.windows.objects[piece.input];
-        let (mut next, last, epoch) = (piece.base, piece.last, piece.leader_epoch);
+        let mut place = piece.place();
         // Offset and epoch of a batch are outside of its crc.
-        let fits = |header: &BatchHeader| is_next(header, &mut next, last, epoch);
+        let fits = |header: &BatchHeader| place.is_next(header);
         let bytes = piece.at..piece.end;
         let damaged = match self.windows.whole_batches(object, bytes, fits).await {
             Ok(batches) => {
@@ -279,7 +294,11 @@ impl Batches for RunBatches {
             Err(ReadError::Store(error)) => return Err(error.into()),
             Err(damaged) => damaged.of(&object.key),
         };
-        let other = self.copies.other(self.partition, piece.base).await;
+        // Other copies have what was left out.
+        let other = match piece.compacted {
+            true => None,
+            false => self.copies.other(self.partition, piece.base).await,
+        };
         let Some(batches) = other.and_then(|other| piece.cut(other)) else { return Err(damaged) };
         tracing::warn!(partition = %self.partition, why = %damaged, "taken from another copy");
         piece.advance(&batches)?;
@@ -288,6 +307,11 @@ impl Batches for RunBatches {
 }
 
 impl Piece {
+    fn place(&self) -> Place {
+        let Self { base, last, leader_epoch, compacted, .. } = *self;
+        Place { next: base, last, leader_epoch, compacted }
+    }
+
     /// Past whole checked batches.
     fn advance(&mut self, batches: &[u8]) -> Result<(), SourceError> {
         let mut at = 0;
@@ -303,10 +327,10 @@ impl Piece {
 
     /// As many batches of another copy as stand in this piece.
     fn cut(&self, other: Bytes) -> Option<Bytes> {
-        let (mut next, mut used) = (self.base, 0);
+        let (mut place, mut used) = (self.place(), 0);
         // A damaged batch behind good ones does not matter.
         let _ = check_run(&other, |at, header| {
-            let fits = is_next(header, &mut next, self.last, self.leader_epoch);
+            let fits = place.is_next(header);
             if fits {
                 used = at + header.bytes as usize;
             }
@@ -317,13 +341,25 @@ impl Piece {
     }
 }
 
-/// Whether a batch follows at `next` below `last` in its epoch; moves on where it does. Logs are
-/// dense: no offset is left out.
-fn is_next(header: &BatchHeader, next: &mut u64, last: u64, epoch: u32) -> bool {
-    let fits =
-        header.base_offset == *next && header.end_offset() <= last && header.leader_epoch == epoch;
-    if fits {
-        *next = header.end_offset();
+/// What the next batch must be.
+struct Place {
+    next: u64,
+    /// Exclusive.
+    last: u64,
+    leader_epoch: u32,
+    compacted: bool,
+}
+
+impl Place {
+    /// Whether a batch stands here; moves on where it does. No offset is left out but by compaction.
+    fn is_next(&mut self, header: &BatchHeader) -> bool {
+        let base = header.base_offset;
+        let follows = base == self.next || (self.compacted && base > self.next);
+        let is_inside = header.end_offset() <= self.last;
+        let fits = follows && is_inside && header.leader_epoch == self.leader_epoch;
+        if fits {
+            self.next = header.end_offset();
+        }
+        fits
     }
-    fits
 }

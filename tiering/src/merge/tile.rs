@@ -26,6 +26,8 @@ pub struct Tile {
     pub producers: Option<ProducerSnapshot>,
     /// Transactions whose abort marker stands in it, by its offset.
     pub aborted: Vec<AbortedTxn>,
+    /// Its batches need not fill it.
+    pub compacted: bool,
 }
 
 /// By partition, in offset order.
@@ -52,12 +54,23 @@ fn tile_one(all: &[Found<'_>]) -> Vec<Tile> {
     let newest = told.max_by_key(|found| found.range.end).map(|found| found.range);
     // A tile must end where the newest producer state stands: it is kept with that end.
     let cut = newest.map_or(0, |range| range.end);
+    let compacted: Vec<(u64, u64)> = {
+        let all = all.iter().filter(|found| found.range.compacted);
+        all.map(|found| (found.range.base, found.range.end)).collect()
+    };
     let mut stretches = Vec::new();
     for found in all {
         let Range { base, end, .. } = *found.range;
-        match base < cut && cut < end {
-            true => stretches.extend([(base, cut, *found), (cut, end, *found)]),
-            false => stretches.push((base, end, *found)),
+        let whole = match found.range.compacted {
+            true => vec![(base, end)],
+            // What was left out must not come back.
+            false => outside((base, end), &compacted),
+        };
+        for (base, end) in whole {
+            match base < cut && cut < end {
+                true => stretches.extend([(base, cut, *found), (cut, end, *found)]),
+                false => stretches.push((base, end, *found)),
+            }
         }
     }
     // The longest of those that begin together goes first.
@@ -77,6 +90,28 @@ fn tile_one(all: &[Found<'_>]) -> Vec<Tile> {
     tiles
 }
 
+/// What of a stretch none of some others hold.
+fn outside(whole: (u64, u64), others: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut left = vec![whole];
+    for (from, to) in others {
+        let cut = |(base, end): (u64, u64)| {
+            [(base, end.min(*from)), (base.max(*to), end)].into_iter().filter(|(b, e)| b < e)
+        };
+        left = left.into_iter().flat_map(cut).collect();
+    }
+    left
+}
+
+impl Tile {
+    /// The tile below and from an offset inside of it on. Where its bytes are is not known.
+    pub fn cut(self, at: u64) -> (Self, Self) {
+        let (below, above) = self.aborted.iter().partition(|txn| txn.last_offset < at);
+        let first =
+            Self { end: at, records: None, producers: None, aborted: below, ..self.clone() };
+        (first, Self { base: at, records: None, aborted: above, ..self })
+    }
+}
+
 impl Found<'_> {
     fn tile(&self, base: u64, end: u64) -> Tile {
         let Self { input, number, range } = *self;
@@ -91,6 +126,7 @@ impl Found<'_> {
             records: (base == range.base && end == range.end).then_some(range.records),
             producers: None,
             aborted: ended(range, base..end),
+            compacted: range.compacted,
         }
     }
 }
@@ -130,6 +166,7 @@ mod tests {
             index: Index::Sparse(Vec::new()),
             producers: told.then(ProducerSnapshot::default),
             aborted: (offsets.clone()).filter(|o| o % 7 == 6).map(abort).collect(),
+            compacted: false,
         };
         let (writer, nonce, single) = (Writer(1), Nonce(seq.into()), None);
         let object = ObjectRef { level: 1, writer, seq, nonce, bytes: 1, footer_crc: 0, single };

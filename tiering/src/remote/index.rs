@@ -41,6 +41,8 @@ pub struct RangeRef {
     pub first_timestamp: i64,
     pub max_timestamp: i64,
     pub leader_epoch: u32,
+    /// Its batches need not fill it.
+    pub compacted: bool,
 }
 
 /// See the module.
@@ -70,6 +72,7 @@ pub struct HeldRange {
     pub base: u64,
     pub end: u64,
     pub len: u64,
+    pub compacted: bool,
 }
 
 #[derive(Default)]
@@ -125,9 +128,11 @@ impl Log {
 
     fn locate(&self, offset: u64) -> Option<&RangeRef> {
         let best = |offset| {
-            let mut holding = self.holding(offset);
-            let slot = holding.clone().next();
-            holding.find(|range| range.is_object()).or(slot)
+            let mut objects = self.holding(offset).filter(|range| range.is_object());
+            // What was left out must not come back from one that has it.
+            let compacted = objects.clone().find(|range| range.compacted);
+            let slot = || self.holding(offset).next();
+            compacted.or_else(|| objects.next()).or_else(slot)
         };
         best(offset).or_else(|| {
             let above = (Bound::Excluded((offset, LAST)), Bound::Unbounded);
@@ -188,10 +193,11 @@ impl RemoteIndex {
                 },
                 max_timestamp: range.max_timestamp,
                 leader_epoch: range.leader_epoch,
+                compacted: range.compacted,
             };
             if log.ranges.insert((range.base, source), known).is_none() {
-                let Range { partition, base, end, len, .. } = *range;
-                held.ranges.push(HeldRange { partition, base, end, len });
+                let Range { partition, base, end, len, compacted, .. } = *range;
+                held.ranges.push(HeldRange { partition, base, end, len, compacted });
             }
             if let Some(aborts) = Aborts::of(range) {
                 log.aborts.insert((range.base, source), aborts);
@@ -240,6 +246,16 @@ impl RemoteIndex {
     pub fn locate(&self, partition: PartitionId, offset: u64) -> Option<RangeRef> {
         let inner = self.inner.read();
         inner.partitions.get(&partition)?.locate(offset).cloned()
+    }
+
+    /// The first offset from `offset` on where compaction left anything at all.
+    pub fn past_empty(&self, partition: PartitionId, mut offset: u64) -> u64 {
+        let inner = self.inner.read();
+        let Some(log) = inner.partitions.get(&partition) else { return offset };
+        while let Some(range) = log.locate(offset).filter(|r| r.len == 0 && r.base <= offset) {
+            offset = range.end;
+        }
+        offset
     }
 
     /// The range that holds `offset` in one of some sources.
@@ -400,6 +416,7 @@ mod tests {
             index: Index::Sparse(Vec::new()),
             producers: None,
             aborted: Vec::new(),
+            compacted: false,
         };
         Footer { level, lane_trim: 0, prev_slot_crc: 0, ranges: vec![range] }
     }
@@ -421,6 +438,30 @@ mod tests {
         object(&index, 1, 20..60);
         object(&index, 2, 50..70);
         index
+    }
+
+    #[test]
+    fn what_was_compacted_goes_before_what_was_not() {
+        let index = mixed();
+        let whole = index.locate(ID, 55).unwrap().source;
+        let object = ObjectRef {
+            level: 2,
+            writer: Writer(1),
+            seq: 9,
+            nonce: Nonce(9),
+            bytes: 1000,
+            footer_crc: 0,
+            single: None,
+        };
+        let mut compacted = footer(Level::L2, 30..60);
+        compacted.ranges[0].compacted = true;
+        index.add_object(&object, &compacted);
+        assert_ne!(index.locate(ID, 55).unwrap().source, whole);
+        assert!(index.locate(ID, 30).unwrap().compacted);
+        assert!(!index.locate(ID, 29).unwrap().compacted);
+        let tiles = index.tiling(ID, 30, 100);
+        let compacted = tiles.iter().filter(|tile| tile.compacted);
+        assert_eq!(compacted.map(|tile| (tile.base, tile.end)).collect::<Vec<_>>(), [(30, 60)]);
     }
 
     #[test]

@@ -54,9 +54,12 @@ pub enum RemoteError {
 /// Whole batches from the bucket.
 #[derive(Debug, Clone)]
 pub struct RemoteRead {
+    /// None where compaction left out all that stood between the offset and `next_offset`.
     pub batches: Bytes,
-    /// Offset after the last of them.
+    /// Offset after the last of them, or the end of their range.
     pub next_offset: u64,
+    /// Nothing holds the offset that was asked for: the batches begin above it.
+    pub is_hole: bool,
     /// Nothing was fetched for it, or it was fetched ahead.
     pub cached: bool,
 }
@@ -128,6 +131,11 @@ impl RemoteReader {
         max_bytes: usize,
         ahead: Option<&ReadAhead>,
     ) -> Result<Option<RemoteRead>, RemoteError> {
+        let next_offset = self.index.past_empty(partition, offset);
+        if next_offset > offset {
+            let batches = Bytes::new();
+            return Ok(Some(RemoteRead { batches, next_offset, is_hole: false, cached: true }));
+        }
         let Some(place) = self.index.locate(partition, offset) else { return Ok(None) };
         let started = self.host.now();
         let stray = ahead.is_none().then(|| self.strays.take(&self.ahead, partition, offset));
@@ -177,7 +185,18 @@ impl RemoteReader {
         let known = known.and_then(|pos| pos.checked_sub(range.pos)).filter(|at| *at < range.len);
         let (block, base) = range.block(offset);
         let (mut at, next) = known.map_or((u64::from(block), base), |at| (at, offset));
-        let mut run = Run { next, end: range.end, leader_epoch: range.leader_epoch };
+        let Range { end, leader_epoch, compacted, .. } = *range;
+        let mut run = Run { next, end, leader_epoch, compacted };
+        let is_hole = place.base > offset;
+        // Nothing is left of what followed.
+        let rest = || {
+            let batches = Bytes::new();
+            let read = RemoteRead { batches, next_offset: end, is_hole, cached: true };
+            Found { read, pos: range.pos + range.len, has_waited: false }
+        };
+        if compacted && at == range.len {
+            return Ok(rest());
+        }
         let spare = if known.is_some() { 0 } else { SPARSE_INDEX_STRIDE };
         let mut len = (max_bytes.saturating_add(spare) as u64).min(range.len - at);
         let (mut cached, mut has_waited) = (true, false);
@@ -197,8 +216,13 @@ impl RemoteReader {
                     let start = range.pos + at;
                     let pos = start + found.end as u64;
                     self.chunks.used(&place.key, range.pos, start + found.start as u64..pos);
-                    let read = RemoteRead { batches, next_offset: run.next, cached };
+                    let is_last = compacted && pos == range.pos + range.len;
+                    let next_offset = if is_last { end } else { run.next };
+                    let read = RemoteRead { batches, next_offset, is_hole, cached };
                     return Ok(Found { read, pos, has_waited });
+                }
+                Seek::Needs { from, .. } if compacted && at + from as u64 == range.len => {
+                    return Ok(rest());
                 }
                 Seek::Needs { from, bytes } => {
                     (at, len) = next_read((at, len, range.len), from, bytes).map_err(corrupt)?;

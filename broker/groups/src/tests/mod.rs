@@ -141,17 +141,33 @@ impl World {
         self.take(effects);
     }
 
-    /// What the log keeps of each key.
+    /// What compaction leaves of the log below its first open transaction; of keys that were
+    /// deleted nothing.
     pub(super) fn compacted(&self) -> Vec<Entry> {
-        let mut last: BTreeMap<Bytes, usize> = BTreeMap::new();
-        for (at, entry) in self.log.iter().enumerate() {
-            if let Entry::Record(key, _, None) = entry {
-                last.insert(key.clone(), at);
+        let (mut ends, mut outcomes) = (BTreeMap::new(), BTreeMap::new());
+        for (at, entry) in self.log.iter().enumerate().rev() {
+            match entry {
+                Entry::End(producer, commit) => drop(ends.insert(*producer, *commit)),
+                Entry::Record(_, _, Some(by)) => {
+                    outcomes.insert(at, ends.get(&by.id).copied());
+                }
+                Entry::Record(_, _, None) => {}
+            }
+        }
+        let open = outcomes.iter().find(|(_, outcome)| outcome.is_none());
+        let to = open.map_or(self.log.len(), |(at, _)| *at);
+        let is_aborted = |at: &usize| matches!(outcomes.get(at), Some(Some(false)));
+        let mut last: BTreeMap<&Bytes, usize> = BTreeMap::new();
+        for (at, entry) in self.log[..to].iter().enumerate().filter(|(at, _)| !is_aborted(at)) {
+            if let Entry::Record(key, _, _) = entry {
+                last.insert(key, at);
             }
         }
         let kept = self.log.iter().enumerate().filter(|(at, entry)| match entry {
-            Entry::Record(key, _, None) => last.get(key) == Some(at),
-            _ => true,
+            Entry::Record(key, value, _) => {
+                *at >= to || (last.get(key) == Some(at) && value.is_some())
+            }
+            Entry::End(..) => true,
         });
         kept.map(|(_, entry)| entry.clone()).collect()
     }

@@ -176,6 +176,7 @@ impl<'a> Copy<'a> {
                 bytes: run.batches.iter().map(|b| b.len() as u64).sum(),
                 producers,
                 aborted: run.aborted,
+                compacted: false,
                 source: Box::new(Pieces::new(run.batches)),
             });
         }

@@ -331,17 +331,38 @@ impl World {
     }
 
     fn replayed(&self) -> Transactions {
+        let all: Vec<usize> = (0..self.log.len()).collect();
+        self.replayed_from(&all)
+    }
+
+    fn replayed_from(&self, offsets: &[usize]) -> Transactions {
         let mut state = Transactions::new(Settings::default(), self.epoch, self.connections);
-        for (offset, (key, value)) in self.log.iter().enumerate() {
-            state.replay(offset as i64, key.clone(), value.clone()).unwrap();
+        for offset in offsets {
+            let (key, value) = self.log[*offset].clone();
+            state.replay(*offset as i64, key, value).unwrap();
         }
         state
+    }
+
+    /// Offsets of what compaction leaves: of each key the newest record, of one that was deleted
+    /// nothing.
+    fn compacted(&self) -> Vec<usize> {
+        let mut last = BTreeMap::new();
+        for (offset, (key, _)) in self.log.iter().enumerate() {
+            last.insert(key, offset);
+        }
+        let mut kept: Vec<usize> = last.into_values().collect();
+        kept.retain(|offset| self.log[*offset].1.is_some());
+        kept.sort_unstable();
+        kept
     }
 
     fn replay_equals_memory(&mut self) {
         if self.rng.one_in(20) {
             let replayed = self.replayed();
             assert!(replayed.records().eq(self.state.records()));
+            let compacted = self.replayed_from(&self.compacted());
+            assert!(compacted.records().eq(self.state.records()));
         }
     }
 
