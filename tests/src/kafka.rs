@@ -126,9 +126,15 @@ impl Wire {
         answer.responses.remove(0).partition_responses.remove(0)
     }
 
-    /// All data batches of a partition as a client finds them that knows batches only, and the end.
-    pub async fn read_all(&mut self, topic: &str, partition: i32) -> (Vec<BatchHeader>, i64) {
-        let (mut batches, mut offset) = (Vec::new(), 0);
+    /// Data batches of a partition from an offset on as a client finds them that knows batches
+    /// only, and the end.
+    pub async fn read_from(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        mut offset: i64,
+    ) -> (Vec<BatchHeader>, i64) {
+        let mut batches = Vec::new();
         loop {
             let found = self.fetch(topic, partition, offset).await;
             assert_eq!(found.error_code, 0, "{topic} from {offset}");
@@ -136,6 +142,7 @@ impl Wire {
             let mut at = 0;
             while at < bytes.len() {
                 let header = BatchHeader::decode(&bytes[at..]).unwrap();
+                assert!(header.end_offset() as i64 > offset, "{topic}: a batch below {offset}");
                 (at, offset) = (at + header.bytes as usize, header.end_offset() as i64);
                 if !header.is_control() {
                     batches.push(header);

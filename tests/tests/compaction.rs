@@ -5,7 +5,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -257,7 +257,7 @@ impl Keyed {
             assert!(is_tombstone || stable.contains_key(&offset), "{key} at {offset} is lost");
             assert!(is_tombstone || seen.contains_key(&offset), "{key} at {offset} is lost");
             // A deleted key must not come back: nothing of it is left without its tombstone.
-            let left = stable.iter().filter(|(_, (of, _))| of == key).next_back();
+            let left = stable.iter().rfind(|(_, (of, _))| of == key);
             assert!(left.is_none_or(|(at, _)| *at == offset), "{key} came back at {left:?}");
         }
         for _ in 0..5 {
@@ -267,6 +267,17 @@ impl Keyed {
             let again = self.read(from, bytes, Isolation::ReadCommitted).await;
             assert!(again.iter().eq(stable.range(from..)), "from {from}, {bytes} bytes at a time");
         }
+    }
+
+    /// Keys of the objects that hold it.
+    async fn objects(&self) -> BTreeSet<String> {
+        let topic = self.topic;
+        let asked = self.cluster.ask(move |node| async move {
+            let id = node.partition(topic, 0)?.id;
+            let ranges = node.tiers.index.ranges(id);
+            Ok::<_, Error>(ranges.iter().map(|range| range.key.to_string()).collect())
+        });
+        asked.await.expect("it serves").expect("it is led")
     }
 
     /// How many of its ranges in the bucket are compacted, and of how many.
@@ -323,6 +334,15 @@ fn of_each_key_the_newest_record_stays() {
             // From the bucket alone, as local copies went with the process.
             let left = load.read(0, 1 << 16, Isolation::ReadUncommitted).await;
             assert!(left.len() as u64 <= KEYS, "{} records of {KEYS} keys", left.len());
+        }
+        // Where nothing is dirty nothing is written again.
+        let mut before = Vec::new();
+        for load in &loads {
+            before.push(load.objects().await);
+        }
+        later(300).await;
+        for (load, before) in loads.iter().zip(before) {
+            assert_eq!(load.objects().await, before, "{}", load.topic);
         }
         cluster.audit().await;
     });

@@ -2,9 +2,12 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use levee_client::Client;
+use levee_client::grpc::ReadRequest;
 use levee_kafka::messages::api_versions_request::ApiVersionsRequest;
 use levee_kafka::messages::api_versions_response::ApiVersionsResponse;
 use levee_kafka::messages::create_topics_request::{CreatableTopic, CreateTopicsRequest};
@@ -227,6 +230,65 @@ async fn a_compacted_topic_takes_no_record_without_a_key() {
     }
     let good = batch_of([(Some("a"), Some("1")), (Some("a"), None)].into_iter(), None);
     assert_eq!(wire.produce("a", 0, good).await.base_offset, 0, "nothing was written before");
+}
+
+/// Whatever offset a reader begins at, over both protocols: before, inside and behind what was
+/// compacted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compacted_log_is_read_from_every_offset() {
+    let settings = ["compaction.interval=200ms", "tier.interval=200ms"];
+    let args: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let (_dir, broker, mut wire) = start(&args).await;
+    wire.create("a", 1, &[("cleanup.policy", "compact")]).await;
+    let mut newest = BTreeMap::new();
+    let mut end = 0;
+    // Each key is written in its own stretch and once more at the end, so that most of it is holes.
+    let keys = (0..20).flat_map(|key| [key; 10]).chain([3, 7, 11]);
+    for key in keys {
+        let key = format!("key-{key}");
+        let records = [(Some(key.as_str()), Some("value")); 3];
+        let answer = wire.produce("a", 0, batch_of(records.into_iter(), None)).await;
+        assert_eq!((answer.error_code, answer.base_offset), (0, end));
+        end += 3;
+        newest.insert(key, end - 1);
+    }
+    let mut wanted: Vec<i64> = newest.into_values().collect();
+    wanted.sort_unstable();
+    let began = Instant::now();
+    loop {
+        let (batches, to) = wire.read_from("a", 0, 0).await;
+        assert_eq!(to, end);
+        if batches.iter().map(|header| header.record_count as usize).sum::<usize>() == wanted.len()
+        {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{}", broker.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let client = Client::connect(&broker.grpc).await.unwrap();
+    for from in (0..end).step_by(7).chain([end - 1, end]) {
+        let (batches, to) = wire.read_from("a", 0, from).await;
+        assert_eq!(to, end, "from {from}");
+        let last = |header: &BatchHeader| header.end_offset() as i64;
+        assert!(batches.iter().map(last).is_sorted());
+        let (mut offset, mut found) = (from as u64, Vec::new());
+        while offset < end as u64 {
+            let request = ReadRequest {
+                topic: "a".into(),
+                offset,
+                max_bytes: 100,
+                decode: true,
+                isolation: if from % 2 == 0 { 0 } else { 1 },
+                ..ReadRequest::default()
+            };
+            let answer = client.log().read(request).await.unwrap().into_inner();
+            assert!(answer.next_offset > offset, "stuck at {offset}");
+            found.extend(answer.records.into_iter().map(|record| record.offset as i64));
+            offset = answer.next_offset;
+        }
+        let left: Vec<i64> = wanted.iter().copied().filter(|offset| *offset >= from).collect();
+        assert_eq!(found, left, "from {from}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -248,7 +248,7 @@ async fn offsets_are_compacted_and_a_killed_coordinator_knows_them() {
         }
         let began = Instant::now();
         loop {
-            let (batches, end) = wire.read_all("__consumer_offsets", 0).await;
+            let (batches, end) = wire.read_from("__consumer_offsets", 0, 0).await;
             let records: u32 = batches.iter().map(|header| header.record_count).sum();
             assert!(records >= 5, "four offsets and a group");
             assert!(end >= last, "{end} after {last} commits");

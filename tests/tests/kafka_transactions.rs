@@ -329,7 +329,7 @@ async fn transaction_states_are_compacted_and_a_killed_coordinator_knows_them() 
         }
         let began = Instant::now();
         loop {
-            let (batches, _) = wire.read_all("__transaction_state", 0).await;
+            let (batches, _) = wire.read_from("__transaction_state", 0, 0).await;
             let records: u32 = batches.iter().map(|header| header.record_count).sum();
             assert!(records >= 1, "it must be known");
             if records < 10 {

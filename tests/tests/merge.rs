@@ -383,7 +383,7 @@ impl Bucket {
             local_start: 0,
         };
         let mut cleaners: Cleaners = [(id, Cleaner::new(rules))].into();
-        tiles.values_mut().flatten().for_each(|tile| tile.compacted = true);
+        tiles.values_mut().flatten().for_each(|tile| tile.to_compact = true);
         let mut written = Vec::new();
         let mut rewriter =
             Rewriter::new(Arc::new(windows), copies, tiles.clone(), &mut cleaners, 2_000);
@@ -406,7 +406,8 @@ impl Bucket {
 
 /// Footers that say less, more or something else than what was written are seen.
 fn check_lies(footers: &[Footer], is_seen: impl Fn(&[Footer]) -> bool) {
-    let lies: [(&str, fn(&mut levee_proto::object::Range)); 6] = [
+    type Lie = fn(&mut levee_proto::object::Range);
+    let lies: [(&str, Lie); 6] = [
         ("flag", |range| range.compacted = !range.compacted),
         ("bytes", |range| range.len += 1),
         ("records", |range| range.records += 1),
@@ -486,4 +487,25 @@ async fn check_compaction(keys: &[u8], cuts: &[usize], front: usize) {
     wanted.sort_unstable();
     let wanted: Vec<_> = wanted.iter().map(|offset| written[offset].clone()).collect();
     assert_eq!(left, wanted);
+}
+
+/// Offsets are outside of the checksums of batches, and batches of a compacted range do not prove
+/// each other's: the checksum of the range does.
+#[tokio::test]
+async fn a_batch_of_a_compacted_range_at_another_offset_is_refused() {
+    let bucket = Bucket::new();
+    let keys = [0, 0, 0, 1, 1, 1, 0, 0, 0, 2, 2, 2];
+    let whole = bucket.input(0, vec![(1, keyed(&keys), true)]).await;
+    let compacted = bucket.compact(2, &[whole], 0).await;
+    let [input] = &compacted[..] else { panic!("{} objects", compacted.len()) };
+    let file = bucket.folder.path().join(input.object.key());
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = input.footer.ranges[0].pos as usize;
+    assert_eq!(BatchHeader::decode(&bytes[at..]).unwrap().base_offset, 3, "0 to 2 are gone");
+    bytes[at + 7] = 2;
+    std::fs::write(&file, bytes).unwrap();
+    let tiles = tile(&compacted, |_| true);
+    let refused = bucket.merge(&compacted, tiles, Arc::new(Nowhere)).await;
+    let Err(error) = refused else { panic!("it is damaged") };
+    assert!(error.to_string().contains("another checksum"), "{error}");
 }

@@ -170,7 +170,6 @@ fn keyless(place: u32) -> BatchIndexAndErrorMessage {
     BatchIndexAndErrorMessage {
         batch_index: place as i32,
         batch_index_error_message: Some("a compacted topic takes no record without a key".into()),
-        ..Default::default()
     }
 }
 

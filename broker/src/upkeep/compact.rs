@@ -381,10 +381,10 @@ fn marked(tiles: Tiles, cleaners: &Cleaners) -> Tiles {
     let one = |(id, tiles): (PartitionId, Vec<Tile>)| {
         let to = cleaners.get(&id).map_or(0, Cleaner::to);
         let mark = |tile: Tile| match tile {
-            tile if tile.end <= to => vec![Tile { compacted: true, ..tile }],
+            tile if tile.end <= to => vec![Tile { to_compact: true, ..tile }],
             tile if tile.base < to => {
                 let (below, above) = tile.cut(to);
-                vec![Tile { compacted: true, ..below }, above]
+                vec![Tile { to_compact: true, ..below }, above]
             }
             tile => vec![tile],
         };

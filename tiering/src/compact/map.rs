@@ -15,6 +15,8 @@ use crate::merge::{Copies, Run, RunBatches, Tile, Windows};
 use crate::upload::{Batches, SourceError};
 
 const SLOT_BYTES: usize = size_of::<Slot>();
+/// A millisecond or two of work.
+const PAUSE_BYTES: usize = 128 << 10;
 const SLOTS_MIN: usize = 1 << 10;
 
 /// Half of a SHA-256: a client must not be able to make two keys that count as one.
@@ -129,6 +131,7 @@ pub async fn map_keys(
             while at < batches.len() {
                 let header = BatchHeader::decode(&batches[at..]).map_err(damaged)?;
                 let batch = batches.slice(at..at + header.bytes as usize);
+                pause(at, at + batch.len()).await;
                 at += batch.len();
                 if header.end_offset() <= offsets.start {
                     continue;
@@ -155,6 +158,14 @@ fn put_all(map: &mut KeyMap, partition: PartitionId, batch: &Bytes) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Lets others run now and then on the way through some bytes: unpacking and hashing them keeps a
+/// processor busy.
+pub(super) async fn pause(from: usize, to: usize) {
+    if from / PAUSE_BYTES != to / PAUSE_BYTES {
+        tokio::task::yield_now().await;
+    }
 }
 
 pub(super) fn damaged(error: levee_proto::FormatError) -> SourceError {

@@ -12,7 +12,7 @@ use levee_proto::object::{AbortedTxn, ProducerSnapshot};
 use levee_proto::record::BatchHeader;
 
 use super::clean::Cleaners;
-use super::map::damaged;
+use super::map::{damaged, pause};
 use crate::merge::{Copies, Run, RunBatches, Tile, Tiles, Windows};
 use crate::upload::{Batches, Part, Pieces, SourceError};
 
@@ -84,23 +84,24 @@ impl<'a> Rewriter<'a> {
     pub async fn next(&mut self) -> Result<Option<Vec<Part>>, Unread> {
         let mut object = Object::default();
         while object.bytes < self.object_bytes && object.footer < FOOTER_BYTES {
-            if self.open.is_none() {
+            if let Some(open) = &self.open {
+                if object.pieces.is_empty() {
+                    // The rest of a tile.
+                    object.begin(open.partition, &open.tile);
+                }
+            } else {
                 let Some((partition, tile)) = self.tiles.pop_front() else { break };
                 object.begin(partition, &tile);
                 let run = Run { partition, tiles: vec![tile.clone()] };
                 let source = RunBatches::new(self.windows.clone(), self.copies.clone(), &run);
                 self.open = Some(Open { partition, tile, source });
-            } else if object.pieces.is_empty() {
-                // The rest of a tile.
-                let open = self.open.as_ref().expect("it was looked at");
-                object.begin(open.partition, &open.tile);
             }
             let open = self.open.as_mut().expect("it was opened");
             let (partition, offset) = (open.partition, open.tile.base);
             let unread = |error| Unread { partition, offset, error };
             let end = open.tile.end;
             let to = match open.source.next(offset).await.map_err(unread)? {
-                Some(batches) => self.take(&batches, &mut object).map_err(unread)?,
+                Some(batches) => self.take(&batches, &mut object).await.map_err(unread)?,
                 None => end,
             };
             self.end_at(&mut object, to);
@@ -119,13 +120,14 @@ impl<'a> Rewriter<'a> {
     }
 
     /// What stays of some batches of the open tile; the offset behind them.
-    fn take(&mut self, batches: &Bytes, object: &mut Object) -> Result<u64, SourceError> {
+    async fn take(&mut self, batches: &Bytes, object: &mut Object) -> Result<u64, SourceError> {
         let open = self.open.as_ref().expect("batches are of an open tile");
         let mut cleaner = self.cleaners.get_mut(&open.partition);
         let (mut at, mut end) = (0, open.tile.base);
         while at < batches.len() {
             let header = BatchHeader::decode(&batches[at..]).map_err(damaged)?;
             let batch = batches.slice(at..at + header.bytes as usize);
+            pause(at, at + batch.len()).await;
             (at, end) = (at + batch.len(), header.end_offset());
             let is_below = |to: u64| header.base_offset < to;
             let left = match &mut cleaner {
@@ -166,7 +168,7 @@ impl Object {
             last.partition == partition
                 && last.end == tile.base
                 && last.leader_epoch == tile.leader_epoch
-                && last.compacted == tile.compacted
+                && last.compacted == (tile.compacted || tile.to_compact)
                 && last.producers.is_none()
                 && last.aborted.len() + tile.aborted.len() <= RANGE_ABORTED_MAX
         });
@@ -174,7 +176,7 @@ impl Object {
             self.pieces.push(Piece {
                 partition,
                 leader_epoch: tile.leader_epoch,
-                compacted: tile.compacted,
+                compacted: tile.compacted || tile.to_compact,
                 base: tile.base,
                 end: tile.base,
                 bytes: 0,

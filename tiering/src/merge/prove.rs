@@ -150,7 +150,7 @@ fn prove_compacted_offsets(
         let compacted = ranges.iter().filter(|range| range.compacted);
         stretches(compacted.map(|range| stretch(range)), false)
     };
-    let planned = tiles.iter().filter(|tile| tile.compacted);
+    let planned = tiles.iter().filter(|tile| tile.compacted || tile.to_compact);
     let planned = stretches(planned.map(|t| (t.leader_epoch, t.base, t.end)), false)?;
     let (before, have) = (compacted(wanted)?, compacted(found)?);
     let wanted = if is_compacted_now { planned } else { before };

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use levee_proto::FormatError;
+use levee_proto::crc::Crc32c;
 use levee_proto::ids::PartitionId;
 use levee_proto::object::Range;
 use levee_proto::record::batch::{BatchHeader, HEADER_BYTES, check_run};
@@ -238,7 +239,6 @@ fn own(read: &Bytes, len: usize, window_bytes: u64) -> Bytes {
 }
 
 /// Where a tile's bytes are.
-#[derive(Debug)]
 struct Piece {
     input: usize,
     at: u64,
@@ -248,6 +248,9 @@ struct Piece {
     last: u64,
     leader_epoch: u32,
     compacted: bool,
+    /// Of what was given out, and what it must be at the end: offsets, which no batch's crc covers,
+    /// do not prove each other where some were left out.
+    crc: Option<(Crc32c, u32)>,
 }
 
 /// See the module.
@@ -268,6 +271,7 @@ impl RunBatches {
             last: tile.end,
             leader_epoch: tile.leader_epoch,
             compacted: tile.compacted,
+            crc: tile.crc.filter(|_| tile.compacted).map(|crc| (Crc32c::default(), crc)),
         };
         let pieces = run.tiles.iter().map(piece).collect();
         Self { windows, copies, partition: run.partition, pieces }
@@ -322,7 +326,15 @@ impl Piece {
             self.base = header.end_offset();
         }
         self.at += at as u64;
-        Ok(())
+        let Some((crc, wanted)) = &mut self.crc else { return Ok(()) };
+        crc.update(batches);
+        match self.at < self.end || crc.finish() == *wanted {
+            true => Ok(()),
+            false => Err(SourceError::Damaged(format!(
+                "a compacted range that ends at byte {} and offset {} has another checksum",
+                self.end, self.last
+            ))),
+        }
     }
 
     /// As many batches of another copy as stand in this piece.

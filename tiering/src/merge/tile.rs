@@ -22,12 +22,16 @@ pub struct Tile {
     pub len: u64,
     /// Nothing where not all of the range counts.
     pub records: Option<u64>,
+    /// Of its bytes, as long.
+    pub crc: Option<u32>,
     /// Producer state at `end`, where it is the newest of all inputs.
     pub producers: Option<ProducerSnapshot>,
     /// Transactions whose abort marker stands in it, by its offset.
     pub aborted: Vec<AbortedTxn>,
     /// Its batches need not fill it.
     pub compacted: bool,
+    /// What is written of it need not: of a compaction.
+    pub to_compact: bool,
 }
 
 /// By partition, in offset order.
@@ -106,15 +110,22 @@ impl Tile {
     /// The tile below and from an offset inside of it on. Where its bytes are is not known.
     pub fn cut(self, at: u64) -> (Self, Self) {
         let (below, above) = self.aborted.iter().partition(|txn| txn.last_offset < at);
-        let first =
-            Self { end: at, records: None, producers: None, aborted: below, ..self.clone() };
-        (first, Self { base: at, records: None, aborted: above, ..self })
+        let first = Self {
+            end: at,
+            records: None,
+            crc: None,
+            producers: None,
+            aborted: below,
+            ..self.clone()
+        };
+        (first, Self { base: at, records: None, crc: None, aborted: above, ..self })
     }
 }
 
 impl Found<'_> {
     fn tile(&self, base: u64, end: u64) -> Tile {
         let Self { input, number, range } = *self;
+        let is_whole = base == range.base && end == range.end;
         Tile {
             input,
             number,
@@ -123,10 +134,12 @@ impl Found<'_> {
             end,
             pos: range.pos,
             len: range.len,
-            records: (base == range.base && end == range.end).then_some(range.records),
+            records: is_whole.then_some(range.records),
+            crc: is_whole.then_some(range.crc),
             producers: None,
             aborted: ended(range, base..end),
             compacted: range.compacted,
+            to_compact: false,
         }
     }
 }

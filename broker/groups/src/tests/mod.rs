@@ -147,7 +147,9 @@ impl World {
         let (mut ends, mut outcomes) = (BTreeMap::new(), BTreeMap::new());
         for (at, entry) in self.log.iter().enumerate().rev() {
             match entry {
-                Entry::End(producer, commit) => drop(ends.insert(*producer, *commit)),
+                Entry::End(producer, commit) => {
+                    ends.insert(*producer, *commit);
+                }
                 Entry::Record(_, _, Some(by)) => {
                     outcomes.insert(at, ends.get(&by.id).copied());
                 }
