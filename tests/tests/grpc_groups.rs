@@ -506,6 +506,44 @@ async fn a_caller_that_stays_away_is_out() {
     assert!(matches!(away.next().await.unwrap(), Event::Lost(all) if all.len() == 4));
 }
 
+/// F22: a coordinator that was paused while another took over does not tell what it remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn f22_a_coordinator_that_wakes_up_too_late_tells_nothing_old() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bucket = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", bucket.path().display());
+    let args = ["--bucket", &url, "--set", "topic.durability.class=object"];
+    let old = Broker::dev(first.path(), &args).await;
+    let asleep = Client::connect(&old.grpc).await.unwrap();
+    create(&asleep, "t", 4, &[]).await;
+    commit_alone(&asleep, 5).await;
+    assert_eq!(offset(&asleep, 0).await, Some(5));
+    old.pause();
+    let new = Broker::dev(second.path(), &args).await;
+    let client = Client::connect(&new.grpc).await.unwrap();
+    commit_alone(&client, 9).await;
+    // The question is there when it wakes up.
+    let at = [TopicPartition::new("t", 0)];
+    let (admin, group) = (asleep.manage(), "g");
+    let mut asked = Box::pin(admin.group_offsets(group, &at));
+    assert!(futures::poll!(&mut asked).is_pending());
+    tokio::time::timeout(Duration::from_millis(200), &mut asked).await.unwrap_err();
+    old.resume();
+    let told = asked.await;
+    assert!(told.is_err(), "an old coordinator: {told:?}");
+    assert_eq!(offset(&client, 0).await, Some(9));
+}
+
+/// Commits for partition 0 without being a member, as soon as a coordinator serves.
+async fn commit_alone(client: &Client, offset: u64) {
+    let offsets = Offsets::from([(TopicPartition::new("t", 0), offset)]);
+    let began = Instant::now();
+    while let Err(error) = client.manage().commit_group_offsets("g", &offsets).await {
+        assert!(began.elapsed() < LIMIT, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_gets_one_clear_sentence() {
     let (_dir, _broker, client) = start().await;

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use levee_client::grpc::{AppendRequest, ErrorCode, InitTransactionsRequest, TicketRequest};
+use levee_client::grpc::{
+    AppendRequest, ErrorCode, InitTransactionsRequest, MemberDescription, TicketRequest,
+};
 use levee_client::{
-    Client, Compression, Consumer, ConsumerConfig, Error, Membership, Offsets, Position,
+    Client, Compression, Consumer, ConsumerConfig, Error, Event, Membership, Offsets, Position,
     ProducerConfig, ReadConfig, RecordData, TopicPartition, TransactionConfig,
     TransactionalProducer,
 };
@@ -211,7 +213,6 @@ impl Copier {
 
     async fn copy(&mut self) -> Result<(), Error> {
         let batch = self.consumer.records().await?;
-        let member = self.consumer.membership();
         let mut transaction = self.producer.begin().await?;
         for record in &batch.records {
             transaction.send("out", Some(batch.at.partition), record.data.clone()).await?;
@@ -220,7 +221,7 @@ impl Copier {
         if self.round % 8 == 7 {
             tokio::time::sleep(self.stall).await;
         }
-        transaction.send_offsets(&member, &batch.next()).await?;
+        transaction.send_offsets(&self.consumer.membership(), &batch.next()).await?;
         match self.round % 4 {
             1 => transaction.abort().await?,
             2 => drop(transaction),
@@ -298,6 +299,49 @@ async fn copiers_that_take_each_others_work_copy_exactly_once() {
     let (one, two, ()) = tokio::join!(one.work(&rounds), two.work(&rounds), killed);
     assert!(one + two > 0, "nobody was ever out");
     expect_copied(&client, &broker, &expected).await;
+}
+
+/// One that was put out for not giving back in time, and is in again, does not commit what it read
+/// before, though its session is that of a good member.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_in_a_lost_membership_is_not_committed_in_the_next() {
+    let quick = ["--set", "group.consumer.heartbeat.interval=100ms"];
+    let (_dir, _broker, client) = start(&quick).await;
+    fill(&client).await;
+    let rebalance_timeout = Duration::from_millis(300);
+    let config = ConsumerConfig {
+        auto_commit: None,
+        rebalance_timeout,
+        ..ConsumerConfig::new("copy", ["in"])
+    };
+    let mut slow = client.consumer(config.clone()).await.unwrap();
+    let batch = slow.records().await.unwrap();
+    let mut producer = producer(&client, "tx").await;
+    let mut transaction = producer.begin().await.unwrap();
+    let before = slow.membership();
+    // Another one wants a part, and the slow one does not hear of it.
+    let mut other = client.consumer(config).await.unwrap();
+    let working = tokio::spawn(async move { while other.next().await.is_ok() {} });
+    let began = Instant::now();
+    loop {
+        assert!(began.elapsed() < LIMIT);
+        let group = client.manage().describe_group("copy").await.unwrap();
+        let again = |m: &MemberDescription| {
+            m.member_id == before.member_id && Some(m.member_epoch) > before.epoch.map(|e| e + 1)
+        };
+        let all_have = group.members.iter().all(|member| !member.assigned.is_empty());
+        if group.members.len() == 2 && all_have && group.members.iter().any(again) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let error = transaction.send_offsets(&slow.membership(), &batch.next()).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::MemberFenced, "{error}");
+    let error = slow.commit_offsets(&batch.next()).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::MemberFenced, "{error}");
+    transaction.abort().await.unwrap();
+    assert!(matches!(slow.next().await.unwrap(), Event::Lost(all) if all.len() == 2));
+    working.abort();
 }
 
 async fn kafka_init(wire: &mut Wire, id: &str) -> InitProducerIdResponse {

@@ -190,12 +190,14 @@ impl Consumer {
         self.reading.keys()
     }
 
-    /// As whom this consumer reads now.
+    /// As whom this consumer read what `next` gave. Where its partitions were lost since then,
+    /// though it is a member again, nothing can be committed with it.
     pub fn membership(&self) -> Membership {
+        let told = self.session.told();
         Membership {
             group: self.config.group.clone(),
             member_id: self.session.member_id().to_owned(),
-            epoch: Some(self.session.told().epoch),
+            epoch: (told.membership == self.membership).then_some(told.epoch),
             instance_id: self.config.instance_id.clone(),
         }
     }

@@ -188,6 +188,9 @@ impl Transaction<'_> {
         if offsets.is_empty() {
             return Ok(());
         }
+        if member.epoch.is_none() && !member.member_id.is_empty() {
+            return Err(Error::membership_lost(&member.group));
+        }
         let request = CommitTransactionOffsetsRequest {
             transactional_id: self.owner.id.to_string(),
             producer_id: self.owner.producer.id,

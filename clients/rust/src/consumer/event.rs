@@ -44,7 +44,9 @@ impl Records {
 #[derive(Debug, Clone, Default)]
 pub struct Membership {
     pub group: Arc<str>,
+    /// Empty: of somebody who reads alone.
     pub member_id: String,
+    /// `None` of a member: it has lost what it read.
     pub epoch: Option<u32>,
     pub instance_id: String,
 }
