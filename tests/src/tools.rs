@@ -37,7 +37,11 @@ pub fn run(command: &mut Command) -> Result<String, String> {
         command.output().map_err(|error| format!("{what}: {error}"))?;
     match status.success() {
         true => Ok(String::from_utf8_lossy(&stdout).into_owned()),
-        false => Err(format!("{what}: {status}: {}", String::from_utf8_lossy(&stderr).trim())),
+        // Some say on standard output why they failed.
+        false => {
+            let why = if stderr.trim_ascii().is_empty() { stdout } else { stderr };
+            Err(format!("{what}: {status}: {}", String::from_utf8_lossy(&why).trim()))
+        }
     }
 }
 

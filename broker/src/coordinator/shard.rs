@@ -126,7 +126,7 @@ impl<M: Machine> Shard<M> {
         drop(host.spawn("coordinator", async move {
             let mut serving = Serving { node, partition, epoch, queue, ready };
             let mut again = Backoff::new(RELOAD_FIRST, RELOAD_MAX);
-            while serving.is_leader() {
+            while serving.is_leader() && !serving.queue.is_closed() {
                 let Some(machine) = new() else { return };
                 if let Err(error) = serving.run(machine).await {
                     let (topic, number) = (&serving.partition.topic, serving.partition.id.partition);

@@ -16,8 +16,8 @@ import java.util.Map;
 import org.apache.kafka.common.utils.Exit;
 
 /**
- * Runs Kafka's command line tools one after the other in one JVM, which takes a tenth of the time of
- * a JVM for each. Reads lines {"tool": CLASS, "args": [..], "in": TEXT}, answers each with a line
+ * Runs Kafka's command line tools one after the other in one JVM, which takes a tenth of the time
+ * of a JVM for each. Reads lines {"tool": CLASS, "args": [..], "in": TEXT}, answers each with a line
  * {"code": N, "out": TEXT, "err": TEXT}.
  */
 public final class Tools {
@@ -34,7 +34,7 @@ public final class Tools {
     /** What the tool wants done when the JVM ends: some only stop there. */
     private static final List<Runnable> hooks = new ArrayList<>();
 
-    /** Tools count in static fields: each run loads their classes anew, and shares the libraries. */
+    /** Tools count in static fields: a run loads their classes anew, and shares the libraries. */
     private static final class Fresh extends URLClassLoader {
         Fresh(URL[] jars) {
             super(jars, Tools.class.getClassLoader());

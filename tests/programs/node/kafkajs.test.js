@@ -20,7 +20,8 @@ after(async () => {
 
 async function create(name, numPartitions = 1, configEntries = []) {
   const topic = unique(name);
-  assert.equal(await admin.createTopics({ topics: [{ topic, numPartitions, configEntries }] }), true);
+  const topics = [{ topic, numPartitions, configEntries }];
+  assert.equal(await admin.createTopics({ topics }), true);
   return topic;
 }
 

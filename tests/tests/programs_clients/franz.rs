@@ -28,7 +28,7 @@ fn program() -> PathBuf {
     let install = |folder: &Path| {
         let mut go = Plain::new("go");
         go.args(["test", "-c", "-mod=readonly", "-o"]).arg(folder.join("kgo.test")).arg(PACKAGE);
-        tools::run(go.current_dir(&module)).map(drop)
+        tools::run(go.env("CGO_ENABLED", "0").current_dir(&module)).map(drop)
     };
     let folder = installed(&named("franz", &files), install);
     folder.unwrap_or_else(|why| panic!("{why}")).join("kgo.test")

@@ -65,3 +65,25 @@ async fn kafka_python_and_aiokafka_on_objects() {
         suite(Bucket::Minio, &object, &["test_kafka_python", "test_aiokafka"], 11).await;
     }
 }
+
+/// An idempotent producer, a transactional one and a group, all of librdkafka.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_twice_where_the_broker_is_killed() {
+    let python = python();
+    let mut levee = Levee::start(Bucket::Folder, &[]).await;
+    let mut command = Command::new(python);
+    command.args(["-B", "through_kills.py"]).current_dir(sources("python"));
+    command.env("LEVEE_KAFKA", levee.kafka());
+    let mut program = Program::start("through_kills.py", command);
+    for at_least in [500, 2500, 4500] {
+        let is_there = |line: &str| {
+            let copied = line.strip_prefix("copied ").and_then(|count| count.parse::<u32>().ok());
+            copied.is_some_and(|copied| copied >= at_least)
+        };
+        let line = program.line(LIMIT, is_there).await;
+        assert!(line.is_some(), "{at_least} are copied:\n{}", program.said());
+        levee.broker.kill9().await;
+        levee.broker.restart().await;
+    }
+    program.end(LIMIT).await.ok();
+}

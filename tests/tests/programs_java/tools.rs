@@ -60,7 +60,8 @@ async fn topics_and_their_settings() {
     let done = tools.run(config, &set).await.ok();
     assert_eq!(done.trim(), "Completed updating config for topic a.");
     let shown = tools.run(config, &format!("--describe {of_a}")).await.ok();
-    let line = "retention.bytes=1000000 sensitive=false synonyms={DYNAMIC_TOPIC_CONFIG:retention.bytes=1000000";
+    let line = "retention.bytes=1000000 sensitive=false \
+                synonyms={DYNAMIC_TOPIC_CONFIG:retention.bytes=1000000";
     assert!(shown.contains(line), "{shown}");
     assert!(shown.contains("max.message.bytes=2000 sensitive=false"), "{shown}");
     tools.run(config, &format!("--alter {of_a} --delete-config retention.bytes")).await.ok();
@@ -157,7 +158,8 @@ async fn offsets_deleted_records_and_what_is_tiered() {
     let levee = Levee::start(Bucket::Minio, &[]).await;
     let mut tools = Tools::start(levee.kafka());
     tools.run("TopicCommand", "--create --topic t --partitions 2").await.ok();
-    let perf = "--topic t --num-records 4000 --record-size 500 --throughput -1 --command-property acks=all";
+    let perf = "--topic t --num-records 4000 --record-size 500 --throughput -1 \
+                --command-property acks=all";
     let out = tools.run("ProducerPerformance", perf).await.ok();
     assert_eq!(number_before(&out, " records sent") as i64, 4000, "{out}");
 

@@ -44,7 +44,9 @@ public class InventoryService {
     @SuppressWarnings("unchecked")
     private static void serializeByType(DefaultKafkaProducerFactory<?, ?> factory) {
         var byType = new DelegatingByTypeSerializer(
-                Map.of(byte[].class, new ByteArraySerializer(), Object.class, new JsonSerializer<>()),
+                Map.of(
+                        byte[].class, new ByteArraySerializer(),
+                        Object.class, new JsonSerializer<>()),
                 true);
         ((DefaultKafkaProducerFactory<Object, Object>) factory).setValueSerializer(byType);
     }

@@ -5,10 +5,11 @@ import java.util.Map;
 import org.springframework.web.bind.annotation.GetMapping;
 import org.springframework.web.bind.annotation.RestController;
 
-/** How many of each item there are. An order that comes again gets the answer that it got before. */
+/** How many of each item there are. An order that comes again gets the answer it got before. */
 @RestController
 public class Stock {
-    private final Map<String, Integer> items = new HashMap<>(Map.of("book", 40, "lamp", 25, "desk", 10));
+    private final Map<String, Integer> items =
+            new HashMap<>(Map.of("book", 40, "lamp", 25, "desk", 10));
     private final Map<String, Boolean> answers = new HashMap<>();
 
     synchronized boolean reserve(Order order) {
