@@ -22,7 +22,7 @@ mod values;
 
 pub use advertised::Advertised;
 pub use bucket_url::BucketUrl;
-pub use choices::{CleanupPolicy, LagPolicy, LocalFlush};
+pub use choices::{CleanupPolicy, LagPolicy, LocalFlush, TimestampType};
 pub use error::ConfigError;
 pub use setting::{Fallback, Kind, Scope, Setting, parse_bytes, show_bytes, show_ms};
 pub use sources::{Flag, Loaded, Mode, Sources};

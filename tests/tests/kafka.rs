@@ -26,6 +26,8 @@ use levee_kafka::messages::offset_for_leader_epoch_request::{
 };
 use levee_kafka::{ErrorCode, Message, Reader, Uuid};
 use levee_proto::record::BatchHeader;
+use levee_proto::record::codecs::Compression;
+use levee_proto::record::records::{BatchBuilder, RecordData, decode_records};
 use levee_tests::kafka::{Wire, batch, batch_of, fetch, produce, stamped};
 use levee_tests::process::Broker;
 
@@ -56,6 +58,14 @@ async fn every_client_learns_the_versions_before_anything_else() {
         let of = |key: i16| answer.api_keys.iter().find(|api| api.api_key == key).unwrap();
         // Old librdkafka takes compression away without these (KAFKA-18659).
         assert_eq!((of(0).min_version, of(2).min_version), (0, 1));
+        // And others take away LZ4, idempotence or ways to authenticate without these.
+        assert_eq!((of(10).min_version, of(11).min_version, of(22).min_version), (0, 0, 0));
+        // What lets clients leave AddPartitionsToTxn out, all or nothing.
+        if version >= 3 {
+            let of = |name| answer.finalized_features.iter().find(|f| f.name == name).unwrap();
+            assert_eq!(of("transaction.version").max_version_level, 2);
+            assert_eq!(of("group.version").max_version_level, 1);
+        }
         assert!(answer.api_keys.is_sorted_by_key(|api| api.api_key));
     }
     // A version that nobody knows yet: version 0 of the answer, and what there is.
@@ -325,6 +335,38 @@ async fn a_request_has_one_good_batch_for_a_partition() {
     let refused = &answer.responses[0].partition_responses[0];
     assert_eq!(refused.error_code, code(ErrorCode::InvalidRequiredAcks));
     assert_eq!(wire.produce("a", 0, good).await.base_offset, 3, "nothing of it was written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_may_give_records_the_brokers_time() {
+    let (_dir, broker, mut wire) = start(&[]).await;
+    wire.create("a", 1, &[("message.timestamp.type", "LogAppendTime")]).await;
+    let before = now_ms();
+    let answer = wire.produce("a", 0, batch(3)).await;
+    let given = answer.log_append_time_ms;
+    assert!((before..=now_ms()).contains(&given), "{given}");
+    let found = wire.fetch("a", 0, 0).await.records.unwrap().into_bytes();
+    // The clients' crc is of other bytes; this one is right again, and clients read the time from
+    // the header.
+    let records = decode_records(&found).unwrap();
+    assert_eq!(records.len(), 3);
+    assert!(records.iter().all(|record| record.data.timestamp_ms == given));
+    // The old time is too far ahead for any topic that keeps it.
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder.push(&RecordData { timestamp_ms: before + (1 << 40), ..RecordData::default() });
+    let strange = builder.build(None);
+    assert_eq!(wire.produce("a", 0, strange.clone()).await.error_code, 0);
+    wire.create("b", 1, &[]).await;
+    let answer = wire.produce("b", 0, strange).await;
+    assert_eq!(
+        (answer.error_code, answer.log_append_time_ms),
+        (code(ErrorCode::InvalidRecord), -1)
+    );
+    drop(broker);
+}
+
+fn now_ms() -> i64 {
+    std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64
 }
 
 #[tokio::test(flavor = "multi_thread")]

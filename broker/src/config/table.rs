@@ -12,7 +12,7 @@ use levee_proto::metalog::DurabilityClass;
 
 use super::advertised::Advertised;
 use super::bucket_url::BucketUrl;
-use super::choices::{CleanupPolicy, LagPolicy, LocalFlush};
+use super::choices::{CleanupPolicy, LagPolicy, LocalFlush, TimestampType};
 use super::setting::{GIB, KIB, Kind, MIB, Scope, Setting, TIB};
 use super::values::Values;
 
@@ -318,10 +318,10 @@ settings! {
         "message.timestamp.after.max.ms", 0, CENTURY, "3600000").or_absent("-1"),
         "Batches with a record this far ahead of the broker's clock are refused: such a record \
          would be kept past any retention.ms. -1: none is.";
-    message_timestamp_type: String = Setting::choice(
-        "message.timestamp.type", &["CreateTime"],
-        &[("LogAppendTime", "records keep the time that their producer gave them")]),
-        "Kafka's name for whose time a record has: its producer's.";
+    message_timestamp_type: TimestampType = Setting::choice(
+        "message.timestamp.type", &["CreateTime", "LogAppendTime"], &[]),
+        "Whose time a record has. CreateTime: its producer's. LogAppendTime: that of the broker when \
+         it was appended; costs a copy of each batch.";
     compression_type: String = Setting::choice("compression.type", &["producer"], &[]),
         "Kafka's name for how batches are kept: as their producer compressed them.";
     min_insync_replicas: u32 = Setting::int("min.insync.replicas", 1, 3, "1"),

@@ -152,7 +152,7 @@ fn bad_values_name_value_bounds_origin_and_remedy() {
         ("bucket.url", "file:///some/where#1", "write %23"),
         ("bucket.url", "s3://b/p?region=eu#1", "write %23"),
         ("topic.durability.class", "replicated", "needs peers"),
-        ("topic.message.timestamp.type", "LogAppendTime", "that their producer gave them"),
+        ("topic.message.timestamp.type", "Whenever", "LogAppendTime"),
         ("topic.min.cleanable.dirty.ratio", "1.5", "not between 0 and 1"),
         ("topic.min.cleanable.dirty.ratio", "half", "not a number"),
         ("topic.cleanup.policy", "squash", "compact"),

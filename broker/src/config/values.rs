@@ -11,7 +11,7 @@ use levee_proto::metalog::DurabilityClass;
 
 use super::advertised::Advertised;
 use super::bucket_url::BucketUrl;
-use super::choices::{CleanupPolicy, LagPolicy, LocalFlush};
+use super::choices::{CleanupPolicy, LagPolicy, LocalFlush, TimestampType};
 use super::setting::{Setting, Value, ratio};
 
 /// Where a value came from; later ones win.
@@ -112,6 +112,11 @@ from_value! {
     LocalFlush: Value::Text(text) => match text.as_str() {
         "always" => Self::Always,
         "interval" => Self::Interval,
+        _ => return None,
+    };
+    TimestampType: Value::Text(text) => match text.as_str() {
+        "CreateTime" => Self::CreateTime,
+        "LogAppendTime" => Self::LogAppendTime,
         _ => return None,
     };
     LagPolicy: Value::Text(text) => match text.as_str() {

@@ -189,6 +189,7 @@ impl Placed {
                         index,
                         base_offset: appended.base_offset as i64,
                         log_start_offset: appended.log_start as i64,
+                        log_append_time_ms: appended.append_time_ms.unwrap_or(-1),
                         ..Default::default()
                     },
                     Err(failed) => {

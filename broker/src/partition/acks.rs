@@ -18,6 +18,8 @@ pub struct Appended {
     pub log_start: u64,
     /// It was there already.
     pub duplicate: bool,
+    /// The time that its records were given, in a topic that does so.
+    pub append_time_ms: Option<i64>,
 }
 
 /// Waiters by the end offset they wait for; released in offset order, for successes and failures

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use levee_hot_log::lane::{Entry, EntryOwner, LaneEnd, Payload, Reservation};
 use levee_proto::ids::LaneId;
+use levee_proto::record::records::stamp_append_time;
 use levee_proto::record::{BatchHeader, Marker, StoredBatch};
 use tokio::sync::oneshot;
 
@@ -17,6 +18,7 @@ use super::stage::Serving;
 use super::transactions::{EndTxn, Transactions};
 use super::untiered::Untiered;
 use super::{Inner, Partition};
+use crate::config::TimestampType;
 use crate::error::Error;
 
 /// An append that has its place; resolves when it is durable, or never will be.
@@ -47,7 +49,12 @@ impl Partition {
         limit: Duration,
         epoch: Option<u32>,
     ) -> Result<Ticket, Error> {
-        let header = check(&self.topic, &bytes, &self.config(), self.host.wall_ms())?;
+        let (config, now_ms) = (self.config(), self.host.wall_ms());
+        let header = check(&self.topic, &bytes, &config, now_ms)?;
+        let (bytes, header) = match config.message_timestamp_type {
+            TimestampType::CreateTime => (bytes, header),
+            TimestampType::LogAppendTime => timed(&bytes, now_ms)?,
+        };
         self.place(bytes, header, None, limit, epoch).await
     }
 
@@ -165,6 +172,7 @@ impl Partition {
         let epoch = serving.leader_epoch;
         let stored = StoredBatch::stamp(bytes, header, base, epoch);
         let (end, marker) = (stored.header.end_offset(), stored.marker());
+        let append_time_ms = stored.header.append_time();
         let ended = marker.and_then(|marker| inner.producers.ended_by(&stored.header, marker));
         let entry = Entry {
             partition: self.id,
@@ -193,6 +201,7 @@ impl Partition {
             leader_epoch: epoch,
             log_start: inner.ladder.log_start(),
             duplicate: false,
+            append_time_ms,
         };
         Some(Ok(Ticket { appended, outcome: inner.acks.wait(appended) }))
     }
@@ -274,6 +283,14 @@ fn refusal(header: &BatchHeader, verdict: Verdict) -> Error {
     }
 }
 
+/// A batch whose records have the broker's time.
+fn timed(bytes: &Bytes, now_ms: i64) -> Result<(Bytes, BatchHeader), Error> {
+    let bytes = stamp_append_time(bytes, now_ms);
+    let header = BatchHeader::decode(&bytes)
+        .map_err(|error| Error::internal(format!("a time that no reader takes: {error}")))?;
+    Ok((bytes, header))
+}
+
 /// A duplicate of a batch that is pending gets the original's outcome; of a durable one, its place.
 fn join(inner: &mut Inner, base_offset: u64, end_offset: u64) -> Ticket {
     let appended = Appended {
@@ -282,6 +299,7 @@ fn join(inner: &mut Inner, base_offset: u64, end_offset: u64) -> Ticket {
         leader_epoch: inner.stage.leader_epoch(),
         log_start: inner.ladder.log_start(),
         duplicate: true,
+        append_time_ms: None,
     };
     let outcome = inner.acks.wait(appended);
     inner.acks.release(inner.ladder.durable_end(), inner.ladder.log_start());

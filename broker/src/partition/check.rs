@@ -9,7 +9,7 @@ use levee_proto::record::records::check_count;
 use levee_proto::record::rewrite::keyless;
 use levee_proto::record::{BatchHeader, batch};
 
-use crate::config::TopicConfig;
+use crate::config::{TimestampType, TopicConfig};
 use crate::error::{Error, Result};
 
 /// Attribute bits that a producer may set: the compression, and that it is in a transaction.
@@ -75,6 +75,10 @@ fn wrong(header: &BatchHeader, config: &TopicConfig, wall_ms: i64) -> Option<Str
     }
     if header.max_timestamp < -1 {
         return Some(format!("timestamp {}, where -1 means none", header.max_timestamp));
+    }
+    if config.message_timestamp_type == TimestampType::LogAppendTime {
+        // It is not kept.
+        return None;
     }
     let ahead = i128::from(header.max_timestamp) - i128::from(wall_ms);
     let max = config.message_timestamp_after_max_ms?.as_millis() as i128;

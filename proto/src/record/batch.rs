@@ -17,6 +17,8 @@ pub const PREFIX_BYTES: usize = 16;
 const LENGTH_END: usize = 12;
 const WHAT: &str = "record batch";
 
+/// Attribute bit: the timestamp of all records is the broker's.
+pub(super) const LOG_APPEND_TIME: i16 = 0x08;
 /// Attribute bits: part of a transaction; about the log, not a record of anybody's.
 pub const TRANSACTIONAL: i16 = 0x10;
 pub const CONTROL: i16 = 0x20;
@@ -121,6 +123,11 @@ impl BatchHeader {
 
     pub fn is_transactional(&self) -> bool {
         self.attributes & TRANSACTIONAL != 0
+    }
+
+    /// The broker's time, where all records have that (LogAppendTime).
+    pub fn append_time(&self) -> Option<i64> {
+        (self.attributes & LOG_APPEND_TIME != 0).then_some(self.max_timestamp)
     }
 
     pub fn is_control(&self) -> bool {

@@ -5,15 +5,15 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::batch::{BatchHeader, CONTROL, HEADER_BYTES, NO_PRODUCER, TRANSACTIONAL, check};
+use super::batch::{
+    BatchHeader, CONTROL, HEADER_BYTES, LOG_APPEND_TIME, NO_PRODUCER, TRANSACTIONAL, check,
+};
 use super::codecs::Compression;
 use crate::codec::FormatError;
 use crate::crc::crc32c;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_DECODED_BYTES_MAX};
 
 const WHAT: &str = "record";
-/// Attribute bit: the timestamp of all records is the broker's.
-pub(super) const LOG_APPEND_TIME: i16 = 8;
 
 /// A record without a place.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -171,6 +171,18 @@ pub fn stamp_producer(batch: Bytes, stamp: ProducerStamp) -> Result<Bytes, Forma
     let crc = crc32c(&out[21..]);
     out[17..21].copy_from_slice(&crc.to_be_bytes());
     Ok(out.freeze())
+}
+
+/// Gives all records of a batch the broker's time, and makes the crc right again. The batch is
+/// checked. Copies it.
+pub fn stamp_append_time(batch: &[u8], now_ms: i64) -> Bytes {
+    let mut out = BytesMut::from(batch);
+    let attributes = i16::from_be_bytes([out[21], out[22]]) | LOG_APPEND_TIME;
+    out[21..23].copy_from_slice(&attributes.to_be_bytes());
+    out[35..43].copy_from_slice(&now_ms.to_be_bytes());
+    let crc = crc32c(&out[21..]);
+    out[17..21].copy_from_slice(&crc.to_be_bytes());
+    out.freeze()
 }
 
 /// Bytes of the shortest record: a batch that claims more records than fit lies.
@@ -335,10 +347,8 @@ impl Cursor<'_> {
         if self.at != end {
             return Err(self.error(format!("ends at {} in place of {end}", self.at)));
         }
-        let timestamp_ms = match header.attributes & LOG_APPEND_TIME {
-            0 => header.base_timestamp.wrapping_add(timestamp_delta),
-            _ => header.max_timestamp,
-        };
+        let own_time = header.base_timestamp.wrapping_add(timestamp_delta);
+        let timestamp_ms = header.append_time().unwrap_or(own_time);
         let offset = header.base_offset + offset_delta as u64;
         Ok(DecodedRecord { offset, data: RecordData { timestamp_ms, key, value, headers } })
     }

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::batch::{BatchHeader, DELETE_HORIZON, HEADER_BYTES, check};
 use super::codecs::Compression;
-use super::records::{Cursor, LOG_APPEND_TIME, RECORD_BYTES_MIN, put_varint, varint_len};
+use super::records::{Cursor, RECORD_BYTES_MIN, put_varint, varint_len};
 use crate::codec::FormatError;
 use crate::crc::crc32c;
 
@@ -149,7 +149,7 @@ fn max_timestamp(header: &BatchHeader, kept: &[RawRecord]) -> i64 {
     let time = |record: &RawRecord| header.base_timestamp.wrapping_add(record.timestamp_delta);
     match kept.iter().map(time).max() {
         // The broker's time is that of all records alike.
-        Some(newest) if header.attributes & LOG_APPEND_TIME == 0 => newest,
+        Some(newest) if header.append_time().is_none() => newest,
         _ => header.max_timestamp,
     }
 }

@@ -417,8 +417,9 @@ impl SimLoad {
                 node.fetch(&led, &fetch).await
             });
             let read = read.await.expect("it serves").expect("it reads");
-            let walked = check_run(&read.batches, |at, header| {
-                let batch = read.batches.slice(at..at + header.bytes as usize);
+            let batches = read.batches.into_bytes();
+            let walked = check_run(&batches, |at, header| {
+                let batch = batches.slice(at..at + header.bytes as usize);
                 found.bytes += batch.len() as u64;
                 for record in decode_records(&batch).expect("records") {
                     let key = record.data.key.expect("a key");

@@ -260,12 +260,13 @@ impl Read {
     fn take(&mut self, fetched: &Fetched, from: u64) {
         assert!(fetched.aborted.is_sorted_by_key(|txn| txn.first_offset));
         let (mut aborted, mut coming) = (BTreeSet::new(), fetched.aborted.iter().peekable());
-        let walked = check_run(&fetched.batches, |at, header| {
+        let batches = fetched.batches.clone().into_bytes();
+        let walked = check_run(&batches, |at, header| {
             let last = header.end_offset() - 1;
             while let Some(txn) = coming.next_if(|txn| txn.first_offset <= last) {
                 aborted.insert(txn.producer_id);
             }
-            let batch = fetched.batches.slice(at..at + header.bytes as usize);
+            let batch = batches.slice(at..at + header.bytes as usize);
             if header.is_control() {
                 let marker = Marker::of(&batch).unwrap_or_default();
                 if marker.is_some_and(|marker| !marker.commit) {

@@ -125,8 +125,8 @@ fn java_produced(said: &str) -> Option<Produced> {
 /// time of joining the group.
 fn java_consumed(said: &str) -> Option<f64> {
     let fields = |line: &str| line.split(',').map(|f| f.trim().to_owned()).collect::<Vec<_>>();
-    let rows = said.lines().map(fields).filter(|fields| fields.len() == 10);
-    rows.last()?[9].parse().ok()
+    let rows = said.lines().map(fields).rfind(|fields| fields.len() == 10);
+    rows?[9].parse().ok()
 }
 
 /// `% N messages .. in M ms: R msgs/s and ..`.
@@ -150,8 +150,8 @@ mod tests {
         let said = "start.time, end.time, data.consumed.in.MB, MB.sec, data.consumed.in.nMsg, \
             nMsg.sec, rebalance.time.ms, fetch.time.ms, fetch.MB.sec, fetch.nMsg.sec\n\
             2026-11-21 21:24:02:137, 2026-11-21 21:24:11:981, 2929.6875, 297.6115, 3000000, \
-            304754.1650, 287, 9557, 306.5489, 313906.0375\n";
-        assert_eq!(java_consumed(said), Some(313_906.0375));
+            304754.1650, 287, 9557, 306.5489, 313906.5\n";
+        assert_eq!(java_consumed(said), Some(313_906.5));
         let said = "% 3000000 messages (3072000000 bytes) consumed in 5981ms: 501574 msgs/s \
             (513.61 MB/s)\n% Average application fetch latency: 2us\n";
         assert_eq!(rdkafka_rate(said), Some(501_574.0));
