@@ -17,8 +17,8 @@ import org.apache.kafka.common.utils.Exit;
 
 /**
  * Runs Kafka's command line tools one after the other in one JVM, which takes a tenth of the time
- * of a JVM for each. Reads lines {"tool": CLASS, "args": [..], "in": TEXT}, answers each with a line
- * {"code": N, "out": TEXT, "err": TEXT}.
+ * of a JVM for each. Reads lines {"tool": CLASS, "args": [..], "in": TEXT}, answers each with
+ * a line {"code": N, "out": TEXT, "err": TEXT}.
  */
 public final class Tools {
     /** A tool ends by this where it would end the JVM. */
