@@ -248,6 +248,16 @@ mod tests {
 
     /// One round over a log of which everything from `dirty_from` on is new.
     fn round(log: &[Bytes], dirty_from: u64, now_ms: i64, aborted: &[AbortedTxn]) -> Vec<Bytes> {
+        round_with(log, dirty_from, now_ms, aborted, (DAY, u64::MAX))
+    }
+
+    fn round_with(
+        log: &[Bytes],
+        dirty_from: u64,
+        now_ms: i64,
+        aborted: &[AbortedTxn],
+        (keep_ms, local_start): (i64, u64),
+    ) -> Vec<Bytes> {
         let mut map = KeyMap::new(1 << 20);
         let told: Aborted = aborted.iter().copied().collect();
         for batch in log {
@@ -269,9 +279,9 @@ mod tests {
             dirty_from,
             to,
             now_ms,
-            delete_retention_ms: Some(DAY),
+            delete_retention_ms: Some(keep_ms),
             aborted: told,
-            local_start: u64::MAX,
+            local_start,
         });
         let left = log.iter().filter_map(|batch| cleaner.clean(batch).unwrap()).collect();
         assert_eq!(cleaner.met(), keys, "each newest record was met once");
@@ -372,6 +382,34 @@ mod tests {
         let third = round(&second, 12, NOW + 3 * DAY, &[]);
         assert!(third.iter().all(|batch| !check(batch).unwrap().is_control()));
         assert_eq!(offsets(&third), [0, 9, 10, 11]);
+    }
+
+    /// A reader of local copies may meet what a tombstone deletes, and one that has just read what
+    /// was aborted asks for the entry.
+    #[test]
+    fn no_time_begins_while_readers_may_need_it() {
+        let aborted =
+            AbortedTxn { producer_id: 7, first_offset: 2, last_offset: 3, last_stable_offset: 4 };
+        let log = [
+            batch(0, None, &[("a", Some("1")), ("b", Some("1"))]),
+            batch(2, Some(7), &[("b", Some("aborted"))]),
+            marker(3, 7, false),
+            batch(4, None, &[("a", None), ("c", Some("1"))]),
+        ];
+        let horizons = |log: &[Bytes]| {
+            let horizon = |batch: &Bytes| check(batch).unwrap().delete_horizon();
+            log.iter().map(horizon).collect::<Vec<_>>()
+        };
+        let first = round_with(&log, 0, NOW, &[aborted], (0, 0));
+        assert_eq!(horizons(&first), [None, None, None], "all of it is local");
+        let second = round_with(&first, 6, NOW, &[aborted], (0, 5));
+        assert_eq!(horizons(&second), [None, Some(NOW + ABORT_STAYS_MS), None]);
+        let third = round_with(&second, 6, NOW, &[aborted], (0, 6));
+        assert_eq!(horizons(&third)[2], Some(NOW));
+        let fourth = round_with(&third, 6, NOW, &[aborted], (0, 6));
+        assert_eq!((offsets(&fourth), fourth.len()), (vec![1, 5], 3), "the marker stays");
+        let fifth = round_with(&fourth, 6, NOW + ABORT_STAYS_MS, &[aborted], (0, 6));
+        assert_eq!((offsets(&fifth), fifth.len()), (vec![1, 5], 2));
     }
 
     #[test]
