@@ -27,6 +27,8 @@ const FULL: u64 = 2_000_000;
 const JAVA_FULL: u64 = 1_000_000;
 const FLUSHED_SHARE: u64 = 4;
 const RATES: [u64; 2] = [20_000, 2_000];
+/// Before a rate counts.
+const WARM_SECONDS: u64 = 5;
 /// A broker that uses less of a core is at rest.
 const REST: f64 = 0.05;
 const REST_STEP: Duration = Duration::from_millis(500);
@@ -230,11 +232,14 @@ async fn measure(
     let rdkafka = broker.cost(full, tools.rdkafka_produce("load", full)).await?;
     let rdkafka_read = broker.cost(full, tools.rdkafka_consume("load", "load", full)).await?;
     let java_read = broker.cost(full, tools.java_consume("load", full)).await?;
-    let java = broker.cost(java_full, tools.java_produce("java", java_full, None)).await?;
+    let java = broker
+        .cost(java_full, tools.java_produce("java", (java_full, java_full / 5), None))
+        .await?;
     let mut at_rate = Vec::new();
     for rate in RATES {
-        let records = rate * bench.duration.0.as_secs().max(1);
-        let produced = tools.java_produce("rates", records, Some(rate));
+        let warm = rate * WARM_SECONDS;
+        let records = warm + rate * bench.duration.0.as_secs().max(1);
+        let produced = tools.java_produce("rates", (records, warm), Some(rate));
         at_rate.push(broker.cost(records, produced).await?);
     }
     let loaded_bytes = broker.resident();

@@ -430,7 +430,7 @@ impl SimLoad {
                 }
                 true
             });
-            assert_eq!(walked.expect("whole batches"), read.batches.len());
+            assert_eq!(walked.expect("whole batches"), batches.len());
             if read.next_offset >= read.high_watermark {
                 return found;
             }

@@ -38,17 +38,19 @@ impl Tools {
         output(tool).await.map(drop)
     }
 
-    /// `rate`: records a second; as fast as it goes without one.
+    /// `warm`: of the records, those that come first and do not count: a virtual machine is slow
+    /// before it has seen the work. `rate`: records a second; as fast as it goes without one.
     pub async fn java_produce(
         &self,
         topic: &str,
-        records: u64,
+        (records, warm): (u64, u64),
         rate: Option<u64>,
     ) -> Result<Produced> {
         let mut tool = self.java_tool("org.apache.kafka.tools.ProducerPerformance");
         tool.args(["--bootstrap-server", &self.address, "--topic", topic]);
         let rate = rate.map_or("-1".to_owned(), |rate| rate.to_string());
         tool.args(["--num-records", &records.to_string(), "--throughput", &rate]);
+        tool.args(["--warmup-records", &warm.to_string()]);
         tool.args(["--record-size", &RECORD_BYTES.to_string(), "--command-property", "acks=all"]);
         understood(&output(tool).await?, java_produced)
     }
