@@ -203,12 +203,13 @@ impl Keyed {
             });
             let fetched = fetched.await;
             let aborted: Aborted = fetched.aborted.iter().copied().collect();
-            let walked = check_run(&fetched.batches, |at, header| {
+            let batches = fetched.batches.into_bytes();
+            let walked = check_run(&batches, |at, header| {
                 assert!(header.end_offset() > offset, "a batch below {offset}");
                 if isolation == Isolation::ReadCommitted && aborted.holds(header) {
                     return true;
                 }
-                let batch = fetched.batches.slice(at..at + header.bytes as usize);
+                let batch = batches.slice(at..at + header.bytes as usize);
                 for record in decode_records(&batch).unwrap() {
                     let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
                     let entry = (text(record.data.key.unwrap()), record.data.value.map(text));
