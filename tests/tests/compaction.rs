@@ -220,7 +220,7 @@ impl Keyed {
                 }
                 true
             });
-            assert_eq!(walked.unwrap(), fetched.batches.len());
+            assert_eq!(walked.unwrap(), batches.len());
             let end = match isolation {
                 Isolation::ReadUncommitted => fetched.high_watermark,
                 Isolation::ReadCommitted => fetched.last_stable_offset,
@@ -230,7 +230,7 @@ impl Keyed {
             }
             assert!(fetched.next_offset > offset, "no progress at {offset}");
             // Who knows batches only must come on as well.
-            assert!(!fetched.batches.is_empty(), "nothing at {offset} of {end}");
+            assert!(!batches.is_empty(), "nothing at {offset} of {end}");
             offset = fetched.next_offset;
         }
     }
