@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use levee_client::grpc::session_request::What;
 use levee_client::grpc::{
     Beat, Commit, ErrorCode, Join, Leave, MemberDescription, Owned, PartitionOffset,
@@ -19,6 +20,7 @@ use levee_kafka::messages::consumer_group_heartbeat_request::{
     ConsumerGroupHeartbeatRequest, TopicPartitions as KafkaPartitions,
 };
 use levee_kafka::messages::consumer_group_heartbeat_response::ConsumerGroupHeartbeatResponse;
+use levee_kafka::messages::join_group_request::{JoinGroupRequest, JoinGroupRequestProtocol};
 use levee_kafka::messages::offset_commit_request::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
@@ -542,6 +544,41 @@ async fn commit_alone(client: &Client, offset: u64) {
         assert!(began.elapsed() < LIMIT, "{error}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_kafkas_older_protocol_is_shown_and_not_joined() {
+    let (_dir, broker, client) = start().await;
+    let mut wire = Wire::connect(&broker.kafka).await;
+    let protocol = JoinGroupRequestProtocol {
+        name: "range".into(),
+        metadata: Bytes::from_static(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+    };
+    let mut request = JoinGroupRequest {
+        group_id: "g".into(),
+        session_timeout_ms: 30_000,
+        rebalance_timeout_ms: 30_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![protocol],
+        ..Default::default()
+    };
+    let began = Instant::now();
+    loop {
+        let answer = wire.ask(9, &request).await;
+        if answer.error_code == 0 {
+            break;
+        }
+        assert!(began.elapsed() < LIMIT, "{answer:?}");
+        request.member_id = answer.member_id;
+    }
+    let refused = Member::try_join(&client, join("m")).await.err().unwrap();
+    assert_eq!((refused.code, refused.retriable), (ErrorCode::GroupInUse, false), "{refused}");
+    let described = client.manage().describe_group("g").await.unwrap();
+    assert_eq!((&*described.r#type, described.members.len()), ("classic", 1));
+    assert_eq!(described.members[0].member_id, request.member_id);
+    let mut consumer = client.consumer(config("g")).await.unwrap();
+    let error = tokio::time::timeout(LIMIT, consumer.next()).await.unwrap().unwrap_err();
+    assert!(error.message.contains("older protocol"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,11 +7,12 @@
 use std::time::Duration;
 
 use levee_groups::{Answer, Request};
-use levee_kafka::Uuid;
 use levee_kafka::messages::consumer_group_heartbeat_request::{
     ConsumerGroupHeartbeatRequest, TopicPartitions as Owned,
 };
 use levee_kafka::messages::consumer_group_heartbeat_response::ConsumerGroupHeartbeatResponse;
+use levee_kafka::{ErrorCode, Uuid};
+use levee_proto::grpc::ErrorCode as Code;
 use levee_proto::grpc::session_request::What;
 use levee_proto::grpc::{
     Assignment, Join, SessionRequest, SessionResponse, TopicOffsets, TopicPartitions,
@@ -209,11 +210,14 @@ impl Session {
         &self,
         request: ConsumerGroupHeartbeatRequest,
     ) -> Result<ConsumerGroupHeartbeatResponse> {
+        let is_new = request.member_epoch == 0;
         let request = Request::ConsumerGroupHeartbeat(request);
         let group = &self.join.group;
         let answer = self.coordinated.group(&self.asker, group, HEARTBEAT, request).await?;
         let Answer::ConsumerGroupHeartbeat(answer) = answer else { return Err(mixed_up()) };
         match failure(answer.error_code) {
+            // A new member makes the group, unless there is one of the other kind.
+            Some(ErrorCode::GroupIdNotFound) if is_new => Err(used_otherwise(group)),
             Some(code) => Err(of_group(code, group, answer.error_message)),
             None => Ok(answer),
         }
@@ -260,6 +264,12 @@ impl Session {
         }
         Ok(known)
     }
+}
+
+fn used_otherwise(group: &str) -> Error {
+    let what = format!("group {group:?} has members of Kafka's older protocol");
+    let remedy = "stop them first, or give this group another name";
+    Error::refused(Code::GroupInUse, what, remedy)
 }
 
 /// Kafka's way to say nothing.
