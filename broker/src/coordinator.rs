@@ -28,6 +28,8 @@ use groups::GroupsMachine;
 use shard::{Machine, Shard};
 use transactions::TransactionsMachine;
 
+/// Longest name of a group, bytes. Kafka's records have room for 32 KiB, and each offset carries it.
+const GROUP_NAME_MAX: usize = 1 << 10;
 /// Between two looks at what this broker leads.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -69,6 +71,11 @@ impl Coordinators {
             making: tokio::sync::Mutex::new(()),
             connections: AtomicU64::new(0),
         })
+    }
+
+    /// The newest connection's number.
+    pub(crate) fn newest_connection(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Counts a connection; a later one has a higher number.
@@ -180,6 +187,9 @@ impl Coordinators {
         group: &str,
         call: groups::Call,
     ) -> Result<levee_groups::Answer, ErrorCode> {
+        if group.len() > GROUP_NAME_MAX {
+            return Err(ErrorCode::InvalidGroupId);
+        }
         let id = self.find(Kind::Groups, group).await?;
         self.groups_shard(id)?.call(&self.node, call).await
     }

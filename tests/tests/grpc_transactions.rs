@@ -509,6 +509,11 @@ async fn nothing_joins_a_transaction_that_its_coordinator_does_not_know() {
     }
     let error = init(old.clone()).await.unwrap_err();
     assert_eq!((error.code, error.retriable), (ErrorCode::LateRequest, true), "{error}");
+    // One that was never drawn would make all others late.
+    let (life, _) = new.rsplit_once('/').unwrap();
+    let error = init(format!("{life}/{}", u64::MAX)).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::LateRequest, "{error}");
+    init(ticket(client.clone()).await).await.unwrap();
     broker.kill9().await;
     broker.restart().await;
     let began = Instant::now();

@@ -64,7 +64,10 @@ impl TransactionsService {
             return Err(Error::invalid_argument("ticket is empty; get one by Ticket"));
         }
         let of_life = ticket.strip_prefix(&self.life());
+        let newest = self.coordinated.all.newest_connection();
         let number = of_life.and_then(|number| number.parse().ok());
+        // One that was never drawn would make every later one late.
+        let number = number.filter(|number| *number <= newest);
         number.ok_or_else(|| Error::late_request(id))
     }
 

@@ -25,8 +25,18 @@ pub(super) struct Resolved {
     pub(super) timestamp: i64,
 }
 
+/// Longest pattern, bytes: what it comes to before `PATTERN_BYTES` is looked at is some thousand
+/// times of it (`\w` is 800 ranges).
+const PATTERN_MAX: usize = 1 << 10;
+
 /// A pattern matches whole names.
 pub(super) fn compile(pattern: &str) -> Result<Regex, Refusal> {
+    if pattern.len() > PATTERN_MAX {
+        let bytes = pattern.len();
+        let message =
+            format!("SubscribedTopicRegex has {bytes} bytes; write one of {PATTERN_MAX} at most.");
+        return Err(Refusal::new(ErrorCode::InvalidRegularExpression, message));
+    }
     let whole = format!("^(?:{pattern})$");
     // On its own first: it may hold parentheses that only fit those around it.
     let compile = |text: &str| RegexBuilder::new(text).size_limit(PATTERN_BYTES).build();

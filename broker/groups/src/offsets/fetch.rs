@@ -1,6 +1,6 @@
 //! OffsetFetch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use levee_kafka::messages::offset_commit_value::OffsetCommitValue;
 use levee_kafka::messages::offset_fetch_request::{
@@ -74,8 +74,7 @@ impl Offsets {
             return OffsetFetchResponseGroup { group_id, error_code, ..Default::default() };
         }
         let topics = match asked.topics {
-            Some(topics) => topics
-                .into_iter()
+            Some(topics) => once_each(topics)
                 .map(|topic| self.fetch_topic(step, version, stable, &group_id, topic))
                 .collect(),
             None => self.fetch_all(step, version, stable, &group_id),
@@ -146,6 +145,19 @@ impl Offsets {
             _ => absent(partition, ErrorCode::None),
         }
     }
+}
+
+/// Who asks for the same again is not told it twice: answers have kilobytes where requests have
+/// bytes.
+fn once_each(
+    topics: Vec<OffsetFetchRequestTopics>,
+) -> impl Iterator<Item = OffsetFetchRequestTopics> {
+    let mut seen = BTreeSet::new();
+    topics.into_iter().map(move |mut topic| {
+        let (name, id) = (topic.name.clone(), topic.topic_id.0);
+        topic.partition_indexes.retain(|number| seen.insert((name.clone(), id, *number)));
+        topic
+    })
 }
 
 fn present(partition_index: i32, value: &OffsetCommitValue) -> OffsetFetchResponsePartitions {

@@ -190,6 +190,8 @@ fn requests_that_make_no_sense_are_refused() {
     let pattern = code(ErrorCode::InvalidRegularExpression);
     assert_eq!(refused(&mut world, &|a| a.regex = Some("(".into())), pattern);
     assert_eq!(refused(&mut world, &|a| a.regex = Some(")(".into())), pattern);
+    // Two bytes that become six thousand each, before any bound of the pattern's own is looked at.
+    assert_eq!(refused(&mut world, &|a| a.regex = Some("\\w".repeat(1 << 19))), pattern);
     let mut a = client("a", &["t"]);
     a.epoch = 1;
     let answer = heartbeat(&mut world, a.plain());

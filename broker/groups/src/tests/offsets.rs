@@ -243,6 +243,25 @@ fn groups_are_deleted_when_nobody_is_in_them() {
 }
 
 #[test]
+fn who_asks_for_the_same_again_is_not_told_it_twice() {
+    let mut world = world();
+    world.commit(NOBODY, 0, 1);
+    let topic = |partition_indexes: &[i32]| OffsetFetchRequestTopics {
+        name: "t".into(),
+        partition_indexes: partition_indexes.to_vec(),
+        ..Default::default()
+    };
+    let group = OffsetFetchRequestGroup {
+        group_id: GROUP.into(),
+        topics: Some(vec![topic(&[0, 1, 0, 0]), topic(&[0, 2])]),
+        ..Default::default()
+    };
+    let answer = world.fetch_group(9, false, group);
+    let told = answer.topics.iter().flat_map(|t| t.partitions.iter().map(|p| p.partition_index));
+    assert_eq!(told.collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
 fn offsets_of_topics_that_are_gone_are_not_told_and_go_too() {
     let mut world = world();
     let ids = world.stable(1);
