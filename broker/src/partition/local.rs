@@ -105,6 +105,18 @@ impl Partition {
         Ok(freed)
     }
 
+    /// From where on a reader may meet a local copy. A flush under way may bring back older ones than
+    /// the ladder knows of: the tail may have been dropped under it.
+    pub fn local_start(&self) -> u64 {
+        let inner = self.inner.lock();
+        let start = inner.ladder.local_start();
+        // It picks its batches under this lock.
+        match self.flushing.load(Ordering::Acquire) {
+            true => inner.ladder.log_start(),
+            false => self.hot.start().map_or(start, |hot| hot.min(start)),
+        }
+    }
+
     pub fn tail_memory(&self) -> usize {
         self.inner.lock().tail.memory()
     }

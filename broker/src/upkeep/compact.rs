@@ -61,11 +61,13 @@ async fn compact_all(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result
             break;
         }
         let ids: Vec<PartitionId> = set.iter().map(|due| due.partition.id).collect();
-        tried.extend(&ids);
+        // The others may have found no room for their keys.
+        tried.extend(ids.first());
         let outcome = match compact(node, &set).await {
-            Ok(done) => {
-                aside.retain(|id| !ids.contains(id));
-                let (partitions, Done { inputs, outputs, bytes }) = (ids.len(), done);
+            Ok((done, reached)) => {
+                aside.retain(|id| !reached.contains(id));
+                tried.extend(&reached);
+                let (partitions, Done { inputs, outputs, bytes }) = (reached.len(), done);
                 tracing::info!(partitions, inputs, outputs, bytes, "compacted");
                 metrics::counter!("levee_compaction_objects_total").increment(inputs as u64);
                 metrics::counter!("levee_compaction_bytes_total").increment(bytes);
@@ -74,12 +76,16 @@ async fn compact_all(node: &Arc<Node>, aside: &mut Aside<PartitionId>) -> Result
             Err(Failed::Damaged { error, inputs }) => {
                 tracing::error!(%error, "some partitions cannot be compacted");
                 let is_blamed = |due: &&Due| inputs.iter().any(|id| due.objects.contains_key(id));
+                tried.extend(&ids);
                 let blamed = set.iter().filter(is_blamed);
                 blamed.for_each(|due| aside.put(due.partition.id, node.host.now()));
                 Ok("damaged")
             }
             Err(Failed::Later(error)) => Err(error),
-            Err(Failed::Needless) => Ok("needless"),
+            Err(Failed::Needless) => {
+                tried.extend(&ids);
+                Ok("needless")
+            }
         };
         let name = outcome.as_ref().map_or("failed", |name| *name);
         metrics::counter!("levee_compaction_jobs_total", "outcome" => name).increment(1);
@@ -213,7 +219,11 @@ struct Round<'a> {
     copies: Arc<dyn Copies>,
 }
 
-async fn compact(node: &Arc<Node>, set: &[Due]) -> std::result::Result<Done, Failed> {
+/// Also the partitions that the map of keys had room for.
+async fn compact(
+    node: &Arc<Node>,
+    set: &[Due],
+) -> std::result::Result<(Done, BTreeSet<PartitionId>), Failed> {
     let ids: BTreeSet<ObjectId> = set.iter().flat_map(|due| due.objects.keys().copied()).collect();
     let all: Vec<ObjectId> = ids.iter().copied().collect();
     let inputs = job::inputs(node, &all).await?;
@@ -251,7 +261,7 @@ async fn compact(node: &Arc<Node>, set: &[Due]) -> std::result::Result<Done, Fai
             due.partition.drop_local(cleaner.to(), true).await;
         }
     }
-    Ok(done)
+    Ok((done, cleaners.into_keys().collect()))
 }
 
 impl Round<'_> {
@@ -302,7 +312,7 @@ impl Round<'_> {
                 now_ms: node.host.wall_ms(),
                 delete_retention_ms: millis(partition.config().delete_retention_ms),
                 aborted,
-                local_start: partition.ladder().local_start(),
+                local_start: partition.local_start(),
             };
             (partition.id, Cleaner::new(rules))
         };

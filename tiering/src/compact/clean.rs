@@ -123,8 +123,12 @@ impl Cleaner {
             return Ok(Some(batch.clone()));
         }
         let less = rewrite(header, &kept, horizon);
-        // Packed again it may be larger than what its producer packed.
-        Ok(Some(if less.len() > BATCH_BYTES_MAX { batch.clone() } else { less }))
+        if less.len() > BATCH_BYTES_MAX {
+            // Left as it is, it would count as clean and bring back what a tombstone deleted.
+            let why = format!("{} bytes when it is packed again", less.len());
+            return Err(FormatError::new("record batch", 0, why));
+        }
+        Ok(Some(less))
     }
 
     fn stays(&mut self, record: &RawRecord, horizon: Option<i64>) -> bool {

@@ -272,7 +272,7 @@ impl RemoteIndex {
 
     /// Ranges from `from` to `to` as a reader goes through them. Each offset counts once: a range
     /// that begins inside the one before is cut, and so are its bytes, in proportion. What nothing
-    /// holds is a gap between two ranges.
+    /// holds is a gap between two ranges. Only a range of which nothing is left has no bytes.
     pub fn tiling(&self, partition: PartitionId, from: u64, to: u64) -> Vec<RangeRef> {
         let inner = self.inner.read();
         let (mut at, mut tiles) = (from, Vec::new());
@@ -280,7 +280,8 @@ impl RemoteIndex {
         while let Some(range) = log.locate(at).filter(|range| range.base < to && at < to) {
             let base = range.base.max(at);
             let share = u128::from(range.len) * u128::from(range.end - base);
-            let len = (share / u128::from(range.end - range.base)) as u64;
+            let share = (share / u128::from(range.end - range.base)) as u64;
+            let len = share.max(u64::from(range.len > 0));
             at = range.end;
             tiles.push(RangeRef { base, len, ..range.clone() });
         }
@@ -522,6 +523,19 @@ mod tests {
         assert_eq!(sources, [(0, 30), (34, 40)]);
         index.remove_slots(MIN_LANE, 4);
         assert_eq!(found(0, 50), [0, 30, 34, 40]);
+    }
+
+    #[test]
+    fn the_rest_of_a_range_that_has_bytes_has_some() {
+        let index = RemoteIndex::default();
+        // A million records of one key were compacted to the last one.
+        let mut compacted = footer(Level::L2, 0..1_000_000);
+        compacted.ranges[0].len = 100;
+        compacted.ranges[0].compacted = true;
+        let source = Source::Object(ObjectId { writer: Writer(1), seq: 1 });
+        index.add(source, Wanted { key: "o".into(), bytes: 9, footer_crc: None }, &compacted);
+        let tiles = index.tiling(ID, 995_000, 1_000_000);
+        assert_eq!(tiles.iter().map(|tile| tile.len).collect::<Vec<_>>(), [1]);
     }
 
     #[test]
