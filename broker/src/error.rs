@@ -197,6 +197,13 @@ impl Error {
         Self::final_(ErrorCode::ProducerFenced, message, remedy)
     }
 
+    /// A record that came behind the end of its transaction.
+    pub fn transaction_ended(producer: i64) -> Self {
+        let message = format!("the transaction of producer {producer} ended before this came");
+        let remedy = "nothing of it was written; a producer waits for its sends before it ends one";
+        Self::final_(ErrorCode::InvalidTxnState, message, remedy)
+    }
+
     /// A record of a producer that has a transaction open and does not belong to it.
     pub fn outside_of_transaction(producer: i64, open: u64) -> Self {
         let message = format!(

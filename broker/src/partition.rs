@@ -42,7 +42,7 @@ pub use acks::{Appended, Outcome};
 pub use append::Ticket;
 pub use local::Local;
 pub use stage::Serving;
-pub use transactions::EndTxn;
+pub use transactions::{Asked, EndTxn};
 
 /// Producers whose newest record is older than this, by log time, are forgotten (Kafka's
 /// `producer.id.expiration.ms`).
@@ -252,6 +252,26 @@ impl Partition {
     pub fn untiered_memory(&self) -> usize {
         let inner = self.inner.lock();
         inner.untiered.memory() + inner.transactions.memory()
+    }
+
+    /// Before a coordinator is asked about a transaction.
+    pub fn asked(&self) -> Asked {
+        let inner = self.inner.lock();
+        let (leader_epoch, log_end) = (inner.stage.leader_epoch(), inner.ladder.log_end());
+        Asked { leader_epoch, log_end }
+    }
+
+    /// Whether what the coordinator said then still holds for who writes here on a producer's behalf
+    /// and is the only one to do so.
+    pub fn still_holds(&self, asked: Asked, producer_id: i64, epoch: i16) -> Result<(), Error> {
+        if self.leader_epoch() != asked.leader_epoch {
+            return Err(Error::not_leader(&self.topic, self.id.partition));
+        }
+        self.next_sequence(producer_id, epoch)?;
+        match self.inner.lock().producers.is_marked(producer_id, asked.log_end) {
+            true => Err(Error::transaction_ended(producer_id)),
+            false => Ok(()),
+        }
     }
 
     /// Whether this producer has a transaction open here: then its coordinator knows of this

@@ -14,6 +14,7 @@ use crate::config::TopicConfig;
 use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::pace::Waiting;
+use crate::partition::append::Where;
 use crate::partition::{Appended, EndTxn, Ticket};
 use crate::topics::is_internal;
 
@@ -49,8 +50,20 @@ impl Node {
         acks: Acks,
         limit: Duration,
     ) -> Result<Pending> {
+        self.append_where((topic, partition), batch, acks, limit, Where::default()).await
+    }
+
+    /// As `append`, where something holds.
+    pub async fn append_where(
+        &self,
+        to: (&str, u32),
+        batch: Bytes,
+        acks: Acks,
+        limit: Duration,
+        holds: Where,
+    ) -> Result<Pending> {
         let bytes = batch.len() as u32;
-        let mut placing = pin!(self.place(topic, partition, batch, acks, limit));
+        let mut placing = pin!(self.place(to, batch, acks, limit, holds));
         let placed = match futures::poll!(&mut placing) {
             Poll::Ready(placed) => placed,
             // Those that wait must leave room for requests that need not.
@@ -67,11 +80,11 @@ impl Node {
 
     async fn place(
         &self,
-        topic: &str,
-        partition: u32,
+        (topic, partition): (&str, u32),
         batch: Bytes,
         acks: Acks,
         limit: Duration,
+        holds: Where,
     ) -> Result<Pending> {
         let started = self.host.now();
         if self.is_draining() {
@@ -88,7 +101,7 @@ impl Node {
             .await?;
         let bytes = batch.len() as u64;
         let left = limit.saturating_sub(self.host.now().since(started));
-        let ticket = led.append(batch, left).await?;
+        let ticket = led.append_where(batch, left, holds).await?;
         let records = ticket.appended.end_offset - ticket.appended.base_offset;
         let waiting = (acks == Acks::All).then(|| self.pace.append(lane_of(&settings)));
         Ok(Pending { ticket, acks, started, limit, bytes, records, waiting })

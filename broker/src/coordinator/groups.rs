@@ -10,14 +10,23 @@ use levee_proto::ids::TopicId;
 use levee_proto::record::BatchHeader;
 use levee_proto::record::records::DecodedRecord;
 
-use super::shard::{Effects, Machine, Token};
+use super::shard::{Effects, Joining, Machine, Token};
 use crate::node::Node;
+use crate::partition::Asked;
 
 /// One request to a group, and who asks.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) caller: Caller,
     pub(crate) request: Request,
+    /// Of a request in a transaction: what says that it is under way.
+    pub(crate) asked: Option<Asked>,
+}
+
+impl Call {
+    pub(crate) fn new(caller: Caller, request: Request) -> Self {
+        Self { caller, request, asked: None }
+    }
 }
 
 pub(crate) struct GroupsMachine {
@@ -71,6 +80,12 @@ impl Machine for GroupsMachine {
 
     fn transaction_ended(&mut self, producer_id: i64, commit: bool) {
         self.groups.transaction_ended(producer_id, commit);
+    }
+
+    fn joining(call: &Call) -> Option<Joining> {
+        let Request::TxnOffsetCommit(request) = &call.request else { return None };
+        let (producer_id, producer_epoch) = (request.producer_id, request.producer_epoch);
+        Some(Joining { producer_id, producer_epoch, asked: call.asked })
     }
 
     fn perform(&self, deed: Infallible) -> Vec<BoxFuture<'static, Call>> {

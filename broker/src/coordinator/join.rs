@@ -21,6 +21,7 @@ use levee_transactions::{Answer, Request};
 use super::transactions::Call;
 use super::{Coordinators, Kind, groups};
 use crate::kafka::code;
+use crate::partition::Asked;
 use crate::topics::OFFSETS_TOPIC;
 
 /// The newest version of AddPartitionsToTxn, in which brokers ask for their clients.
@@ -38,19 +39,20 @@ pub(crate) struct Member {
 
 impl Coordinators {
     /// Makes sure that the coordinator knows that this partition is part of the transaction, before
-    /// anything of it is written there.
+    /// anything of it is written there. What that rests on, where the epoch does not say it.
     pub(crate) async fn join(
         self: &Arc<Self>,
         member: &Member,
         topic: &str,
         partition: u32,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<Option<Asked>, ErrorCode> {
         if member.transactional_id.is_empty() {
             return Err(ErrorCode::InvalidTxnState);
         }
         let found = self.node.partition(topic, partition).map_err(|error| code(&error))?;
+        let asked = (!member.joins).then(|| found.asked());
         if found.ongoing_transaction(member.producer_id, member.producer_epoch) {
-            return Ok(());
+            return Ok(asked);
         }
         let partitions = vec![partition as i32];
         let transaction = AddPartitionsToTxnTransaction {
@@ -63,7 +65,7 @@ impl Coordinators {
         let added = self.add_for_client(OF_BROKERS, transaction).await?;
         let first = added.first().and_then(|topic| topic.results_by_partition.first());
         match first.map_or(ErrorCode::UnknownServerError.into(), |r| r.partition_error_code) {
-            0 => Ok(()),
+            0 => Ok(asked),
             code => Err(ErrorCode::from_number(code)),
         }
     }
@@ -102,12 +104,9 @@ impl Coordinators {
         let group = request.group_id.clone();
         let id = self.partition_of(Kind::Groups, &group).await;
         let number = id.map_err(|_| ErrorCode::CoordinatorNotAvailable)?.partition;
-        self.join(member, OFFSETS_TOPIC, number).await?;
-        let partition = self.node.partition(OFFSETS_TOPIC, number).map_err(|error| code(&error))?;
-        let next = partition.next_sequence(member.producer_id, member.producer_epoch);
-        next.map_err(|error| code(&error))?;
+        let asked = self.join(member, OFFSETS_TOPIC, number).await?;
         let request = GroupRequest::TxnOffsetCommit(request);
-        match self.ask_group(&group, groups::Call { caller, request }).await? {
+        match self.ask_group(&group, groups::Call { caller, request, asked }).await? {
             levee_groups::Answer::TxnOffsetCommit(answer) => Ok(answer),
             _ => Err(ErrorCode::UnknownServerError),
         }

@@ -35,8 +35,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::Error;
 use crate::fetch::{Fetch, Isolation};
+use crate::kafka::code;
 use crate::node::Node;
-use crate::partition::{EndTxn, Partition};
+use crate::partition::append::Where;
+use crate::partition::{Asked, EndTxn, Partition};
 
 /// Names a call to the machine.
 pub(crate) type Token = u64;
@@ -75,8 +77,19 @@ pub(crate) trait Machine: Send + Sized + 'static {
         0
     }
     fn give_producer_id(&mut self, _id: i64) {}
+    /// The transaction that what a call writes would be part of.
+    fn joining(_call: &Self::Call) -> Option<Joining> {
+        None
+    }
     /// What a deed comes to, each as a call. Dropped where the shard ends.
     fn perform(&self, deed: Self::Deed) -> Vec<BoxFuture<'static, Self::Call>>;
+}
+
+/// Who writes as part of a transaction, and what says that it is under way.
+pub(crate) struct Joining {
+    pub(crate) producer_id: i64,
+    pub(crate) producer_epoch: i16,
+    pub(crate) asked: Option<Asked>,
 }
 
 /// Calls that wait for a shard.
@@ -236,7 +249,13 @@ impl<M: Machine> Serving<M> {
                     None => return Ok(()),
                     Some(_) if !self.is_leader() => return Ok(()),
                     Some(Command::Call { answer, .. }) if answer.is_closed() => continue,
-                    Some(Command::Call { call, answer }) => (call, Some(answer)),
+                    Some(Command::Call { call, answer }) => match self.refused(&call) {
+                        None => (call, Some(answer)),
+                        Some(code) => {
+                            let _ = answer.send(Err(code));
+                            continue;
+                        }
+                    },
                     Some(Command::End { end, done }) => {
                         self.end(&mut machine, &end, done, &mut pending).await?;
                         continue;
@@ -256,6 +275,17 @@ impl<M: Machine> Serving<M> {
             let effects = machine.call(host.wall_ms(), next_token, call);
             self.take(effects, &mut pending).await?;
         }
+    }
+
+    /// Why what a call would write could not be appended: its transaction ended, or another producer
+    /// took over, while it was on its way. An append that fails would cost all others their state.
+    fn refused(&self, call: &M::Call) -> Option<ErrorCode> {
+        let Joining { producer_id, producer_epoch, asked } = M::joining(call)?;
+        let holds = match asked {
+            Some(asked) => self.partition.still_holds(asked, producer_id, producer_epoch),
+            None => self.partition.next_sequence(producer_id, producer_epoch).map(drop),
+        };
+        holds.err().map(|error| code(&error))
     }
 
     /// Producer ids, as far as there are some now.
@@ -292,7 +322,8 @@ impl<M: Machine> Serving<M> {
                 builder.transactional().build(Some(stamp))
             }
         };
-        let ticket = self.partition.append_in(batch, APPEND_LIMIT, Some(self.epoch)).await?;
+        let ticket =
+            self.partition.append_where(batch, APPEND_LIMIT, Where::in_epoch(self.epoch)).await?;
         pending.push_back(Box::pin(async move { (ticket.durable().await.map(drop), held) }));
         Ok(())
     }

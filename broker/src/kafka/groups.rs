@@ -61,7 +61,7 @@ pub(super) fn caller(ask: &Ask) -> Caller {
 }
 
 fn call(ask: &Ask, request: Request) -> Call {
-    Call { caller: caller(ask), request }
+    Call::new(caller(ask), request)
 }
 
 async fn of_group(ask: &Ask, group: &str, request: Request) -> Answered {

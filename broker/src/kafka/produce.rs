@@ -18,6 +18,8 @@ use super::errors::append_code;
 use super::{Answered, Ask, Broken};
 use crate::coordinator::join::Member;
 use crate::error::Error;
+use crate::partition::Asked;
+use crate::partition::append::Where;
 use crate::produce::{Acks, Pending};
 
 /// Longest time that an append may ask for.
@@ -105,8 +107,9 @@ async fn append(
         let why = format!("partition {} is negative", data.index);
         return Err(Failed::new(ErrorCode::UnknownTopicOrPartition, why));
     };
-    check_transaction(ask, topic, partition, transactional_id, &batch).await?;
-    Ok(ask.node().append(topic, partition, batch, acks, limit).await?)
+    let asked = check_transaction(ask, topic, partition, transactional_id, &batch).await?;
+    let holds = asked.map_or_else(Where::default, Where::from);
+    Ok(ask.node().append_where((topic, partition), batch, acks, limit, holds).await?)
 }
 
 /// Nothing of a transaction is written that its coordinator does not know of: its end would not come
@@ -117,12 +120,12 @@ async fn check_transaction(
     partition: u32,
     transactional_id: &str,
     batch: &Bytes,
-) -> Result<(), Failed> {
+) -> Result<Option<Asked>, Failed> {
     /// With this version of Produce a batch joins by itself.
     const JOINS_FROM: i16 = 12;
-    let Ok(header) = BatchHeader::decode(batch) else { return Ok(()) };
+    let Ok(header) = BatchHeader::decode(batch) else { return Ok(None) };
     if !header.is_transactional() {
-        return Ok(());
+        return Ok(None);
     }
     let member = Member {
         transactional_id: transactional_id.to_owned(),
@@ -131,7 +134,7 @@ async fn check_transaction(
         joins: ask.version() >= JOINS_FROM,
     };
     let refused = match ask.kafka.coordinators.join(&member, topic, partition).await {
-        Ok(()) => return Ok(()),
+        Ok(asked) => return Ok(asked),
         Err(code) => code,
     };
     let code = match refused {

@@ -117,7 +117,7 @@ async fn join(
     let joined = coordinators.join(member, topic, partition);
     let late = |_| Error::timed_out("joining the transaction", limit.as_millis() as u64);
     let joined = node.host.timeout(limit, joined).await.map_err(late)?;
-    joined.map_err(|code| match code {
+    joined.map(drop).map_err(|code| match code {
         // Of the partition itself.
         ErrorCode::UnknownTopicOrPartition | ErrorCode::NotLeaderOrFollower => {
             let found = node.partition(topic, partition);

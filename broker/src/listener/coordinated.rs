@@ -62,7 +62,7 @@ impl Coordinated {
             return Err(Error::invalid_argument("group is empty; name the group"));
         }
         let caller = by.caller(self.node(), version);
-        let asked = self.all.ask_group(group, Call { caller, request });
+        let asked = self.all.ask_group(group, Call::new(caller, request));
         self.in_time("the group's coordinator", asked)
             .await?
             .map_err(|code| of_group(code, group, None))

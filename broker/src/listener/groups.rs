@@ -153,7 +153,7 @@ impl Groups for GroupsService {
         let node = self.coordinated.node();
         let caller = Asker::of(&request).caller(node, LIST);
         let list = Ask::ListGroups(kafka_list::ListGroupsRequest::default());
-        let asked = self.coordinated.all.ask_all_groups(Call { caller, request: list });
+        let asked = self.coordinated.all.ask_all_groups(Call::new(caller, list));
         let answers = self.coordinated.in_time("listing groups", asked).await?;
         let answers = answers.map_err(|code| of_group(code, "", None))?;
         let listed = answers.into_iter().flat_map(|answer| match answer {

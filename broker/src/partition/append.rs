@@ -15,11 +15,36 @@ use super::acks::{Appended, Outcome};
 use super::check::check;
 use super::producers::{Ended, Producers, Verdict};
 use super::stage::Serving;
-use super::transactions::{EndTxn, Transactions};
+use super::transactions::{Asked, EndTxn, Transactions};
 use super::untiered::Untiered;
 use super::{Inner, Partition};
 use crate::config::TimestampType;
 use crate::error::Error;
+
+/// What must hold where a batch gets its offset.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Where {
+    pub leader_epoch: Option<u32>,
+    /// No marker of its producer stands here or above.
+    unmarked_from: Option<u64>,
+}
+
+impl Where {
+    pub fn in_epoch(epoch: u32) -> Self {
+        Self { leader_epoch: Some(epoch), unmarked_from: None }
+    }
+
+    fn is_broken(self, batch: &BatchHeader, producers: &Producers) -> bool {
+        self.unmarked_from.is_some_and(|from| producers.is_marked(batch.producer_id, from))
+    }
+}
+
+impl From<Asked> for Where {
+    fn from(asked: Asked) -> Self {
+        let Asked { leader_epoch, log_end } = asked;
+        Self { leader_epoch: Some(leader_epoch), unmarked_from: Some(log_end) }
+    }
+}
 
 /// An append that has its place; resolves when it is durable, or never will be.
 pub struct Ticket {
@@ -39,15 +64,15 @@ impl Partition {
     /// Appends one encoded batch. Returns once it has an offset; waits at most `limit` for room
     /// in the lane or for a hand-off to end, and then nothing was written.
     pub async fn append(self: &Arc<Self>, bytes: Bytes, limit: Duration) -> Result<Ticket, Error> {
-        self.append_in(bytes, limit, None).await
+        self.append_where(bytes, limit, Where::default()).await
     }
 
-    /// As `append`, in one leader epoch only: in any other nothing is written.
-    pub async fn append_in(
+    /// As `append`, where something holds: else nothing is written.
+    pub async fn append_where(
         self: &Arc<Self>,
         bytes: Bytes,
         limit: Duration,
-        epoch: Option<u32>,
+        holds: Where,
     ) -> Result<Ticket, Error> {
         let (config, now_ms) = (self.config(), self.host.wall_ms());
         let header = check(&self.topic, &bytes, &config, now_ms)?;
@@ -55,7 +80,7 @@ impl Partition {
             TimestampType::CreateTime => (bytes, header),
             TimestampType::LogAppendTime => timed(&bytes, now_ms)?,
         };
-        self.place(bytes, header, None, limit, epoch).await
+        self.place(bytes, header, None, limit, holds).await
     }
 
     /// Appends the marker that ends a producer's transaction. As `append`; a marker that says what
@@ -74,7 +99,7 @@ impl Partition {
         let bytes = marker.batch(id, epoch, self.host.wall_ms());
         let header = BatchHeader::decode(&bytes)
             .map_err(|error| Error::internal(format!("a marker that no reader takes: {error}")))?;
-        self.place(bytes, header, Some(end), limit, None).await
+        self.place(bytes, header, Some(end), limit, Where::default()).await
     }
 
     async fn place(
@@ -83,13 +108,13 @@ impl Partition {
         header: BatchHeader,
         end: Option<&EndTxn>,
         limit: Duration,
-        epoch: Option<u32>,
+        holds: Where,
     ) -> Result<Ticket, Error> {
         let started = self.host.now();
         loop {
             let left = limit.saturating_sub(self.host.now().since(started));
             let serving = self.wait_serving(left).await?;
-            if epoch.is_some_and(|epoch| epoch != serving.leader_epoch) {
+            if holds.leader_epoch.is_some_and(|epoch| epoch != serving.leader_epoch) {
                 return Err(Error::not_leader(&self.topic, self.id.partition));
             }
             let left = limit.saturating_sub(self.host.now().since(started));
@@ -100,7 +125,7 @@ impl Partition {
                 }
             };
             // The grant may have changed while room was awaited.
-            if let Some(done) = self.assign(&bytes, header, end, &serving, room) {
+            if let Some(done) = self.assign(&bytes, header, (end, holds), &serving, room) {
                 return done;
             }
         }
@@ -143,7 +168,7 @@ impl Partition {
         self: &Arc<Self>,
         bytes: &Bytes,
         header: BatchHeader,
-        ends: Option<&EndTxn>,
+        (ends, holds): (Option<&EndTxn>, Where),
         expected: &Serving,
         reservation: Reservation,
     ) -> Option<Result<Ticket, Error>> {
@@ -158,6 +183,9 @@ impl Partition {
             Some(end) => inner.producers.judge_end(end),
         };
         match verdict {
+            Verdict::New if holds.is_broken(&header, &inner.producers) => {
+                return Some(Err(Error::transaction_ended(header.producer_id)));
+            }
             Verdict::New => {}
             Verdict::Duplicate { base_offset, end_offset } => {
                 return Some(Ok(join(inner, base_offset, end_offset)));

@@ -60,6 +60,8 @@ pub struct Producers {
     by_id: BTreeMap<i64, ProducerEntry>,
     /// Open transactions: producer by first offset.
     open: BTreeMap<u64, i64>,
+    /// Newest marker of each producer, in this leader epoch.
+    marked: BTreeMap<i64, u64>,
     /// Largest timestamp of all records so far: the time at which a producer was last seen is that
     /// of the log, whatever time its own records carry.
     log_time: i64,
@@ -73,7 +75,7 @@ impl Producers {
         let open = |p: &ProducerEntry| Some((p.open_txn_start?, p.producer_id));
         let open = snapshot.producers.iter().filter_map(open).collect();
         let by_id = snapshot.producers.into_iter().map(|p| (p.producer_id, p)).collect();
-        Self { by_id, open, log_time }
+        Self { by_id, open, marked: BTreeMap::new(), log_time }
     }
 
     pub fn snapshot(&self) -> ProducerSnapshot {
@@ -102,6 +104,11 @@ impl Producers {
     pub fn is_open(&self, producer_id: i64, epoch: i16) -> bool {
         let known = self.by_id.get(&producer_id);
         known.is_some_and(|p| p.open_txn_start.is_some() && p.producer_epoch == epoch)
+    }
+
+    /// Whether a marker of a producer stands at `since` or above.
+    pub fn is_marked(&self, producer_id: i64, since: u64) -> bool {
+        self.marked.get(&producer_id).is_some_and(|marker| *marker >= since)
     }
 
     /// Judges a batch that has not been appended; changes nothing.
@@ -196,6 +203,7 @@ impl Producers {
         if let Some(ended) = ended {
             self.open.remove(&ended.txn.first_offset);
         }
+        self.marked.insert(batch.producer_id, batch.base_offset);
         let entry = self.entry(batch);
         entry.coordinator_epoch = marker.coordinator_epoch;
         entry.open_txn_start = None;
@@ -247,11 +255,13 @@ impl Producers {
         let (_, border, _) = all.select_nth_unstable(PRODUCERS_MAX / 10);
         let border = *border;
         self.by_id.retain(|_, p| wrote(p) >= border || p.open_txn_start.is_some());
+        self.marked.retain(|id, _| self.by_id.contains_key(id));
     }
 
     /// Forgets producers that were last seen before `before_ms` (log time, never a clock).
     pub fn expire(&mut self, before_ms: i64) {
         self.by_id.retain(|_, p| p.last_timestamp >= before_ms || p.open_txn_start.is_some());
+        self.marked.retain(|id, _| self.by_id.contains_key(id));
     }
 }
 

@@ -27,6 +27,16 @@ pub struct EndTxn {
     pub transaction_version: i16,
 }
 
+/// How a partition stood when the coordinator of a transaction was asked whether that is under way.
+/// Its word holds in this leader epoch, until a marker of the producer stands behind: one that
+/// overtakes the batch ends the transaction, and the batch must not begin another (KIP-890 calls
+/// this a verification guard). With transaction version 2 the epoch says the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    pub(super) leader_epoch: u32,
+    pub(super) log_end: u64,
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Transactions {
