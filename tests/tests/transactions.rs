@@ -8,9 +8,12 @@
 use std::time::Duration;
 
 use levee_broker::fetch::{Fetch, From, Isolation};
-use levee_broker::partition::EndTxn;
+use levee_broker::partition::append::Where;
+use levee_broker::partition::{Asked, EndTxn};
+use levee_broker::produce::Acks;
 use levee_proto::grpc::ErrorCode;
-use levee_proto::record::records::ProducerStamp;
+use levee_proto::record::codecs::Compression;
+use levee_proto::record::records::{BatchBuilder, ProducerStamp, RecordData};
 use levee_runtime::sim::Sim;
 use levee_tests::sim::{Cluster, TxnLoad, seed};
 use levee_tiering::remote::Source;
@@ -209,5 +212,68 @@ fn f20_late_markers_and_batches_are_refused() {
         load.end(7, 6, false).await;
         load.stop().await;
         load.verify().await;
+    });
+}
+
+/// Old clients keep their epoch from transaction to transaction: only the guard tells a batch that
+/// was on its way from the first one of the next.
+#[test]
+fn f20_a_batch_that_its_own_end_overtook_begins_no_transaction() {
+    Sim::run(seed(791), |sim| async move {
+        const LIMIT: Duration = Duration::from_secs(5);
+        let cluster = Cluster::new(&sim, &SETTINGS);
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        cluster.start(&machine, &bucket).await;
+        cluster.create("orders", 1, "local").await;
+        let asked = || {
+            let asked = cluster.ask(|node| async move { node.partition("orders", 0) });
+            async move { asked.await.unwrap().unwrap().asked() }
+        };
+        let append = |asked: Asked, base_sequence| {
+            let mut builder = BatchBuilder::new(Compression::None);
+            builder.push(&RecordData { value: Some("a".into()), ..RecordData::default() });
+            let stamp = ProducerStamp { producer_id: 7, producer_epoch: 4, base_sequence };
+            let batch = builder.transactional().build(Some(stamp));
+            cluster.ask(move |node| async move {
+                let holds = Where::from(asked);
+                let placed =
+                    node.append_where(("orders", 0), batch, Acks::All, LIMIT, holds).await?;
+                placed.done(&node).await.map(drop)
+            })
+        };
+        let end = || {
+            let end = EndTxn {
+                producer_id: 7,
+                producer_epoch: 4,
+                coordinator_epoch: 0,
+                commit: false,
+                transaction_version: 0,
+            };
+            cluster.ask(move |node| async move {
+                let placed = node.end_transaction("orders", 0, &end, LIMIT).await?;
+                placed.done(&node).await.map(drop)
+            })
+        };
+        let first = asked().await;
+        append(first, 0).await.unwrap().unwrap();
+        // Its coordinator says that the transaction is under way, and then that it ends.
+        let before = asked().await;
+        end().await.unwrap().unwrap();
+        let late = append(before, 1).await.unwrap().unwrap_err();
+        assert_eq!(late.code, ErrorCode::InvalidTxnState, "{late}");
+        let stable = cluster.ask(|node| async move { node.partition("orders", 0) });
+        let ladder = stable.await.unwrap().unwrap().ladder();
+        assert_eq!(ladder.last_stable(), ladder.high_watermark(), "nothing is open");
+        // The next transaction, of which the coordinator was asked after that.
+        append(asked().await, 1).await.unwrap().unwrap();
+        // What was said in another leader epoch says nothing.
+        let before = asked().await;
+        machine.kill();
+        cluster.start(&machine, &bucket).await;
+        let late = append(before, 2).await.unwrap().unwrap_err();
+        assert_eq!(late.code, ErrorCode::NotLeader, "{late}");
+        append(asked().await, 2).await.unwrap().unwrap();
+        end().await.unwrap().unwrap();
     });
 }
