@@ -590,6 +590,8 @@ async fn bad_input_gets_one_clear_sentence() {
     assert!(error.message.contains("topics and topic_pattern are both empty"), "{error}");
     let error = refused(Join { group: String::new(), ..join("m") }).await;
     assert!(error.message.contains("group is empty"), "{error}");
+    let error = refused(Join { group: "g".repeat(40_000), ..join("m") }).await;
+    assert!(error.message.contains("name has 40000 bytes"), "{error}");
     let error = refused(Join { topic_pattern: "(".into(), ..join("m") }).await;
     assert_eq!(error.code, ErrorCode::InvalidArgument);
     assert!(error.message.contains("regular expression"), "{error}");

@@ -51,10 +51,11 @@ pub(super) fn of_group(code: Kafka, group: &str, said: Option<String>) -> Error 
             let what = format!("an open transaction may still change this offset of {group:?}");
             (ErrorCode::UnstableOffset, what, "ask again when the transaction has ended")
         }
-        Kafka::InvalidRequest
-        | Kafka::InvalidGroupId
-        | Kafka::InvalidRegularExpression
-        | Kafka::UnsupportedAssignor => {
+        Kafka::InvalidGroupId => {
+            let what = format!("the group's name has {} bytes", group.len());
+            (ErrorCode::InvalidArgument, what, "choose one of 1 to 1024 bytes")
+        }
+        Kafka::InvalidRequest | Kafka::InvalidRegularExpression | Kafka::UnsupportedAssignor => {
             let what = format!("what is asked of group {group:?} makes no sense");
             (ErrorCode::InvalidArgument, what, "")
         }
