@@ -123,10 +123,7 @@ impl Node {
             // Only at the end of what it sees there is more to wait for.
             let at_end = found.next_offset >= end;
             if enough || !at_end || left.is_zero() || self.is_draining() {
-                let source = found.from.name();
-                count(source, "ok", found.batches.len());
-                let took = self.host.now().since(looked).as_secs_f64();
-                metrics::histogram!("levee_read_seconds", "source" => source).record(took);
+                count_read(found.from, found.batches.len(), self.host.now().since(looked));
                 return Ok(found);
             }
             // Whatever changed, the loop looks again; so it does after the time is over.
@@ -318,6 +315,12 @@ fn below(batches: Bytes, end: u64) -> (Bytes, u64) {
         (at, next) = (to, header.end_offset());
     }
     (batches.slice(..at), next)
+}
+
+/// Counts a read that is answered, and how long it took.
+pub(crate) fn count_read(from: From, bytes: usize, took: Duration) {
+    count(from.name(), "ok", bytes);
+    metrics::histogram!("levee_read_seconds", "source" => from.name()).record(took.as_secs_f64());
 }
 
 fn count(source: &'static str, outcome: &'static str, bytes: usize) {

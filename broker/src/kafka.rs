@@ -175,6 +175,7 @@ impl Kafka {
         frame: Bytes,
         room: Option<OwnedSemaphorePermit>,
     ) -> Result<Answer, Broken> {
+        let frame_bytes = frame.len();
         let mut body = Reader::new(frame);
         let header = Header::decode(&mut body)?;
         let ask = Ask { kafka: self.clone(), client: client.clone(), header };
@@ -190,7 +191,7 @@ impl Kafka {
         metrics::counter!("levee_kafka_requests_total", "api" => name).increment(1);
         if key == ApiKey::Produce {
             let request = ask.read(body)?;
-            let placed = produce::place(&ask, request).await;
+            let placed = produce::place(&ask, request, frame_bytes).await;
             // Its batches wait in their lanes now, which count their bytes.
             drop(room);
             return Ok(Box::pin(placed.finish(ask)));

@@ -20,7 +20,8 @@ fn levee() -> &'static Path {
         }
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "--package", "levee"]);
+        // Of the whole workspace, as the tests are built: else half of it is compiled again.
+        build.args(["build", "--quiet", "--locked", "--workspace", "--bin", "levee"]);
         build.args(["--manifest-path", manifest]);
         assert!(build.status().unwrap().success(), "the levee binary builds");
         Path::new(PROGRAM).with_file_name("levee")

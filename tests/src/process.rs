@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command as Plain, Stdio};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
+const METRIC_LIMIT: Duration = Duration::from_secs(30);
 
 /// An address on a free port.
 const ANY: &str = "127.0.0.1:0";
@@ -23,15 +25,9 @@ pub fn binary() -> &'static Path {
         }
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
         let mut build = Plain::new(env!("CARGO"));
-        build.args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--package",
-            "levee",
-            "--manifest-path",
-            manifest,
-        ]);
+        // Of the whole workspace, as the tests are built: else half of it is compiled again.
+        build.args(["build", "--quiet", "--locked", "--workspace", "--bin", "levee"]);
+        build.args(["--manifest-path", manifest]);
         assert!(build.status().expect("cargo runs").success(), "the levee binary builds");
         // This test is in TARGET/PROFILE/deps.
         let test = std::env::current_exe().expect("a test has a path");
@@ -197,6 +193,40 @@ impl Broker {
 
     pub fn log(&self) -> String {
         self.log.lock().join("\n")
+    }
+
+    /// What its HTTP address answers, head and body.
+    pub async fn http(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.http).await.expect("the HTTP address listens");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("it takes a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("it answers in text");
+        answer
+    }
+
+    /// The sum of a metric over all its labels, or over those that begin as `name` does.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let metrics = self.http("/metrics").await;
+        let values = metrics.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let is_it = name.ends_with('}') || rest.starts_with([' ', '{']);
+            line.rsplit(' ').next().filter(|_| is_it)?.parse::<f64>().ok()
+        });
+        values.sum()
+    }
+
+    /// Waits until a metric is as it should be.
+    pub async fn until_metric(&self, name: &str, is_so: impl Fn(f64) -> bool) {
+        let began = Instant::now();
+        loop {
+            let value = self.metric(name).await;
+            if is_so(value) {
+                return;
+            }
+            assert!(began.elapsed() < METRIC_LIMIT, "{name} is {value} for {METRIC_LIMIT:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 }
 

@@ -16,7 +16,6 @@ use levee_client::{Client, Compression, Error, ProducerConfig, RecordData};
 use levee_proto::record::records::BatchBuilder;
 use levee_tests::load::create;
 use levee_tests::process::Broker;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn start(more: &[&str]) -> (tempfile::TempDir, Broker, Client) {
     let dir = tempfile::tempdir().unwrap();
@@ -195,15 +194,6 @@ async fn batches_that_harm_are_refused_and_named() {
     assert_eq!(append(&client, batch(&[1], Compression::None)).await.unwrap(), 0);
 }
 
-async fn http(addr: &str, path: &str) -> String {
-    let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_and_health_tell_what_happened() {
     let (_dir, mut broker, client) = start(&["--set", "tier.interval=300ms"]).await;
@@ -215,16 +205,16 @@ async fn metrics_and_health_tell_what_happened() {
     }
     read(&client, ReadRequest::default()).await;
     client.admin().flush(FlushRequest::default()).await.unwrap();
-    assert!(http(&broker.http, "/healthz").await.starts_with("HTTP/1.1 200 "));
-    assert!(http(&broker.http, "/readyz").await.starts_with("HTTP/1.1 200 "));
+    assert!(broker.http("/healthz").await.starts_with("HTTP/1.1 200 "));
+    assert!(broker.http("/readyz").await.starts_with("HTTP/1.1 200 "));
     // Gauges are set once a second.
-    let mut metrics = http(&broker.http, "/metrics").await;
+    let mut metrics = broker.http("/metrics").await;
     for _ in 0..100 {
         if metrics.contains("levee_partitions{state=\"serving\"} 1") {
             break;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
-        metrics = http(&broker.http, "/metrics").await;
+        metrics = broker.http("/metrics").await;
     }
     let value = |name: &str| -> f64 {
         let lines = metrics.lines().filter(|line| {
@@ -359,27 +349,12 @@ async fn readers_that_take_nothing_stop_no_other() {
         let mut log = LogClient::new(line.clone());
         idle.push((more, log.read_stream(requests).await.unwrap().into_inner()));
     }
-    answers_hold(&broker, |bytes| bytes > 24e6).await;
+    broker.until_metric("levee_answer_bytes", |bytes| bytes > 24e6).await;
     let began = Instant::now();
     let found = read(&client, ReadRequest { max_bytes: 2 << 20, ..Default::default() }).await;
     assert!(!found.batches.is_empty(), "at least a batch");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     // What they held is free when they go.
     drop((idle, line));
-    answers_hold(&broker, |bytes| bytes == 0.0).await;
-}
-
-/// Waits until the answers that wait for their clients are so many bytes.
-async fn answers_hold(broker: &Broker, is_so: impl Fn(f64) -> bool) {
-    let started = Instant::now();
-    loop {
-        let metrics = http(&broker.http, "/metrics").await;
-        let line = metrics.lines().find(|line| line.starts_with("levee_answer_bytes "));
-        let bytes = line.and_then(|line| line.split(' ').nth(1)?.parse().ok());
-        if bytes.is_some_and(&is_so) {
-            return;
-        }
-        assert!(started.elapsed() < Duration::from_secs(30), "{bytes:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    broker.until_metric("levee_answer_bytes", |bytes| bytes == 0.0).await;
 }

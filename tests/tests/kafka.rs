@@ -636,6 +636,9 @@ async fn topics_are_made_as_asked_or_refused_with_the_reason() {
         assert_eq!(answer.topics[0].error_code, code(expected), "{request:?}");
         assert!(answer.topics[0].error_message.is_some());
     }
+    let (_dir, _broker, mut strict) = start(&["--set", "kafka.replication.factor.max=1"]).await;
+    let answer = strict.ask(7, &asked("b", 1, 2)).await;
+    assert_eq!(answer.topics[0].error_code, code(ErrorCode::InvalidReplicationFactor));
     // Only looked at.
     let answer =
         wire.ask(7, &CreateTopicsRequest { validate_only: true, ..asked("c", 2, 1) }).await;

@@ -84,6 +84,10 @@ settings! {
     kafka_idle_timeout: Duration = Setting::duration(
         "kafka.idle.timeout", SECOND, DAY, "10m"),
         "A Kafka connection that sends nothing for so long is closed.";
+    kafka_replication_factor_max: u32 = Setting::int("kafka.replication.factor.max", 1, 100, "3"),
+        "Largest replication factor that Kafka clients may ask a topic for. It changes nothing: what \
+         is kept where is the topic's durability.class. Many programs ask for 3 and go no further \
+         without it.";
     auto_create_topics: bool = Setting::of_kind("auto.create.topics", Kind::Bool, "false")
         .dev("true"),
         "A topic that a Kafka client asks for comes into being, if the client wants that too.";

@@ -18,8 +18,8 @@ use super::fetch_session::{Key, Opened, Session, Wanted};
 use super::list_offsets::check_epoch;
 use super::{Answered, Ask, Broken, code};
 use crate::error::Error;
-use crate::fetch::{Fetch, Isolation};
-use crate::listener::answers::Taken;
+use crate::fetch::{Fetch, Fetched, From, Isolation, count_read};
+use crate::listener::answers::{AnswerRoom, Taken};
 use crate::partition::Partition;
 
 /// Most bytes of one answer, and how long a client may wait for it.
@@ -35,7 +35,11 @@ struct Found {
     bytes: usize,
     /// Something that the client should know at once.
     is_urgent: bool,
+    reads: Vec<Read>,
 }
+
+/// Where records came from, how many bytes, and how long it took.
+type Read = (From, usize, Duration);
 
 pub(super) async fn answer(ask: Ask, body: Reader) -> Result<Answered, Broken> {
     let request: FetchRequest = ask.read(body)?;
@@ -60,17 +64,19 @@ async fn fetch(ask: &Ask, request: &FetchRequest, session: &mut Session) -> (Fou
     let wait = Duration::from_millis(request.max_wait_ms.max(0) as u64).min(WAIT_MAX);
     let min_bytes = request.min_bytes.max(0) as usize;
     let isolation = isolation(request.isolation_level);
-    let mut max_bytes = (request.max_bytes.max(0) as usize).min(BYTES_MAX);
-    let mut held = None;
+    let max_bytes = (request.max_bytes.max(0) as usize).min(BYTES_MAX);
+    let mut room = Room { all: &node.answers, max_bytes, is_free: false, held: None, lacks: None };
     loop {
         let partitions = partitions(ask, session);
         // Before anything is looked at, so that no change is missed.
         let mut ends: Vec<_> = partitions.iter().flatten().map(|p| p.ends()).collect();
-        let found = read_all(ask, session, &partitions, max_bytes, isolation).await;
+        let found = read_all(ask, session, &partitions, &mut room, isolation).await;
         let left = wait.saturating_sub(node.host.now().since(began));
-        let enough = found.bytes >= min_bytes || found.is_urgent;
+        let lacks = room.lacks.take();
+        let enough = found.bytes >= min_bytes || found.is_urgent || lacks.is_some();
         if !enough && !left.is_zero() && !node.is_draining() && !ends.is_empty() {
             drop(found);
+            room.held = None;
             let mut draining = node.draining();
             let changed = select_all(ends.iter_mut().map(|end| Box::pin(end.changed())));
             let stop = Box::pin(draining.wait_for(|draining| *draining));
@@ -80,20 +86,43 @@ async fn fetch(ask: &Ask, request: &FetchRequest, session: &mut Session) -> (Fou
         if !enough && ends.is_empty() {
             node.host.sleep(left).await;
         }
-        if found.bytes == 0 {
-            return (found, None);
+        match lacks {
+            // Who waits holds no memory.
+            Some(bytes) if found.bytes == 0 && !found.is_urgent => {
+                room.held = None;
+                room.held =
+                    node.host.timeout(ROOM_LIMIT, room.all.wait(bytes)).await.ok().flatten();
+                if room.held.is_none() {
+                    (room.max_bytes, room.is_free) = (max_bytes.min(SMALL_BYTES), true);
+                }
+            }
+            _ => {
+                found.reads.iter().for_each(|(from, bytes, took)| count_read(*from, *bytes, *took));
+                return (found, room.held);
+            }
         }
-        let room = node.answers.take(found.bytes, held.take());
-        if room.is_some() || max_bytes <= SMALL_BYTES {
-            return (found, room);
+    }
+}
+
+/// Memory of one answer: there is room for what is read before it is read.
+struct Room<'a> {
+    all: &'a AnswerRoom,
+    max_bytes: usize,
+    /// It waited long enough: it is small now, and made without.
+    is_free: bool,
+    held: Option<Taken>,
+    /// So many bytes found no room.
+    lacks: Option<usize>,
+}
+
+impl Room<'_> {
+    /// Makes it room for so many bytes in all; notes where there is not enough.
+    fn hold(&mut self, bytes: usize) -> bool {
+        let has = self.is_free || self.all.hold(bytes, &mut self.held);
+        if !has {
+            self.lacks = Some(bytes);
         }
-        let wanted = found.bytes;
-        // Who waits holds no memory.
-        drop(found);
-        held = node.host.timeout(ROOM_LIMIT, node.answers.wait(wanted)).await.ok().flatten();
-        if held.is_none() {
-            max_bytes = SMALL_BYTES;
-        }
+        has
     }
 }
 
@@ -113,18 +142,19 @@ async fn read_all(
     ask: &Ask,
     session: &mut Session,
     places: &Places,
-    max_bytes: usize,
+    room: &mut Room<'_>,
     isolation: Isolation,
 ) -> Found {
     let keys = session.order();
-    let mut found = Found { partitions: Vec::new(), bytes: 0, is_urgent: false };
+    let mut found = Found { partitions: Vec::new(), bytes: 0, is_urgent: false, reads: Vec::new() };
     for (key, place) in keys.into_iter().zip(places) {
         let Some(wanted) = session.wanted.get_mut(&key) else { continue };
-        let left = max_bytes.saturating_sub(found.bytes);
         let data = match place {
             Ok(partition) => {
-                let part = Part { isolation, left, is_first: found.bytes == 0 };
-                read_one(ask, partition, wanted, part).await
+                let part = Part { isolation, read: found.bytes };
+                let (data, read) = read_one(ask, partition, wanted, part, room).await;
+                found.reads.extend(read);
+                data
             }
             Err(code) => failed(key.partition, *code),
         };
@@ -148,10 +178,8 @@ async fn read_all(
 /// How one partition is read.
 struct Part {
     isolation: Isolation,
-    /// Bytes that the answer may still take.
-    left: usize,
-    /// Nothing is in the answer yet: one batch goes in, however large.
-    is_first: bool,
+    /// Bytes that are in the answer. Where there are none one batch goes in, however large.
+    read: usize,
 }
 
 /// What there is of one partition now.
@@ -159,24 +187,23 @@ async fn read_one(
     ask: &Ask,
     partition: &Arc<Partition>,
     wanted: &mut Wanted,
-    part: Part,
-) -> PartitionData {
-    let Part { left, is_first, .. } = part;
+    Part { isolation, read }: Part,
+    room: &mut Room<'_>,
+) -> (PartitionData, Option<Read>) {
     let asked = &wanted.asked;
-    let (number, isolation) = (asked.partition, part.isolation);
-    let node = ask.node();
+    let number = asked.partition;
     let status = partition.leader_epoch();
     if let Err(code) = check_epoch(asked.current_leader_epoch, status) {
-        return failed(number, code);
+        return (failed(number, code), None);
     }
-    let offset = match u64::try_from(asked.fetch_offset) {
-        Ok(offset) => offset,
-        Err(_) => return out_of_range(partition, number),
+    let Ok(offset) = u64::try_from(asked.fetch_offset) else {
+        return (out_of_range(partition, number), None);
     };
-    let max = (asked.partition_max_bytes.max(0) as usize).min(left);
+    let max = asked.partition_max_bytes.max(0) as usize;
+    let max = max.min(room.max_bytes.saturating_sub(read));
     let ladder = match partition.readable() {
         Ok(ladder) => ladder,
-        Err(error) => return failed(number, code(&error)),
+        Err(error) => return (failed(number, code(&error)), None),
     };
     let mut data = PartitionData {
         partition_index: number,
@@ -188,33 +215,56 @@ async fn read_one(
         ..Default::default()
     };
     // Nothing fits any more, or nothing is there: no need to look.
-    if (max == 0 && !is_first) || offset == isolation.end(&ladder) {
-        return data;
+    if (max == 0 && read > 0) || offset == isolation.end(&ladder) {
+        return (data, None);
     }
-    let ahead = wanted.ahead.get_or_insert_with(|| node.tiers.reader.read_ahead());
-    let (max_bytes, wait) = (max.max(1), Duration::ZERO);
-    let fetch = Fetch { offset, max_bytes, min_bytes: 0, wait, isolation };
-    match node.fetch_now(partition, &fetch, Some(ahead)).await {
-        Ok((found, _)) => {
+    let (began, wait) = (ask.node().host.now(), Duration::ZERO);
+    let fetch = Fetch { offset, max_bytes: max.max(1), min_bytes: 0, wait, isolation };
+    match read_in(room, read, ask, partition, wanted, &fetch).await {
+        Ok(None) => (data, None),
+        Ok(Some(found)) => {
             data.high_watermark = found.high_watermark as i64;
             data.last_stable_offset = found.last_stable_offset as i64;
             data.log_start_offset = found.log_start as i64;
-            // A batch that is larger than what is left waits for an answer of its own.
-            if is_first || found.batches.len() <= max {
-                let aborted = found.aborted.iter().map(aborted);
-                data.aborted_transactions.iter_mut().for_each(|all| all.extend(aborted.clone()));
-                data.records = Some(Records(found.batches.into_pieces()));
-            }
-            data
+            let aborted = found.aborted.iter().map(aborted);
+            data.aborted_transactions.iter_mut().for_each(|all| all.extend(aborted.clone()));
+            let took = ask.node().host.now().since(began);
+            let read = (found.from, found.batches.len(), took);
+            data.records = Some(Records(found.batches.into_pieces()));
+            (data, Some(read))
         }
         Err(error) => match code(&error) {
-            ErrorCode::OffsetOutOfRange => out_of_range(partition, number),
+            ErrorCode::OffsetOutOfRange => (out_of_range(partition, number), None),
             code => {
                 tell(ask, partition, &error);
-                failed(number, code)
+                (failed(number, code), None)
             }
         },
     }
+}
+
+/// Reads where there is room for it, behind what was read for this answer. A batch that is larger
+/// than what is left waits for an answer of its own.
+async fn read_in(
+    room: &mut Room<'_>,
+    read: usize,
+    ask: &Ask,
+    partition: &Partition,
+    wanted: &mut Wanted,
+    fetch: &Fetch,
+) -> Result<Option<Fetched>, Error> {
+    if !room.hold(read + fetch.max_bytes) {
+        return Ok(None);
+    }
+    let node = ask.node();
+    let ahead = wanted.ahead.get_or_insert_with(|| node.tiers.reader.read_ahead());
+    let fetched = node.fetch_now(partition, fetch, Some(ahead)).await;
+    let bytes = fetched.as_ref().map_or(0, |(found, _)| found.batches.len());
+    let fits = (read == 0 || bytes <= fetch.max_bytes) && room.hold(read + bytes);
+    if !fits {
+        room.hold(read);
+    }
+    Ok(fits.then_some(fetched?.0))
 }
 
 fn aborted(txn: &AbortedTxn) -> AbortedTransaction {

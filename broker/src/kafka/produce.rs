@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use levee_kafka::messages::produce_request::{PartitionProduceData, ProduceRequest};
+use levee_kafka::messages::produce_request::ProduceRequest;
 use levee_kafka::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
@@ -58,7 +58,8 @@ impl Failed {
     }
 }
 
-pub(super) async fn place(ask: &Ask, request: ProduceRequest) -> Placed {
+/// Gives each batch its place. `frame_bytes`: of the whole request, which the batches are parts of.
+pub(super) async fn place(ask: &Ask, request: ProduceRequest, frame_bytes: usize) -> Placed {
     let acks = match request.acks {
         -1 => Ok(Some(Acks::All)),
         0 => Ok(None),
@@ -70,7 +71,9 @@ pub(super) async fn place(ask: &Ask, request: ProduceRequest) -> Placed {
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for data in request.topic_data {
         let name = ask.topic_name(data.name, data.topic_id, ask.version() >= 13);
-        let appends = data.partition_data.into_iter().map(|partition| {
+        let appends = data.partition_data.into_iter().map(|mut partition| {
+            let records = partition.records.take().unwrap_or_default().into_bytes();
+            let batch = one_batch(records).map(|batch| kept(batch, frame_bytes));
             let (name, transactional_id) = (&name, &transactional_id);
             async move {
                 let index = partition.index;
@@ -82,7 +85,8 @@ pub(super) async fn place(ask: &Ask, request: ProduceRequest) -> Placed {
                     }
                     (Ok(name), Ok(acks)) => {
                         let acks = acks.unwrap_or(Acks::Leader);
-                        append(ask, name, partition, transactional_id, (acks, limit)).await
+                        let id = (name.as_str(), index);
+                        append(ask, id, batch, transactional_id, (acks, limit)).await
                     }
                 };
                 (index, placed)
@@ -97,14 +101,14 @@ pub(super) async fn place(ask: &Ask, request: ProduceRequest) -> Placed {
 
 async fn append(
     ask: &Ask,
-    topic: &str,
-    data: PartitionProduceData,
+    (topic, index): (&str, i32),
+    batch: Result<Bytes, Failed>,
     transactional_id: &str,
     (acks, limit): (Acks, Duration),
 ) -> Result<Pending, Failed> {
-    let batch = one_batch(data.records.unwrap_or_default().into_bytes())?;
-    let Ok(partition) = u32::try_from(data.index) else {
-        let why = format!("partition {} is negative", data.index);
+    let batch = batch?;
+    let Ok(partition) = u32::try_from(index) else {
+        let why = format!("partition {index} is negative");
         return Err(Failed::new(ErrorCode::UnknownTopicOrPartition, why));
     };
     let asked = check_transaction(ask, topic, partition, transactional_id, &batch).await?;
@@ -168,6 +172,15 @@ fn one_batch(bytes: Bytes) -> Result<Bytes, Failed> {
     }
 }
 
+/// A batch as it is kept in memory. It is a part of its frame and keeps all of it, so one that is
+/// less than half of it is copied: what is kept is never more than twice what is counted.
+fn kept(batch: Bytes, frame_bytes: usize) -> Bytes {
+    match batch.len() < frame_bytes / 2 {
+        true => Bytes::copy_from_slice(&batch),
+        false => batch,
+    }
+}
+
 /// Only what has no key is refused record by record.
 fn keyless(place: u32) -> BatchIndexAndErrorMessage {
     BatchIndexAndErrorMessage {
@@ -217,5 +230,21 @@ impl Placed {
         }
         let response = ProduceResponse { responses, ..Default::default() };
         Ok(ask.answered::<ProduceRequest>(&response))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_keeps_at_most_twice_its_bytes() {
+        let frame = Bytes::from(vec![7; 1000]);
+        for (bytes, is_copied) in [(0, true), (1, true), (499, true), (500, false), (900, false)] {
+            let batch = kept(frame.slice(100..100 + bytes), frame.len());
+            assert_eq!(batch, frame.slice(100..100 + bytes));
+            let is_shared = batch.as_ptr() == frame[100..].as_ptr();
+            assert_eq!(is_shared, !is_copied, "{bytes} bytes of {}", frame.len());
+        }
     }
 }

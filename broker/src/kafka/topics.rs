@@ -1,8 +1,8 @@
 //! CreateTopics, DeleteTopics, CreatePartitions, DeleteRecords.
 //!
 //! Replicas: the bucket keeps what a topic's durability class promises, so a replication factor
-//! says nothing here. 1 to 3 and -1 are taken, as tools ask for them by habit; assignments to
-//! brokers must name brokers that exist.
+//! says nothing here. Those up to a setting are taken, as tools ask for them by habit; assignments
+//! to brokers must name brokers that exist.
 
 use std::collections::BTreeMap;
 
@@ -30,9 +30,6 @@ use super::{Ask, code, configs};
 use crate::error::Error;
 use crate::topics::is_internal;
 use crate::upkeep::retention;
-
-/// Replication factors that are taken.
-const REPLICAS_MAX: i16 = 3;
 
 /// A refusal: Kafka's code, and a text for people.
 type Refused = (ErrorCode, String);
@@ -125,11 +122,11 @@ fn partitions_of(ask: &Ask, topic: &CreatableTopic) -> Result<u32, Refused> {
         check_brokers(ask, all)?;
         return Ok(numbers.len() as u32);
     }
-    if !matches!(topic.replication_factor, -1 | 1..=REPLICAS_MAX) {
+    let (factor, max) = (topic.replication_factor, ask.node().config.kafka_replication_factor_max);
+    if factor != -1 && !(1..=max).contains(&u32::try_from(factor).unwrap_or(0)) {
         let why = format!(
-            "replication factor {}: 1 to {REPLICAS_MAX}, or -1; what is kept where is the topic's \
-             durability.class",
-            topic.replication_factor
+            "replication factor {factor}: 1 to {max} (kafka.replication.factor.max), or -1; what is \
+             kept where is the topic's durability.class"
         );
         return Err((ErrorCode::InvalidReplicationFactor, why));
     }

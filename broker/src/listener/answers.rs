@@ -46,15 +46,24 @@ impl AnswerRoom {
     }
 
     /// Room for an answer that is made, some of which may be held; nothing where there is none now.
-    pub(crate) fn take(&self, bytes: usize, held: Option<Taken>) -> Option<Taken> {
-        let wanted = self.share(bytes) as usize;
-        match held {
-            Some(mut held) if held.num_permits() >= wanted => held.split(wanted),
-            held => {
-                drop(held);
-                self.room.clone().try_acquire_many_owned(wanted as u32).ok()
-            }
+    pub(crate) fn take(&self, bytes: usize, mut held: Option<Taken>) -> Option<Taken> {
+        self.hold(bytes, &mut held).then_some(held).flatten()
+    }
+
+    /// Makes `held` room for so many bytes, no more and no less; leaves it where there is not enough.
+    pub(crate) fn hold(&self, bytes: usize, held: &mut Option<Taken>) -> bool {
+        let wanted = self.share(bytes);
+        let has = held.as_ref().map_or(0, Taken::num_permits) as u32;
+        if let Some(held) = held.as_mut().filter(|_| has > wanted) {
+            drop(held.split((has - wanted) as usize));
+            return true;
         }
+        let Ok(more) = self.room.clone().try_acquire_many_owned(wanted - has) else { return false };
+        match held {
+            Some(held) => held.merge(more),
+            None => *held = Some(more),
+        }
+        true
     }
 
     /// Waits for room for an answer that is still to be made.

@@ -26,7 +26,7 @@ use crate::node::Node;
 /// Requests of one connection that may be under way.
 const IN_FLIGHT: usize = 64;
 /// Smaller requests need no room, so that heartbeats never wait for appends.
-const SMALL_BYTES: usize = 64 << 10;
+const SMALL_BYTES: usize = 16 << 10;
 /// What stands around the batches of a request.
 const ENVELOPE_BYTES: usize = 1 << 20;
 /// How long a request may wait for room, and the least that it may take to arrive.
