@@ -177,7 +177,7 @@ settings! {
         "Bytes that may wait for the object lane, those under way included; more appends wait.";
 
     // Memory and disk.
-    tail_bytes: u64 = Setting::bytes("tail.bytes", MIB, TIB, "256MiB"),
+    tail_bytes: u64 = Setting::bytes("tail.bytes", MIB, TIB, "64MiB"),
         "Memory for the newest batches of all partitions together, with what they take beside their \
          bytes. Appends wait at twice of it, or at four times together with what is kept of each \
          batch until it is in the bucket.";
