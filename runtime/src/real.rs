@@ -82,8 +82,8 @@ mod tests {
     /// One thread, two tasks: the second runs while the first is busy.
     #[test]
     fn others_go_on_while_a_task_is_busy() {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all();
-        let runtime = { runtime }.build().unwrap();
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().unwrap();
         let (send, receive) = mpsc::channel();
         let first = runtime.spawn(async move {
             let host = RealWorld::host();

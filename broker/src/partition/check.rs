@@ -102,3 +102,35 @@ fn wrong(header: &BatchHeader, config: &TopicConfig, wall_ms: i64) -> Option<Str
         format!("timestamp {} is {ahead} ms ahead, above {max}", header.max_timestamp)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use levee_proto::record::records::{BatchBuilder, RecordData};
+    use levee_runtime::real::RealWorld;
+
+    use super::*;
+
+    /// Two records, the second without a key; `bytes` of values.
+    fn batch(codec: Compression, bytes: usize) -> Bytes {
+        let mut builder = BatchBuilder::new(codec);
+        for key in [Some("a".into()), None] {
+            let value = Some(vec![b'x'; bytes / 2].into());
+            builder.push(&RecordData { key, value, ..RecordData::default() });
+        }
+        builder.build(None)
+    }
+
+    /// However large it is, and however small when it is packed.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn records_without_a_key_are_found() {
+        let host = RealWorld::host();
+        for codec in Compression::ALL {
+            for bytes in [10, 1 << 20, 60 << 20] {
+                let batch = batch(codec, bytes);
+                assert_eq!(all_keyless(&host, &batch).unwrap(), [1], "{codec:?}, {bytes} bytes");
+            }
+        }
+        let bomb = batch(Compression::Zstd, 2 * BATCH_BYTES_MAX);
+        assert!(all_keyless(&host, &bomb).is_err(), "more than a batch may unpack to");
+    }
+}
