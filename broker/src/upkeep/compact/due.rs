@@ -87,7 +87,7 @@ fn due(node: &Node, left: &Left, partition: Arc<Partition>) -> Option<Due> {
         return None;
     }
     let below = ranges.iter().filter(|range| range.end > log_start && range.base < to);
-    let objects = below.filter_map(|range| object_of(range)).collect();
+    let objects = below.filter_map(object_of).collect();
     let dirty_from = first.base.max(log_start);
     Some(Due { partition, objects, log_start, dirty_from, to, dirty_bytes })
 }
