@@ -28,6 +28,11 @@ impl<K: Ord> Aside<K> {
         self.left_out.insert(key, (now, pause.min(self.longest)));
     }
 
+    /// How many could not be read when they were tried last.
+    pub(crate) fn len(&self) -> usize {
+        self.left_out.len()
+    }
+
     /// Forgets what was read since, or is gone.
     pub(crate) fn retain(&mut self, still_matters: impl Fn(&K) -> bool) {
         self.left_out.retain(|key, _| still_matters(key));

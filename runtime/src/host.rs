@@ -39,6 +39,8 @@ pub trait World: Send + Sync {
     fn random(&self) -> u64;
     /// Runs a future until it ends, is aborted, or the host dies.
     fn spawn(&self, name: &'static str, future: BoxFuture<'static, ()>) -> AbortTask;
+    /// See [`Host::busy`]. Runs it once.
+    fn busy(&self, work: &mut dyn FnMut());
     fn disk(&self) -> Arc<dyn Disk>;
 }
 
@@ -106,6 +108,14 @@ impl Host {
     pub fn random_below(&self, below: u64) -> u64 {
         assert!(below > 0, "an empty range has no numbers");
         ((u128::from(self.world.random()) * u128::from(below)) >> 64) as u64
+    }
+
+    /// Work that keeps a processor for long without waiting for anything: it is done when this
+    /// returns, so it changes no order, and the other tasks of this thread go on elsewhere meanwhile.
+    pub fn busy<T>(&self, work: impl FnOnce() -> T) -> T {
+        let (mut work, mut out) = (Some(work), None);
+        self.world.busy(&mut || out = work.take().map(|work| work()));
+        out.expect("a world runs it once")
     }
 
     pub fn disk(&self) -> Arc<dyn Disk> {

@@ -9,11 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use levee_broker::config::BrokerConfig;
 use levee_broker::error::Error;
 use levee_broker::fetch::{Fetch, Isolation};
 use levee_broker::node::Node;
 use levee_broker::partition::EndTxn;
 use levee_broker::produce::Acks;
+use levee_proto::crc::crc32c;
+use levee_proto::metalog::JOB_COMPACT;
 use levee_proto::object::Aborted;
 use levee_proto::record::batch::check_run;
 use levee_proto::record::codecs::Compression;
@@ -117,6 +121,16 @@ impl Keyed {
 
     async fn append(&self, stamp: ProducerStamp, entries: &[Entry], transactional: bool) -> u64 {
         let codec = Compression::ALL[self.cluster.sim.below(5) as usize];
+        self.append_as(codec, stamp, entries, transactional).await
+    }
+
+    async fn append_as(
+        &self,
+        codec: Compression,
+        stamp: ProducerStamp,
+        entries: &[Entry],
+        transactional: bool,
+    ) -> u64 {
         let mut builder = BatchBuilder::new(codec);
         if transactional {
             builder = builder.transactional();
@@ -471,6 +485,179 @@ fn updates_without_end_stay_small() {
         let id = node.partition("offsets", 0).unwrap().id;
         let bytes = node.tiers.index.bytes(id);
         assert!(bytes < 20_000, "{bytes} bytes of a hundred thousand updates");
+        load.verify().await;
+        cluster.audit().await;
+    });
+}
+
+/// As `create`d and changed later: what was written before was not looked at.
+async fn becomes_compacted(cluster: &Cluster, topic: &'static str) {
+    let asked = cluster.ask(move |node| async move {
+        let set = [("cleanup.policy".to_owned(), "compact".to_owned())].into();
+        node.alter_topic(topic, set, Vec::new(), 0).await
+    });
+    asked.await.expect("it serves").expect("it is altered");
+}
+
+/// A batch whose checksum is right and whose records nobody can unpack.
+fn no_gzip() -> Bytes {
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder.push(&RecordData { key: Some("a".into()), ..RecordData::default() });
+    let mut batch = builder.build(None).to_vec();
+    batch[22] |= Compression::Gzip as u8;
+    let crc = crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    batch.into()
+}
+
+/// Such a batch stands in the objects of others too: only its own partition waits.
+#[test]
+fn a_batch_that_nobody_unpacks_holds_back_its_own_partition_only() {
+    Sim::run(seed(504), |sim| async move {
+        let cluster = Cluster::new(&sim, &FAST).with_small_objects();
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        cluster.start(&machine, &bucket).await;
+        create(&cluster, "good", "local", &EAGER).await;
+        create(&cluster, "bad", "local", &[EAGER[0], ("cleanup.policy", "delete")]).await;
+        let load = Keyed::start(&cluster, "good", 1);
+        let bad = Keyed { cluster: cluster.clone(), topic: "bad", model: Arc::default() };
+        bad.retried(|node| async move {
+            let pending = node.append("bad", 0, no_gzip(), Acks::All, LIMIT).await?;
+            pending.done(&node).await
+        })
+        .await;
+        becomes_compacted(&cluster, "bad").await;
+        load.progress(100).await;
+        load.stop().await;
+        later(20).await;
+        let (compacted, all) = load.ranges().await;
+        assert!(compacted == all && all > 0, "{compacted} of {all} ranges");
+        assert_eq!(bad.ranges().await.0, 0, "it cannot be compacted");
+        load.verify().await;
+        cluster.audit().await;
+    });
+}
+
+/// A block that rotted where no other copy is: what stands below it is compacted, of every
+/// partition in that object; all of it once the block is whole again.
+#[test]
+fn what_stands_below_a_damaged_object_is_compacted() {
+    Sim::run(seed(505), |sim| async move {
+        let mut settings = FAST.to_vec();
+        settings.extend([("merge.interval", "1h"), ("scrub.bytes.per.second", "off")]);
+        let mut slow = settings.clone();
+        slow.push(("compaction.interval", "1h"));
+        let cluster = Cluster::new(&sim, &slow);
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        let node = cluster.start(&machine, &bucket).await;
+        create(&cluster, "good", "local", &EAGER).await;
+        create(&cluster, "bad", "local", &EAGER).await;
+        let loads = ["good", "bad"].map(|topic| Keyed::start(&cluster, topic, 1));
+        for load in &loads {
+            load.progress(300).await;
+            load.stop().await;
+        }
+        later(10).await;
+        let of = |topic| node.tiers.index.ranges(node.partition(topic, 0).unwrap().id);
+        let (good, bad) = (of("good"), of("bad"));
+        let shared = |at: usize| good.iter().find(|range| range.key == bad[at].key);
+        let at = (0..bad.len()).rfind(|at| shared(*at).is_some()).expect("they share");
+        let (rotten, border) = (bad[at].clone(), shared(at).map(|range| range.base).unwrap());
+        let footer = node.tiers.footer(&rotten).await.unwrap();
+        let byte = footer.ranges[rotten.number as usize].pos as usize + 70;
+        assert!(border > 0 && rotten.base > 0, "in the middle");
+        machine.kill();
+        cluster.heal(&rotten.key, byte).await;
+        let cluster = cluster.with_settings(&settings);
+        let loads = loads.map(|load| Keyed { cluster: cluster.clone(), ..load });
+        let node = cluster.start(&machine, &bucket).await;
+        later(20).await;
+        let clean = |topic| {
+            let ranges = node.tiers.index.ranges(node.partition(topic, 0).unwrap().id);
+            ranges.iter().take_while(|range| range.compacted).map(|range| range.end).last()
+        };
+        assert_eq!((clean("good"), clean("bad")), (Some(border), Some(rotten.base)));
+        loads[0].verify().await;
+        cluster.heal(&rotten.key, byte).await;
+        later(300).await;
+        for load in &loads {
+            load.verify().await;
+            let (compacted, all) = load.ranges().await;
+            assert!(compacted == all && all > 0, "{compacted} of {all} ranges of {}", load.topic);
+        }
+        cluster.audit().await;
+    });
+}
+
+/// Most objects that one job took, as often as it is looked at.
+fn watch_jobs(cluster: &Cluster) -> Arc<Mutex<(usize, BTreeSet<u64>)>> {
+    let (seen, cluster) = (Arc::<Mutex<(usize, BTreeSet<u64>)>>::default(), cluster.clone());
+    let out = seen.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let Some(node) = cluster.node() else { continue };
+            for job in node.view.read().jobs.values().filter(|job| job.kind == JOB_COMPACT) {
+                let mut seen = seen.lock();
+                seen.0 = seen.0.max(job.inputs.len());
+                seen.1.insert(job.id);
+            }
+        }
+    });
+    out
+}
+
+/// A small object that holds the front and the end of a long log, as merging makes them, does not
+/// make one job of all that stands between.
+#[test]
+fn a_log_whose_objects_interleave_is_compacted_in_bounded_jobs() {
+    Sim::run(seed(506), |sim| async move {
+        let mut settings = FAST.to_vec();
+        settings.extend([("merge.interval", "1s"), ("scrub.bytes.per.second", "off")]);
+        let mut slow = settings.clone();
+        slow.push(("compaction.interval", "10h"));
+        let small: fn(&Sim, &mut BrokerConfig) = |_, config| {
+            config.tier_object_bytes = 64 << 10;
+            config.tier_l2_bytes = 32 << 10;
+        };
+        let cluster = Cluster::new(&sim, &slow).tweaked(small);
+        let machine = sim.host("a");
+        let bucket = cluster.bucket.seen_by("a");
+        cluster.start(&machine, &bucket).await;
+        create(&cluster, "long", "local", &EAGER).await;
+        let load = Keyed { cluster: cluster.clone(), topic: "long", model: Arc::default() };
+        let mut sequence = 0;
+        for round in 0..166 {
+            // Sixteen small objects become one; those of 40 KiB are large enough.
+            let bytes = if (8..158).contains(&round) { 40 << 10 } else { 100 };
+            let key = format!("key-{}", round % 20);
+            let entries = [(key, Some(format!("{round} {}", "x".repeat(bytes))))];
+            let stamp =
+                ProducerStamp { producer_id: 5, producer_epoch: 0, base_sequence: sequence };
+            sequence += 1;
+            let base = load.append_as(Compression::None, stamp, &entries, false).await;
+            let [entry] = entries;
+            load.model.lock().written.insert(base, (entry, false));
+            later(3).await;
+        }
+        later(10).await;
+        let cluster = cluster.with_settings(&settings);
+        machine.kill();
+        let node = cluster.start(&machine, &bucket).await;
+        let id = node.partition("long", 0).unwrap().id;
+        let ranges = node.tiers.index.ranges(id);
+        let (first, last) = (ranges.first().unwrap(), ranges.last().unwrap());
+        assert_eq!(first.key, last.key, "one object holds the front and the end");
+        assert!(ranges.len() > 100, "{} ranges", ranges.len());
+        let jobs = watch_jobs(&cluster);
+        let load = Keyed { cluster: cluster.clone(), ..load };
+        later(60).await;
+        let (compacted, all) = load.ranges().await;
+        assert!(compacted == all && all > 0, "{compacted} of {all} ranges");
+        let (most, jobs) = jobs.lock().clone();
+        assert!(most <= 64 && jobs.len() > 2, "{most} objects in one of {} jobs", jobs.len());
         load.verify().await;
         cluster.audit().await;
     });

@@ -17,7 +17,7 @@ use levee_proto::record::{BatchHeader, StoredBatch};
 use levee_runtime::Host;
 use levee_runtime::real::RealWorld;
 use levee_tiering::budget::Budget;
-use levee_tiering::compact::{Cleaner, Cleaners, KeyMap, Rewriter, Rules, map_keys};
+use levee_tiering::compact::{Cleaner, Cleaners, Dirty, KeyMap, Rewriter, Rules, map_keys};
 use levee_tiering::merge::{
     Copies, Input, Output, RunBatches, Shape, Tile, Tiles, Windows, plan, prove, prove_compacted,
     tile,
@@ -368,8 +368,9 @@ impl Bucket {
         let of_tile =
             |tile: &Tile| Windows::of_tile(self.store.clone(), self.budget.clone(), inputs, tile);
         let (mut map, aborted) = (KeyMap::new(1 << 20), Aborted::default());
-        let dirty = (tiles[&id].as_slice(), dirty_from..to);
-        let reached = map_keys(&mut map, of_tile, &copies, id, dirty, &aborted).await.unwrap();
+        let (tiles_of, offsets) = (tiles[&id].as_slice(), dirty_from..to);
+        let dirty = Dirty { partition: id, tiles: tiles_of, offsets, aborted: &aborted };
+        let reached = map_keys(&self.host, &mut map, of_tile, &copies, dirty).await.unwrap();
         assert_eq!(reached, to, "there is room for all keys");
         let (keys, map) = (map.len() as u64, Arc::new(map));
         let rules = Rules {
@@ -385,9 +386,10 @@ impl Bucket {
         let mut cleaners: Cleaners = [(id, Cleaner::new(rules))].into();
         tiles.values_mut().flatten().for_each(|tile| tile.to_compact = true);
         let mut written = Vec::new();
+        let (host, windows) = (self.host.clone(), Arc::new(windows));
         let mut rewriter =
-            Rewriter::new(Arc::new(windows), copies, tiles.clone(), &mut cleaners, 2_000);
-        while let Some(parts) = rewriter.next().await.map_err(|unread| unread.error).unwrap() {
+            Rewriter::new(host, windows, copies, tiles.clone(), &mut cleaners, 2_000);
+        while let Some(parts) = rewriter.next().await.unwrap() {
             let (seq, level) =
                 (written.len() as u64, if parts.len() == 1 { Level::L2 } else { Level::L1 });
             written.push(self.put(Writer::job(job), seq, level, parts).await.unwrap());

@@ -75,7 +75,7 @@ impl Partition {
         holds: Where,
     ) -> Result<Ticket, Error> {
         let (config, now_ms) = (self.config(), self.host.wall_ms());
-        let header = check(&self.topic, &bytes, &config, now_ms)?;
+        let header = check(&self.host, &self.topic, &bytes, &config, now_ms)?;
         let (bytes, header) = match config.message_timestamp_type {
             TimestampType::CreateTime => (bytes, header),
             TimestampType::LogAppendTime => timed(&bytes, now_ms)?,

@@ -2,12 +2,14 @@
 //! and the keys of what goes to a compacted topic. Nothing else is decoded.
 
 use bytes::Bytes;
+use levee_proto::FormatError;
 use levee_proto::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use levee_proto::record::batch::{NO_PRODUCER, TRANSACTIONAL};
 use levee_proto::record::codecs::Compression;
 use levee_proto::record::records::check_count;
 use levee_proto::record::rewrite::keyless;
 use levee_proto::record::{BatchHeader, batch};
+use levee_runtime::Host;
 
 use crate::config::{TimestampType, TopicConfig};
 use crate::error::{Error, Result};
@@ -16,8 +18,12 @@ use crate::error::{Error, Result};
 const COMPRESSION: i16 = 0x07;
 const ATTRIBUTES: i16 = COMPRESSION | TRANSACTIONAL;
 
+/// Unpacked in less than a millisecond.
+const LITTLE_BYTES: usize = 256 << 10;
+
 /// The header of a batch that may be appended.
 pub(super) fn check(
+    host: &Host,
     topic: &str,
     bytes: &Bytes,
     config: &TopicConfig,
@@ -38,13 +44,22 @@ pub(super) fn check(
         None => {}
     }
     if config.cleanup_policy.compacts() {
-        let keyless = keyless(bytes, BATCH_BYTES_MAX)
+        let keyless = all_keyless(host, bytes)
             .map_err(|error| Error::corrupt_batch(format!("{topic}: {error}")))?;
         if !keyless.is_empty() {
             return Err(Error::keyless(topic, keyless));
         }
     }
     Ok(header)
+}
+
+/// Records without a key. Unpacked right here, as batches take their places in the order in which
+/// their appends begin; much of it while other requests go on elsewhere.
+fn all_keyless(host: &Host, bytes: &Bytes) -> std::result::Result<Vec<u32>, FormatError> {
+    // What a batch unpacks to is known when it was: again, where that is more than a little.
+    let is_little = bytes.len() <= LITTLE_BYTES;
+    let little = is_little.then(|| keyless(bytes, LITTLE_BYTES)).and_then(Result::ok);
+    little.map_or_else(|| host.busy(|| keyless(bytes, BATCH_BYTES_MAX)), Ok)
 }
 
 /// What no reader would understand, or what would harm the log.
@@ -86,4 +101,36 @@ fn wrong(header: &BatchHeader, config: &TopicConfig, wall_ms: i64) -> Option<Str
         let max = "message.timestamp.after.max.ms";
         format!("timestamp {} is {ahead} ms ahead, above {max}", header.max_timestamp)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use levee_proto::record::records::{BatchBuilder, RecordData};
+    use levee_runtime::real::RealWorld;
+
+    use super::*;
+
+    /// Two records, the second without a key; `bytes` of values.
+    fn batch(codec: Compression, bytes: usize) -> Bytes {
+        let mut builder = BatchBuilder::new(codec);
+        for key in [Some("a".into()), None] {
+            let value = Some(vec![b'x'; bytes / 2].into());
+            builder.push(&RecordData { key, value, ..RecordData::default() });
+        }
+        builder.build(None)
+    }
+
+    /// However large it is, and however small when it is packed.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn records_without_a_key_are_found() {
+        let host = RealWorld::host();
+        for codec in Compression::ALL {
+            for bytes in [10, 1 << 20, 60 << 20] {
+                let batch = batch(codec, bytes);
+                assert_eq!(all_keyless(&host, &batch).unwrap(), [1], "{codec:?}, {bytes} bytes");
+            }
+        }
+        let bomb = batch(Compression::Zstd, 2 * BATCH_BYTES_MAX);
+        assert!(all_keyless(&host, &bomb).is_err(), "more than a batch may unpack to");
+    }
 }

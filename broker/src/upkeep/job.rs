@@ -75,14 +75,14 @@ pub(super) async fn begin(node: &Node, kind: u8, inputs: &[ObjectId]) -> Result<
 }
 
 /// Exchanges inputs and outputs, or lets the inputs go.
-pub(super) async fn end(
+pub(super) async fn end<F: From<Error>>(
     node: &Arc<Node>,
     job: u64,
     inputs: usize,
-    written: std::result::Result<Written, Failed>,
-) -> std::result::Result<Done, Failed> {
+    written: std::result::Result<Written, F>,
+) -> std::result::Result<Done, F> {
     let done = match written {
-        Ok(written) => finish(node, job, inputs, written).await.map_err(Failed::from),
+        Ok(written) => finish(node, job, inputs, written).await.map_err(F::from),
         Err(failed) => Err(failed),
     };
     if done.is_err() {

@@ -152,6 +152,11 @@ impl World for SimWorld {
         Box::new(move || handle.abort())
     }
 
+    /// One thread has them all: it takes no virtual time.
+    fn busy(&self, work: &mut dyn FnMut()) {
+        work();
+    }
+
     fn disk(&self) -> Arc<dyn Disk> {
         Arc::new(super::disk::ProcessDisk::new(self.process.disk.clone()))
     }

@@ -57,6 +57,11 @@ impl Cluster {
         Self { settings: Arc::new(settings), ..self.clone() }
     }
 
+    /// With sizes below their bounds.
+    pub fn tweaked(self, tweak: fn(&Sim, &mut BrokerConfig)) -> Self {
+        Self { tweak, ..self }
+    }
+
     /// Objects of some kilobytes: what takes a day elsewhere happens in a minute. How many become
     /// one, and when a partition gets an object of its own, is another at each start.
     pub fn with_small_objects(mut self) -> Self {

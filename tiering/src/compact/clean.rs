@@ -74,7 +74,7 @@ impl Cleaner {
         std::mem::take(&mut self.kept)
     }
 
-    /// A batch at or above `to`, which stays as it is.
+    /// A batch that is not compacted in this job, and stays as it is.
     pub(super) fn untouched(&mut self, header: &BatchHeader) {
         self.kept.add(header);
     }

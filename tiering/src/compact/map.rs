@@ -1,22 +1,23 @@
 //! The newest offset of each key, of the part of a log that was not compacted yet.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use levee_proto::FormatError;
 use levee_proto::ids::PartitionId;
 use levee_proto::limits::BATCH_DECODED_BYTES_MAX;
 use levee_proto::object::Aborted;
 use levee_proto::record::BatchHeader;
 use levee_proto::record::rewrite::raw_records;
+use levee_runtime::Host;
 use sha2::{Digest, Sha256};
 
+use super::{Unread, Why};
 use crate::merge::{Copies, Run, RunBatches, Tile, Windows};
-use crate::upload::{Batches, SourceError};
+use crate::upload::Batches;
 
 const SLOT_BYTES: usize = size_of::<Slot>();
-/// A millisecond or two of work.
-const PAUSE_BYTES: usize = 128 << 10;
 const SLOTS_MIN: usize = 1 << 10;
 
 /// Half of a SHA-256: a client must not be able to make two keys that count as one.
@@ -77,6 +78,12 @@ impl KeyMap {
         (found != EMPTY.offset).then_some(found)
     }
 
+    /// How many newest records stand at some offsets.
+    pub fn count(&self, offsets: Range<u64>) -> u64 {
+        let is_one = |slot: &&Slot| slot.offset != EMPTY.offset && offsets.contains(&slot.offset);
+        self.slots.iter().filter(is_one).count() as u64
+    }
+
     fn grow(&mut self) {
         let mut slots = vec![EMPTY; self.slots.len() * 2];
         for slot in self.slots.iter().filter(|slot| slot.offset != EMPTY.offset) {
@@ -111,65 +118,87 @@ fn hash_of(partition: PartitionId, key: &[u8]) -> Hash {
     [word(0), word(8)]
 }
 
-/// Puts the keys of some offsets of a partition into the map, as far as they find room; returns up
-/// to where they did. `tiles` have their places.
+/// What of a partition was not compacted yet.
+pub struct Dirty<'a> {
+    pub partition: PartitionId,
+    /// They have their places.
+    pub tiles: &'a [Tile],
+    pub offsets: Range<u64>,
+    pub aborted: &'a Aborted,
+}
+
+/// Puts the keys of what is dirty into the map, as far as they find room; returns up to where they
+/// did.
 pub async fn map_keys(
+    host: &Host,
     map: &mut KeyMap,
     windows: impl Fn(&Tile) -> Windows,
     copies: &Arc<dyn Copies>,
-    partition: PartitionId,
-    (tiles, offsets): (&[Tile], Range<u64>),
-    aborted: &Aborted,
-) -> Result<u64, SourceError> {
+    dirty: Dirty<'_>,
+) -> Result<u64, Unread> {
+    let (partition, offsets) = (dirty.partition, &dirty.offsets);
     let inside = |tile: &&Tile| tile.end > offsets.start && tile.base < offsets.end;
-    for tile in tiles.iter().filter(inside) {
+    for tile in dirty.tiles.iter().filter(inside) {
         let own = Tile { input: 0, ..tile.clone() };
         let run = Run { partition, tiles: vec![own] };
         let mut source = RunBatches::new(Arc::new(windows(tile)), copies.clone(), &run);
-        while let Some(batches) = source.next(0).await? {
-            let mut at = 0;
-            while at < batches.len() {
-                let header = BatchHeader::decode(&batches[at..]).map_err(damaged)?;
-                let batch = batches.slice(at..at + header.bytes as usize);
-                pause(at, at + batch.len()).await;
-                at += batch.len();
-                if header.end_offset() <= offsets.start {
-                    continue;
-                }
-                if header.base_offset >= offsets.end {
-                    return Ok(offsets.end);
-                }
-                if !map.has_room(header.record_count as usize) {
-                    return Ok(header.base_offset);
-                }
-                if !header.is_control() && !aborted.holds(&header) {
-                    put_all(map, partition, &batch)?;
-                }
+        let mut offset = tile.base;
+        let unread = |offset, why| Unread { partition, offset, why };
+        while let Some(batches) =
+            source.next(0).await.map_err(|error| unread(offset, Why::of(error, tile.input)))?
+        {
+            let full = host.busy(|| put_all(map, &dirty, &batches));
+            match full.map_err(|(at, error)| unread(at, Why::Packed(error)))? {
+                ControlFlow::Continue(end) => offset = end,
+                ControlFlow::Break(end) => return Ok(end),
             }
         }
     }
     Ok(offsets.end)
 }
 
-fn put_all(map: &mut KeyMap, partition: PartitionId, batch: &Bytes) -> Result<(), SourceError> {
-    for record in raw_records(batch, BATCH_DECODED_BYTES_MAX).map_err(damaged)? {
-        if let Some(key) = &record.key {
-            map.put(partition, key, record.offset);
+/// The offset behind some batches; or the end of what is dirty, or where there is no more room.
+fn put_all(
+    map: &mut KeyMap,
+    dirty: &Dirty<'_>,
+    batches: &Bytes,
+) -> Result<ControlFlow<u64, u64>, (u64, FormatError)> {
+    let mut end = dirty.offsets.start;
+    for batch in each_batch(batches) {
+        let (header, batch) = batch.map_err(|error| (end, error))?;
+        end = header.end_offset();
+        if end <= dirty.offsets.start {
+            continue;
+        }
+        if header.base_offset >= dirty.offsets.end {
+            return Ok(ControlFlow::Break(dirty.offsets.end));
+        }
+        if !map.has_room(header.record_count as usize) {
+            return Ok(ControlFlow::Break(header.base_offset));
+        }
+        if !header.is_control() && !dirty.aborted.holds(&header) {
+            let records = raw_records(&batch, BATCH_DECODED_BYTES_MAX);
+            for record in records.map_err(|error| (header.base_offset, error))? {
+                if let Some(key) = &record.key {
+                    map.put(dirty.partition, key, record.offset);
+                }
+            }
         }
     }
-    Ok(())
+    Ok(ControlFlow::Continue(end))
 }
 
-/// Lets others run now and then on the way through some bytes: unpacking and hashing them keeps a
-/// processor busy.
-pub(super) async fn pause(from: usize, to: usize) {
-    if from / PAUSE_BYTES != to / PAUSE_BYTES {
-        tokio::task::yield_now().await;
-    }
-}
-
-pub(super) fn damaged(error: levee_proto::FormatError) -> SourceError {
-    SourceError::Damaged(error.to_string())
+/// Whole batches, one after the other.
+pub(super) fn each_batch(
+    batches: &Bytes,
+) -> impl Iterator<Item = Result<(BatchHeader, Bytes), FormatError>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let left = batches.get(at..).filter(|left| !left.is_empty())?;
+        let header = BatchHeader::decode(left);
+        at = header.as_ref().map_or(batches.len(), |header| at + header.bytes as usize);
+        Some(header.map(|header| (header, batches.slice(at - header.bytes as usize..at))))
+    })
 }
 
 #[cfg(test)]
@@ -197,6 +226,9 @@ mod tests {
         for ((n, key), offset) in &wanted {
             assert_eq!(map.get(partition(*n), key.as_bytes()), Some(*offset), "{n} {key}");
         }
+        let above = wanted.values().filter(|offset| **offset >= 19_000).count() as u64;
+        assert_eq!(map.count(19_000..u64::MAX), above);
+        assert_eq!(map.count(0..19_000) + above, map.len() as u64);
         assert_eq!(map.get(partition(0), b"another"), None);
         assert_eq!(map.get(partition(9), b"key-1"), None);
     }

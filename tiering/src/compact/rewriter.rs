@@ -5,22 +5,25 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use levee_proto::FormatError;
 use levee_proto::ids::PartitionId;
 use levee_proto::limits::{FOOTER_BYTES_MAX, RANGE_ABORTED_MAX};
 use levee_proto::object::footer::footer_bytes;
 use levee_proto::object::{AbortedTxn, ProducerSnapshot};
-use levee_proto::record::BatchHeader;
+use levee_runtime::Host;
 
-use super::clean::Cleaners;
-use super::map::{damaged, pause};
+use super::clean::{Cleaner, Cleaners};
+use super::map::each_batch;
+use super::{Unread, Why};
 use crate::merge::{Copies, Run, RunBatches, Tile, Tiles, Windows};
-use crate::upload::{Batches, Part, Pieces, SourceError};
+use crate::upload::{Batches, Part, Pieces};
 
 /// Footers stay well below what a reader takes.
 const FOOTER_BYTES: u64 = FOOTER_BYTES_MAX as u64 / 4;
 
 /// Goes through the tiles of a job, in order.
 pub struct Rewriter<'a> {
+    host: Host,
     windows: Arc<Windows>,
     copies: Arc<dyn Copies>,
     tiles: VecDeque<(PartitionId, Tile)>,
@@ -42,6 +45,8 @@ struct Piece {
     partition: PartitionId,
     leader_epoch: u32,
     compacted: bool,
+    /// By this job.
+    is_new: bool,
     base: u64,
     end: u64,
     bytes: u64,
@@ -58,17 +63,11 @@ struct Object {
     footer: u64,
 }
 
-/// Where something could not be read.
-pub struct Unread {
-    pub partition: PartitionId,
-    pub offset: u64,
-    pub error: SourceError,
-}
-
 impl<'a> Rewriter<'a> {
     /// `tiles` have their places; those that are to be compacted are marked as such, and end at or
-    /// below the end of their cleaner.
+    /// below the end of their cleaner. All others stay as they are.
     pub fn new(
+        host: Host,
         windows: Arc<Windows>,
         copies: Arc<dyn Copies>,
         tiles: Tiles,
@@ -77,7 +76,7 @@ impl<'a> Rewriter<'a> {
     ) -> Self {
         let one = |(id, tiles): (PartitionId, Vec<Tile>)| tiles.into_iter().map(move |t| (id, t));
         let tiles = tiles.into_iter().flat_map(one).collect();
-        Self { windows, copies, tiles, cleaners, open: None, object_bytes }
+        Self { host, windows, copies, tiles, cleaners, open: None, object_bytes }
     }
 
     /// The parts of the next object; nothing at the end.
@@ -98,10 +97,11 @@ impl<'a> Rewriter<'a> {
             }
             let open = self.open.as_mut().expect("it was opened");
             let (partition, offset) = (open.partition, open.tile.base);
-            let unread = |error| Unread { partition, offset, error };
-            let end = open.tile.end;
-            let to = match open.source.next(offset).await.map_err(unread)? {
-                Some(batches) => self.take(&batches, &mut object).await.map_err(unread)?,
+            let (input, end) = (open.tile.input, open.tile.end);
+            let read = open.source.next(offset).await;
+            let unread = |why| Unread { partition, offset, why };
+            let to = match read.map_err(|error| unread(Why::of(error, input)))? {
+                Some(batches) => self.take(&batches, &mut object)?,
                 None => end,
             };
             self.end_at(&mut object, to);
@@ -120,32 +120,15 @@ impl<'a> Rewriter<'a> {
     }
 
     /// What stays of some batches of the open tile; the offset behind them.
-    async fn take(&mut self, batches: &Bytes, object: &mut Object) -> Result<u64, SourceError> {
-        let open = self.open.as_ref().expect("batches are of an open tile");
-        let mut cleaner = self.cleaners.get_mut(&open.partition);
-        let (mut at, mut end) = (0, open.tile.base);
-        while at < batches.len() {
-            let header = BatchHeader::decode(&batches[at..]).map_err(damaged)?;
-            let batch = batches.slice(at..at + header.bytes as usize);
-            pause(at, at + batch.len()).await;
-            (at, end) = (at + batch.len(), header.end_offset());
-            let is_below = |to: u64| header.base_offset < to;
-            let left = match &mut cleaner {
-                Some(cleaner) if is_below(cleaner.to()) => {
-                    cleaner.clean(&batch).map_err(damaged)?
-                }
-                Some(cleaner) => {
-                    cleaner.untouched(&header);
-                    Some(batch)
-                }
-                None => Some(batch),
-            };
-            // A slice of little keeps the whole window in memory.
-            if let Some(left) = left {
-                object.push(Bytes::copy_from_slice(&left));
-            }
-        }
-        Ok(end)
+    fn take(&mut self, batches: &Bytes, object: &mut Object) -> Result<u64, Unread> {
+        let Some(Open { partition, tile, .. }) = &self.open else { return Ok(0) };
+        let cleaner = self.cleaners.get_mut(partition);
+        let taken = self.host.busy(|| take(batches, tile, cleaner, object));
+        taken.map_err(|(offset, error)| Unread {
+            partition: *partition,
+            offset,
+            why: Why::Packed(error),
+        })
     }
 
     /// The open piece reaches up to `end`, and what the tile tells of it goes along.
@@ -161,6 +144,34 @@ impl<'a> Rewriter<'a> {
     }
 }
 
+fn take(
+    batches: &Bytes,
+    tile: &Tile,
+    mut cleaner: Option<&mut Cleaner>,
+    object: &mut Object,
+) -> Result<u64, (u64, FormatError)> {
+    let mut end = tile.base;
+    for batch in each_batch(batches) {
+        let (header, batch) = batch.map_err(|error| (end, error))?;
+        let left = match &mut cleaner {
+            Some(cleaner) if tile.to_compact => {
+                cleaner.clean(&batch).map_err(|error| (header.base_offset, error))?
+            }
+            Some(cleaner) => {
+                cleaner.untouched(&header);
+                Some(batch)
+            }
+            None => Some(batch),
+        };
+        // A slice of little keeps the whole window in memory.
+        if let Some(left) = left {
+            object.push(Bytes::copy_from_slice(&left));
+        }
+        end = header.end_offset();
+    }
+    Ok(end)
+}
+
 impl Object {
     /// A tile goes on the piece before, or begins another one.
     fn begin(&mut self, partition: PartitionId, tile: &Tile) {
@@ -169,6 +180,8 @@ impl Object {
                 && last.end == tile.base
                 && last.leader_epoch == tile.leader_epoch
                 && last.compacted == (tile.compacted || tile.to_compact)
+                // The next job of a round begins there.
+                && last.is_new == tile.to_compact
                 && last.producers.is_none()
                 && last.aborted.len() + tile.aborted.len() <= RANGE_ABORTED_MAX
         });
@@ -177,6 +190,7 @@ impl Object {
                 partition,
                 leader_epoch: tile.leader_epoch,
                 compacted: tile.compacted || tile.to_compact,
+                is_new: tile.to_compact,
                 base: tile.base,
                 end: tile.base,
                 bytes: 0,
