@@ -1,9 +1,9 @@
 //! What goes in and what comes out: requests, answers, effects.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use levee_kafka::ErrorCode;
 use levee_kafka::messages::consumer_group_describe_request::ConsumerGroupDescribeRequest;
 use levee_kafka::messages::consumer_group_describe_response::ConsumerGroupDescribeResponse;
 use levee_kafka::messages::consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest;
@@ -30,6 +30,7 @@ use levee_kafka::messages::sync_group_request::SyncGroupRequest;
 use levee_kafka::messages::sync_group_response::SyncGroupResponse;
 use levee_kafka::messages::txn_offset_commit_request::TxnOffsetCommitRequest;
 use levee_kafka::messages::txn_offset_commit_response::TxnOffsetCommitResponse;
+use levee_kafka::{ErrorCode, Uuid};
 
 use crate::settings::NAME_MAX;
 
@@ -46,6 +47,9 @@ pub struct Caller {
     /// Never given to anybody before: becomes (the end of) the member's id where the coordinator
     /// chooses it. Read for JoinGroup and ConsumerGroupHeartbeat only.
     pub fresh_id: String,
+    /// Ids of the topics that it means by their names, where it says so: another topic that has such
+    /// a name is not meant. Read for commits.
+    pub topic_ids: BTreeMap<String, Uuid>,
 }
 
 impl Caller {

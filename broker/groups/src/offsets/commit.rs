@@ -167,7 +167,7 @@ impl Offsets {
         let expires = expires.map(|ms| step.now.saturating_add(ms));
         let mut topics = Vec::with_capacity(request.topics.len());
         for asked in request.topics {
-            let known = known_topic(step, caller.api_version, &asked.name, asked.topic_id);
+            let known = known_topic(step, caller, &asked.name, asked.topic_id);
             let mut partitions = Vec::with_capacity(asked.partitions.len());
             for partition in asked.partitions {
                 let partition_index = partition.partition_index;
@@ -217,7 +217,7 @@ impl Offsets {
         let mut commits = Commits::new(&by, groups, Some(producer));
         let mut topics = Vec::with_capacity(request.topics.len());
         for asked in request.topics {
-            let known = known_topic(step, 0, &asked.name, Uuid::ZERO);
+            let known = topic_named(step, caller, &asked.name);
             let mut partitions = Vec::with_capacity(asked.partitions.len());
             for partition in asked.partitions {
                 let partition_index = partition.partition_index;
@@ -280,16 +280,21 @@ impl Offsets {
 /// Name and id of a topic that there is.
 fn known_topic(
     step: &Step<'_>,
-    api_version: i16,
+    caller: &Caller,
     name: &str,
     id: Uuid,
 ) -> Result<(String, Uuid), ErrorCode> {
-    if api_version >= IDS_FROM {
+    if caller.api_version >= IDS_FROM {
         let name = step.topics.name_of(id).ok_or(ErrorCode::UnknownTopicId)?;
         return Ok((name, id));
     }
-    match step.topics.by_name(name) {
-        Some(topic) => Ok((name.to_owned(), topic.id)),
-        None => Err(ErrorCode::UnknownTopicOrPartition),
+    topic_named(step, caller, name)
+}
+
+fn topic_named(step: &Step<'_>, caller: &Caller, name: &str) -> Result<(String, Uuid), ErrorCode> {
+    let topic = step.topics.by_name(name).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    match caller.topic_ids.get(name) {
+        Some(meant) if *meant != topic.id => Err(ErrorCode::UnknownTopicId),
+        _ => Ok((name.to_owned(), topic.id)),
     }
 }

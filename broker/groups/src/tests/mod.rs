@@ -46,6 +46,8 @@ pub(super) struct World {
     pub(super) log: Vec<Entry>,
     pub(super) answers: BTreeMap<Token, Answer>,
     pub(super) client_id: String,
+    /// What clients mean by names.
+    pub(super) topic_ids: BTreeMap<String, Uuid>,
     tokens: Token,
 }
 
@@ -62,6 +64,7 @@ impl World {
             log: Vec::new(),
             answers: BTreeMap::new(),
             client_id: "c".into(),
+            topic_ids: BTreeMap::new(),
             tokens: 0,
         };
         let effects = world.groups.loaded(world.now, &world.topics);
@@ -120,6 +123,7 @@ impl World {
             client_id: self.client_id.clone(),
             client_host: "/127.0.0.1".into(),
             fresh_id: format!("{:04}", self.tokens),
+            topic_ids: self.topic_ids.clone(),
         };
         self.groups.request(self.now, &self.topics, &caller, self.tokens, request)
     }
