@@ -48,7 +48,7 @@ pub(crate) fn record_bytes(key: &[u8], value: Option<&[u8]>) -> usize {
 impl Settings {
     /// For records that must be in one batch.
     pub(crate) fn batch_room(&self) -> usize {
-        self.max_batch_bytes.saturating_sub(BATCH_BYTES)
+        self.max_batch_bytes.saturating_sub(BATCH_BYTES).max(1)
     }
 
     /// For a record of what a member of a consumer group says, or has: one heartbeat may write four
@@ -57,9 +57,10 @@ impl Settings {
         self.batch_room() / 8
     }
 
-    /// For what all patterns of a consumer group match: they may all be written at once.
+    /// For what all patterns of a consumer group match: they may all be written at once, beside the
+    /// tombstones of those before them.
     pub(crate) fn patterns_room(&self) -> usize {
-        self.batch_room() / 4
+        self.batch_room() / 6
     }
 
     /// For all that one member may be assigned: what it has and what it gives back, each partition

@@ -230,10 +230,7 @@ impl<M: Machine> Serving<M> {
         self.take(effects, None, &mut waiting, &mut pending).await?;
         self.ready.send_replace(true);
         let (node, host) = (self.node.clone(), self.node.host.clone());
-        let fetch_id = || {
-            let node = node.clone();
-            async move { node.producer_id().await }
-        };
+        let fetch_id = || producer_id(node.clone());
         loop {
             let due = machine.deadline().map(|at| at.saturating_sub(host.wall_ms()).max(0));
             let due = due.map_or(TICK_MAX, |ms| Duration::from_millis(ms as u64).min(TICK_MAX));
@@ -241,11 +238,8 @@ impl<M: Machine> Serving<M> {
                 biased;
                 Some((durable, held)) = pending.next() => {
                     durable?;
-                    for (token, answer) in held.answers {
-                        // Who asked may have gone.
-                        let _ = waiting.remove(&token).map(|asker| asker.send(Ok(answer)));
-                    }
                     held.deeds.into_iter().for_each(|deed| deeds.extend(machine.perform(deed)));
+                    give::<M>(held.answers, &mut waiting);
                     let _ = held.ended.map(|done| done.send(Ok(())));
                     continue;
                 }
@@ -254,10 +248,12 @@ impl<M: Machine> Serving<M> {
                     continue;
                 }
                 Some(call) = deeds.next() => (call, None),
-                _ = ends.changed() => match self.is_leader() || !pending.is_empty() {
-                    true => continue,
-                    false => return Ok(()),
-                },
+                _ = ends.changed() => {
+                    if !self.is_leader() && pending.is_empty() {
+                        return Ok(());
+                    }
+                    continue;
+                }
                 command = self.queue.recv() => match command {
                     // Nobody can ask any more: this shard was replaced.
                     None => return Ok(()),
@@ -387,6 +383,17 @@ impl<M: Machine> Serving<M> {
         tracing::debug!(%topic, number, end, took_ms, "a coordinator has read its partition");
         Ok(())
     }
+}
+
+fn give<M: Machine>(answers: Vec<(Token, M::Answer)>, waiting: &mut Waiting<M>) {
+    for (token, answer) in answers {
+        // Who asked may have gone.
+        let _ = waiting.remove(&token).map(|asker| asker.send(Ok(answer)));
+    }
+}
+
+async fn producer_id(node: Arc<Node>) -> Result<i64, Error> {
+    node.producer_id().await
 }
 
 async fn durable(tickets: Vec<Ticket>) -> Result<(), Error> {

@@ -123,7 +123,7 @@ impl ConsumerGroup {
             let known = self.regexes.get(*regex).map(|known| &known.topics);
             let mut topics = BTreeSet::new();
             // What another broker could read and this one cannot stays as it is.
-            let pattern = Some(compile(regex)).filter(|_| known.is_none() || all);
+            let pattern = (known.is_none() || all).then(|| compile(regex));
             let Some(Ok(pattern)) = pattern else {
                 total += known.map_or(0, |known| names_bytes(regex, known));
                 continue;
