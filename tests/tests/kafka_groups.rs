@@ -284,7 +284,7 @@ async fn what_fits_no_batch_is_refused_and_the_coordinator_goes_on() {
     let (_dir, broker, mut wire) = start(&args).await;
     let (member, generation) = group_of_one(&mut wire).await;
     let mut large = commit(&member, generation, 0, 1);
-    let mut each = large.topics[0].partitions.repeat(40);
+    let mut each = vec![large.topics[0].partitions[0].clone(); 40];
     for (partition, number) in each.iter_mut().zip(0..) {
         partition.partition_index = number;
         partition.committed_metadata = Some("x".repeat(4_096));
