@@ -6,9 +6,11 @@
 //! A coordinator is the leader of a partition: there is no second election. Where leadership goes,
 //! the next leader reads the partition and goes on with the same members and generations.
 
+mod batches;
 pub(crate) mod groups;
 pub(crate) mod join;
 mod shard;
+mod stock;
 pub(crate) mod transactions;
 
 use std::collections::BTreeMap;
@@ -145,7 +147,7 @@ impl Coordinators {
         id: PartitionId,
     ) -> Result<Arc<Shard<GroupsMachine>>, ErrorCode> {
         let node = self.node.clone();
-        self.shard(&self.groups, id, |_| move || GroupsMachine::new(node.clone()))
+        self.shard(&self.groups, id, |_| move |max| GroupsMachine::new(node.clone(), max))
     }
 
     fn transactions_shard(
@@ -154,11 +156,11 @@ impl Coordinators {
     ) -> Result<Arc<Shard<TransactionsMachine>>, ErrorCode> {
         let all = Arc::downgrade(self);
         self.shard(&self.transactions, id, |epoch| {
-            move || TransactionsMachine::new(all.clone(), epoch)
+            move |max| TransactionsMachine::new(all.clone(), epoch, max)
         })
     }
 
-    fn shard<M: Machine, N: Fn() -> Option<M> + Send + 'static>(
+    fn shard<M: Machine, N: Fn(usize) -> Option<M> + Send + 'static>(
         &self,
         shards: &Shards<M>,
         id: PartitionId,

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use levee_client::grpc::session_request::What;
 use levee_client::grpc::{
-    Beat, Commit, ErrorCode, Join, Leave, MemberDescription, Owned, PartitionOffset,
-    SessionRequest, SessionResponse, TopicOffsets, TopicPartitions,
+    Beat, Commit, CommitOffsetsRequest, ErrorCode, Join, Leave, MemberDescription, Owned,
+    PartitionOffset, SessionRequest, SessionResponse, TopicOffsets, TopicPartitions,
 };
 use levee_client::{
     Client, Consumer, ConsumerConfig, Error, ErrorKind, Event, Offsets, ProducerConfig, RecordData,
-    TopicPartition,
+    TopicPartition, TransactionConfig,
 };
 use levee_kafka::Uuid;
 use levee_kafka::messages::consumer_group_heartbeat_request::{
@@ -134,7 +134,8 @@ impl Member {
     async fn commit(&mut self, partition: u32, offset: u64) -> Result<SessionResponse, Error> {
         let metadata = format!("at {offset}");
         let one = PartitionOffset { partition, offset, leader_epoch: Some(1), metadata };
-        let offsets = vec![TopicOffsets { topic: "t".into(), partitions: vec![one] }];
+        let partitions = vec![one];
+        let offsets = vec![TopicOffsets { topic: "t".into(), partitions, ..Default::default() }];
         self.say(What::Commit(Commit { offsets })).await
     }
 }
@@ -617,4 +618,65 @@ async fn bad_input_gets_one_clear_sentence() {
     let wrong = Offsets::from([(TopicPartition::new("missing", 0), 1)]);
     let error = client.manage().commit_group_offsets("h", &wrong).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::UnknownTopic);
+}
+
+/// A consumer learns by its next beat that its topic is another one now; what it commits until then
+/// is not for the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_is_not_for_the_next_topic_of_the_same_name() {
+    let (_dir, _broker, client) = start().await;
+    produce(&client, 40).await;
+    let mut consumer = client.consumer(config("g")).await.unwrap();
+    let read = tokio::time::timeout(LIMIT, consumer.records()).await.unwrap().unwrap();
+    consumer.commit_offsets(&read.next()).await.unwrap();
+    let mut producer =
+        client.transactional_producer("tx", TransactionConfig::default()).await.unwrap();
+    client.manage().delete_topic("t").await.unwrap();
+    create(&client, "t", 4, &[]).await;
+    let error = consumer.commit_offsets(&read.next()).await.unwrap_err();
+    assert_eq!((error.code, error.retriable), (ErrorCode::UnknownTopic, false), "{error}");
+    let mut transaction = producer.begin().await.unwrap();
+    let sent = transaction.send_offsets(&consumer.membership(), &read.next()).await;
+    assert_eq!(sent.unwrap_err().code, ErrorCode::UnknownTopic);
+    transaction.abort().await.unwrap();
+    assert!(client.manage().group_offsets("g", &[]).await.unwrap().is_empty());
+    // It goes on with the new one, from its start.
+    produce(&client, 4).await;
+    let (mut seen, mut is_new) = (Vec::new(), false);
+    while seen.len() < 4 {
+        match tokio::time::timeout(LIMIT, consumer.next()).await.unwrap().unwrap() {
+            Event::Assigned(_) => is_new = true,
+            Event::Records(records) if is_new => seen.extend(numbers(&records)),
+            _ => {}
+        }
+    }
+    consumer.commit().await.unwrap();
+    seen.sort();
+    assert_eq!(seen, [0, 1, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_and_answers_have_a_bound() {
+    let (_dir, _broker, client) = start().await;
+    commit_alone(&client, 1).await;
+    for from in (0..4_320).step_by(240) {
+        let each = (from..from + 240).map(|partition| PartitionOffset {
+            partition,
+            offset: 1,
+            metadata: "x".repeat(4_096),
+            ..Default::default()
+        });
+        let partitions = each.collect();
+        let offsets = vec![TopicOffsets { topic: "t".into(), partitions, ..Default::default() }];
+        let request = CommitOffsetsRequest { group: "g".into(), offsets };
+        assert!(client.groups().commit_offsets(request).await.unwrap().get_ref().failed.is_empty());
+    }
+    let error = client.manage().last_group_offsets("g").await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::InvalidArgument, "{error}");
+    assert!(error.to_string().contains("name the partitions"), "{error}");
+    let some: Vec<_> = (0..1_000).map(|at| TopicPartition::new("t", at)).collect();
+    assert_eq!(client.manage().group_offsets("g", &some).await.unwrap().len(), 1_000);
+    let many: Vec<_> = (0..20_001).map(|at| TopicPartition::new("t", at)).collect();
+    let error = client.manage().group_offsets("g", &many).await.unwrap_err();
+    assert!(error.message.contains("more than 20000 topics and partitions"), "{error}");
 }

@@ -276,6 +276,38 @@ async fn offsets_are_compacted_and_a_killed_coordinator_knows_them() {
     }
 }
 
+/// What one client asks for and the log has no room for costs nobody else the coordinator.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fits_no_batch_is_refused_and_the_coordinator_goes_on() {
+    let settings = ["max.batch.bytes=64KiB", "offsets.topic.partitions=1"];
+    let args: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let (_dir, broker, mut wire) = start(&args).await;
+    let (member, generation) = group_of_one(&mut wire).await;
+    let mut large = commit(&member, generation, 0, 1);
+    let mut each = vec![large.topics[0].partitions[0].clone(); 40];
+    for (partition, number) in each.iter_mut().zip(0..) {
+        partition.partition_index = number;
+        partition.committed_metadata = Some("x".repeat(4_096));
+    }
+    large.topics[0].partitions = each;
+    let mut other = join("");
+    other.group_id = "other".into();
+    other.protocols[0].metadata = vec![0; 100_000].into();
+    for _ in 0..3 {
+        let answer = wire.ask(9, &large).await;
+        let refused = |code_of: i16| code_of == code(ErrorCode::InvalidCommitOffsetSize);
+        assert!(answer.topics[0].partitions.iter().all(|p| refused(p.error_code)), "{answer:?}");
+        let answer = ask_join(&mut wire, &other).await;
+        assert_eq!(answer.error_code, code(ErrorCode::GroupMaxSizeReached));
+        // At once: the state is still there.
+        assert_eq!(wire.ask(4, &heartbeat(&member, generation)).await.error_code, 0);
+    }
+    let small = commit(&member, generation, 0, 7);
+    assert_eq!(wire.ask(9, &small).await.topics[0].partitions[0].error_code, 0);
+    assert_eq!(committed(&mut wire, 0).await, (7, "at 7".into()));
+    assert!(!broker.log().contains("reads its partition again"), "{}", broker.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_group_of_the_new_protocol_outlives_its_coordinator() {
     let (_dir, mut broker, mut wire) = start(&[]).await;

@@ -1,7 +1,9 @@
 //! What goes in and what comes out: requests, answers, effects.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use levee_kafka::ErrorCode;
 use levee_kafka::messages::consumer_group_describe_request::ConsumerGroupDescribeRequest;
 use levee_kafka::messages::consumer_group_describe_response::ConsumerGroupDescribeResponse;
 use levee_kafka::messages::consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest;
@@ -28,6 +30,9 @@ use levee_kafka::messages::sync_group_request::SyncGroupRequest;
 use levee_kafka::messages::sync_group_response::SyncGroupResponse;
 use levee_kafka::messages::txn_offset_commit_request::TxnOffsetCommitRequest;
 use levee_kafka::messages::txn_offset_commit_response::TxnOffsetCommitResponse;
+use levee_kafka::{ErrorCode, Uuid};
+
+use crate::settings::NAME_MAX;
 
 /// Names a request to whoever waits for its answer.
 pub type Token = u64;
@@ -42,6 +47,21 @@ pub struct Caller {
     /// Never given to anybody before: becomes (the end of) the member's id where the coordinator
     /// chooses it. Read for JoinGroup and ConsumerGroupHeartbeat only.
     pub fresh_id: String,
+    /// Ids of the topics that it means by their names, where it says so: another topic that has such
+    /// a name is not meant. Read for commits.
+    pub topic_ids: BTreeMap<String, Uuid>,
+}
+
+impl Caller {
+    /// What a client calls itself is for people.
+    pub(crate) fn with_short_names(&self) -> Cow<'_, Self> {
+        if self.client_id.len() <= NAME_MAX && self.client_host.len() <= NAME_MAX {
+            return Cow::Borrowed(self);
+        }
+        let cut = |name: &str| name[..name.floor_char_boundary(NAME_MAX)].to_owned();
+        let (client_id, client_host) = (cut(&self.client_id), cut(&self.client_host));
+        Cow::Owned(Self { client_id, client_host, ..self.clone() })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -90,8 +110,11 @@ pub struct Producer {
 /// What is to be done because of one call.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Keys and values to append as one batch, in this order; no value: a tombstone.
+    /// Keys and values to append, in this order; no value: a tombstone.
     pub records: Vec<(Bytes, Option<Bytes>)>,
+    /// Where in `records` a batch may end, beside behind the last: what is in front of such a place
+    /// makes sense without the rest. Between two of them is never more than a batch takes.
+    pub cuts: Vec<usize>,
     /// The batch is part of this producer's transaction.
     pub producer: Option<Producer>,
     /// To be given when `records`, and those of all calls before, are durable.

@@ -17,7 +17,7 @@ use crate::classic::{self, ClassicGroup};
 use crate::consumer::ConsumerGroup;
 use crate::offsets::Offsets;
 use crate::records::{Record, ReplayError};
-use crate::settings::Settings;
+use crate::settings::{NAME_MAX, Settings, TOPIC_NAME_MAX, record_bytes};
 use crate::timers::{Timer, Timers, What};
 use crate::topics::Topics;
 
@@ -28,15 +28,39 @@ pub(crate) struct Step<'a> {
     pub(crate) topics: &'a dyn Topics,
     pub(crate) timers: &'a mut Timers,
     pub(crate) effects: &'a mut Effects,
+    /// Of the records behind the last cut, and of all.
+    pub(crate) uncut_bytes: usize,
+    pub(crate) bytes: usize,
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    pub(crate) fn new(
+        now: i64,
+        settings: &'a Settings,
+        topics: &'a dyn Topics,
+        timers: &'a mut Timers,
+        effects: &'a mut Effects,
+    ) -> Self {
+        Self { now, settings, topics, timers, effects, uncut_bytes: 0, bytes: 0 }
+    }
+
     pub(crate) fn answer(&mut self, token: Token, answer: Answer) {
         self.effects.answers.push((token, answer));
     }
 
     pub(crate) fn write(&mut self, record: Record) {
-        self.effects.records.push(record.encode());
+        let (key, value) = record.encode();
+        let bytes = record_bytes(&key, value.as_deref());
+        (self.uncut_bytes, self.bytes) = (self.uncut_bytes + bytes, self.bytes + bytes);
+        self.effects.records.push((key, value));
+    }
+
+    /// What was written so far makes sense without what follows.
+    pub(crate) fn cut(&mut self) {
+        if self.uncut_bytes > 0 {
+            self.effects.cuts.push(self.effects.records.len());
+            self.uncut_bytes = 0;
+        }
     }
 }
 
@@ -149,8 +173,12 @@ impl Groups {
     /// Does what is due.
     pub fn tick(&mut self, now: i64, topics: &dyn Topics) -> Effects {
         let mut effects = self.step(now, topics, |groups, _, step| {
-            while let Some(timer) = step.timers.take_due(now) {
+            // The rest follows at once, in the next tick.
+            while step.bytes < step.settings.batch_room()
+                && let Some(timer) = step.timers.take_due(now)
+            {
                 fire(groups, step, timer);
+                step.cut();
             }
         });
         if self.next_check.is_some_and(|at| at <= now) {
@@ -167,6 +195,7 @@ impl Groups {
         token: Token,
         request: Request,
     ) -> Effects {
+        let caller = &*caller.with_short_names();
         self.step(now, topics, |groups, offsets, step| {
             let answer = match request {
                 Request::JoinGroup(request) => return join(groups, step, caller, token, request),
@@ -216,7 +245,7 @@ impl Groups {
     ) -> Effects {
         let mut effects = Effects::default();
         let (settings, timers) = (&self.settings, &mut self.timers);
-        let mut step = Step { now, settings, topics, timers, effects: &mut effects };
+        let mut step = Step::new(now, settings, topics, timers, &mut effects);
         run(&mut self.groups, &mut self.offsets, &mut step);
         effects
     }
@@ -289,6 +318,9 @@ fn join(
     if request.protocol_type.is_empty() || request.protocols.is_empty() {
         return refuse(step, ErrorCode::InconsistentGroupProtocol);
     }
+    if has_long_name(&request) {
+        return refuse(step, ErrorCode::InvalidRequest);
+    }
     match groups.get_mut(&id) {
         Some(Group::Classic(group)) => return group.join(step, caller, token, request),
         Some(group) if !group.is_empty() => {
@@ -300,10 +332,18 @@ fn join(
         _ => {}
     }
     let mut group = ClassicGroup::new(&id, step.now);
+    step.cut();
     // A group is durable from its first moment, as everything else that may be seen of it.
     group.write(step);
     group.join(step, caller, token, request);
     groups.insert(id, Group::Classic(group));
+}
+
+fn has_long_name(request: &JoinGroupRequest) -> bool {
+    let mut names = request.protocols.iter().map(|protocol| &protocol.name);
+    request.protocol_type.len() > NAME_MAX
+        || names.any(|name| name.len() > NAME_MAX)
+        || request.group_instance_id.as_ref().is_some_and(|name| name.len() > TOPIC_NAME_MAX)
 }
 
 fn sync(

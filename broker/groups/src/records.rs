@@ -186,7 +186,7 @@ fn write_key(kind: i16, key: &impl Message) -> Bytes {
     let mut w = Writer::new();
     w.i16(kind);
     key.encode(&mut w, 0);
-    w.into_bytes()
+    whole(w)
 }
 
 fn write<M: Message>(value: Option<M>, version: i16) -> Option<Bytes> {
@@ -194,7 +194,13 @@ fn write<M: Message>(value: Option<M>, version: i16) -> Option<Bytes> {
     let mut w = Writer::new();
     w.i16(version);
     value.encode(&mut w, version);
-    Some(w.into_bytes())
+    Some(whole(w))
+}
+
+/// Names that do not fit are refused where they come in: the log must say what memory does.
+fn whole(w: Writer) -> Bytes {
+    debug_assert!(!w.has_cut(), "a record has a name that was cut");
+    w.into_bytes()
 }
 
 fn read<M: Message>(value: Option<Bytes>) -> Result<Option<M>, ReplayError> {

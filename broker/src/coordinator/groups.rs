@@ -35,7 +35,7 @@ pub(crate) struct GroupsMachine {
 }
 
 impl GroupsMachine {
-    pub(super) fn new(node: Arc<Node>) -> Option<Self> {
+    pub(super) fn new(node: Arc<Node>, max_batch_bytes: usize) -> Option<Self> {
         let config = &node.config;
         let settings = Settings {
             initial_rebalance_delay_ms: config.group_initial_rebalance_delay.as_millis() as i32,
@@ -44,6 +44,7 @@ impl GroupsMachine {
             consumer_session_ms: config.group_consumer_session_timeout.as_millis() as i32,
             consumer_heartbeat_ms: config.group_consumer_heartbeat_interval.as_millis() as i32,
             offsets_retention_ms: config.offsets_retention.as_millis() as i64,
+            max_batch_bytes,
             ..Settings::default()
         };
         Some(Self { groups: Groups::new(settings), topics: KnownTopics(node) })
@@ -95,9 +96,9 @@ impl Machine for GroupsMachine {
 
 impl From<levee_groups::Effects> for Effects<GroupsMachine> {
     fn from(effects: levee_groups::Effects) -> Self {
-        let levee_groups::Effects { records, producer, answers } = effects;
+        let levee_groups::Effects { records, cuts, producer, answers } = effects;
         let producer = producer.map(|producer| (producer.id, producer.epoch));
-        Self { records, producer, answers, deeds: Vec::new() }
+        Self { records, cuts, producer, answers, deeds: Vec::new() }
     }
 }
 

@@ -25,19 +25,18 @@ use levee_kafka::ErrorCode;
 use levee_proto::FormatError;
 use levee_proto::limits::BATCH_DECODED_BYTES_MAX;
 use levee_proto::record::batch::check_run;
-use levee_proto::record::codecs::Compression;
-use levee_proto::record::records::{
-    BatchBuilder, DecodedRecord, ProducerStamp, RecordData, Records,
-};
+use levee_proto::record::records::{DecodedRecord, ProducerStamp, Records};
 use levee_proto::record::{BatchHeader, Marker};
 use levee_runtime::backoff::Backoff;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::batches::batches;
+use super::stock::Stock;
 use crate::error::Error;
 use crate::fetch::{Fetch, Isolation};
 use crate::kafka::code;
 use crate::node::Node;
-use crate::partition::append::Where;
+use crate::partition::append::{Ticket, Where};
 use crate::partition::{Asked, EndTxn, Partition};
 
 /// Names a call to the machine.
@@ -45,9 +44,11 @@ pub(crate) type Token = u64;
 
 /// What a call, or time, leads to.
 pub(crate) struct Effects<M: Machine> {
-    /// Keys and values to append as one batch; no value: a tombstone.
+    /// Keys and values to append; no value: a tombstone.
     pub(crate) records: Vec<(Bytes, Option<Bytes>)>,
-    /// Id and epoch of the producer whose transaction the batch is part of.
+    /// Where a batch may end, beside behind the last record.
+    pub(crate) cuts: Vec<usize>,
+    /// Id and epoch of the producer whose transaction the records are part of.
     pub(crate) producer: Option<(i64, i16)>,
     /// Given when the records, and all before them, are durable.
     pub(crate) answers: Vec<(Token, M::Answer)>,
@@ -131,7 +132,7 @@ impl<M: Machine> Shard<M> {
         node: Arc<Node>,
         partition: Arc<Partition>,
         epoch: u32,
-        new: impl Fn() -> Option<M> + Send + 'static,
+        new: impl Fn(usize) -> Option<M> + Send + 'static,
     ) -> Arc<Self> {
         let (calls, queue) = mpsc::channel(QUEUE);
         let (ready, loaded) = watch::channel(false);
@@ -140,7 +141,7 @@ impl<M: Machine> Shard<M> {
             let mut serving = Serving { node, partition, epoch, queue, ready };
             let mut again = Backoff::new(RELOAD_FIRST, RELOAD_MAX);
             while serving.is_leader() && !serving.queue.is_closed() {
-                let Some(machine) = new() else { return };
+                let Some(machine) = new(serving.batch_max()) else { return };
                 if let Err(error) = serving.run(machine).await {
                     let (topic, number) = (&serving.partition.topic, serving.partition.id.partition);
                     tracing::warn!(%topic, number, %error, "a coordinator reads its partition again");
@@ -210,6 +211,11 @@ impl<M: Machine> Serving<M> {
         self.partition.leader_epoch() == self.epoch && !self.node.is_ended()
     }
 
+    /// Largest batch that the partition takes now.
+    fn batch_max(&self) -> usize {
+        self.partition.config().max_message_bytes as usize
+    }
+
     /// Reads everything and serves. `Ok`: the leader epoch is over; `Err`: what is in memory is not
     /// what the log says.
     async fn run(&mut self, mut machine: M) -> Result<(), Error> {
@@ -219,31 +225,35 @@ impl<M: Machine> Serving<M> {
         let mut waiting: Waiting<M> = BTreeMap::new();
         let mut deeds: Deeds<M> = FuturesUnordered::new();
         let (mut ends, mut next_token) = (self.partition.ends(), 0);
+        let mut stock = Stock::default();
         let effects = machine.loaded(self.node.host.wall_ms());
-        self.take(effects, &mut pending).await?;
+        self.take(effects, None, &mut waiting, &mut pending).await?;
         self.ready.send_replace(true);
-        let host = self.node.host.clone();
+        let (node, host) = (self.node.clone(), self.node.host.clone());
+        let fetch_id = || producer_id(node.clone());
         loop {
-            self.stock(&mut machine).await;
             let due = machine.deadline().map(|at| at.saturating_sub(host.wall_ms()).max(0));
             let due = due.map_or(TICK_MAX, |ms| Duration::from_millis(ms as u64).min(TICK_MAX));
             let (call, answer) = tokio::select! {
                 biased;
                 Some((durable, held)) = pending.next() => {
                     durable?;
-                    for (token, answer) in held.answers {
-                        // Who asked may have gone.
-                        let _ = waiting.remove(&token).map(|asker| asker.send(Ok(answer)));
-                    }
                     held.deeds.into_iter().for_each(|deed| deeds.extend(machine.perform(deed)));
+                    give::<M>(held.answers, &mut waiting);
                     let _ = held.ended.map(|done| done.send(Ok(())));
                     continue;
                 }
+                id = stock.next(machine.producer_ids_wanted(), &host, fetch_id) => {
+                    id.into_iter().for_each(|id| machine.give_producer_id(id));
+                    continue;
+                }
                 Some(call) = deeds.next() => (call, None),
-                _ = ends.changed() => match self.is_leader() || !pending.is_empty() {
-                    true => continue,
-                    false => return Ok(()),
-                },
+                _ = ends.changed() => {
+                    if !self.is_leader() && pending.is_empty() {
+                        return Ok(());
+                    }
+                    continue;
+                }
                 command = self.queue.recv() => match command {
                     // Nobody can ask any more: this shard was replaced.
                     None => return Ok(()),
@@ -266,14 +276,14 @@ impl<M: Machine> Serving<M> {
                         return Ok(());
                     }
                     let effects = machine.tick(host.wall_ms());
-                    self.take(effects, &mut pending).await?;
+                    self.take(effects, None, &mut waiting, &mut pending).await?;
                     continue;
                 }
             };
             next_token += 1;
             answer.into_iter().for_each(|answer| drop(waiting.insert(next_token, answer)));
             let effects = machine.call(host.wall_ms(), next_token, call);
-            self.take(effects, &mut pending).await?;
+            self.take(effects, Some(next_token), &mut waiting, &mut pending).await?;
         }
     }
 
@@ -288,43 +298,45 @@ impl<M: Machine> Serving<M> {
         holds.err().map(|error| code(&error))
     }
 
-    /// Producer ids, as far as there are some now.
-    async fn stock(&self, machine: &mut M) {
-        for _ in 0..machine.producer_ids_wanted() {
-            match self.node.producer_id().await {
-                Ok(id) => machine.give_producer_id(id),
-                Err(error) => return tracing::debug!(%error, "no producer ids now"),
-            }
-        }
-    }
-
     /// Appends the records and puts the answers behind them.
-    async fn take(&self, effects: Effects<M>, pending: &mut Pending<M>) -> Result<(), Error> {
-        let Effects { records, producer, answers, deeds } = effects;
+    async fn take(
+        &self,
+        effects: Effects<M>,
+        asker: Option<Token>,
+        waiting: &mut Waiting<M>,
+        pending: &mut Pending<M>,
+    ) -> Result<(), Error> {
+        let Effects { records, cuts, producer, answers, deeds } = effects;
+        let (now_ms, max) = (self.node.host.wall_ms(), self.batch_max());
+        let batches = batches(records, &cuts, now_ms, max).map_err(|bytes| {
+            // The machine must not come to this. Who asked for it would ask again when the partition
+            // is read again, and again: it is told that this is no use.
+            for token in answers.iter().map(|(token, _)| *token).chain(asker) {
+                let refused = Err(ErrorCode::UnknownServerError);
+                let _ = waiting.remove(&token).map(|asker| asker.send(refused));
+            }
+            let (topic, number) = (&self.partition.topic, self.partition.id.partition);
+            tracing::error!(%topic, number, bytes, max, "a coordinator made too large a batch");
+            Error::batch_too_large(bytes as u64, max as u64)
+        })?;
+        let mut tickets = Vec::with_capacity(batches.len());
+        for builder in batches {
+            let batch = match producer {
+                None => builder.build(None),
+                Some((producer_id, producer_epoch)) => {
+                    let base_sequence =
+                        self.partition.next_sequence(producer_id, producer_epoch)?;
+                    let stamp = ProducerStamp { producer_id, producer_epoch, base_sequence };
+                    builder.transactional().build(Some(stamp))
+                }
+            };
+            let place = Where::in_epoch(self.epoch);
+            tickets.push(self.partition.append_where(batch, APPEND_LIMIT, place).await?);
+        }
         let held = Held { answers, deeds, ended: None };
-        if records.is_empty() {
-            if !held.answers.is_empty() || !held.deeds.is_empty() {
-                pending.push_back(Box::pin(async move { (Ok(()), held) }));
-            }
-            return Ok(());
+        if !tickets.is_empty() || !held.answers.is_empty() || !held.deeds.is_empty() {
+            pending.push_back(Box::pin(async move { (durable(tickets).await, held) }));
         }
-        let mut builder = BatchBuilder::new(Compression::None);
-        let timestamp_ms = self.node.host.wall_ms();
-        for (key, value) in records {
-            let key = Some(key);
-            builder.push(&RecordData { timestamp_ms, key, value, ..RecordData::default() });
-        }
-        let batch = match producer {
-            None => builder.build(None),
-            Some((producer_id, producer_epoch)) => {
-                let base_sequence = self.partition.next_sequence(producer_id, producer_epoch)?;
-                let stamp = ProducerStamp { producer_id, producer_epoch, base_sequence };
-                builder.transactional().build(Some(stamp))
-            }
-        };
-        let ticket =
-            self.partition.append_where(batch, APPEND_LIMIT, Where::in_epoch(self.epoch)).await?;
-        pending.push_back(Box::pin(async move { (ticket.durable().await.map(drop), held) }));
         Ok(())
     }
 
@@ -371,6 +383,24 @@ impl<M: Machine> Serving<M> {
         tracing::debug!(%topic, number, end, took_ms, "a coordinator has read its partition");
         Ok(())
     }
+}
+
+fn give<M: Machine>(answers: Vec<(Token, M::Answer)>, waiting: &mut Waiting<M>) {
+    for (token, answer) in answers {
+        // Who asked may have gone.
+        let _ = waiting.remove(&token).map(|asker| asker.send(Ok(answer)));
+    }
+}
+
+async fn producer_id(node: Arc<Node>) -> Result<i64, Error> {
+    node.producer_id().await
+}
+
+async fn durable(tickets: Vec<Ticket>) -> Result<(), Error> {
+    for ticket in tickets {
+        ticket.durable().await?;
+    }
+    Ok(())
 }
 
 fn replay<M: Machine>(machine: &mut M, batches: &Bytes, from: u64) -> Result<(), Error> {

@@ -49,11 +49,17 @@ pub(crate) struct TransactionsMachine {
 
 impl TransactionsMachine {
     /// Nothing where the broker is going.
-    pub(super) fn new(coordinators: Weak<Coordinators>, epoch: u32) -> Option<Self> {
+    pub(super) fn new(
+        coordinators: Weak<Coordinators>,
+        epoch: u32,
+        max_batch_bytes: usize,
+    ) -> Option<Self> {
         let all = coordinators.upgrade()?;
+        let defaults = Settings::default();
         let settings = Settings {
             max_timeout_ms: all.node.config.transaction_max_timeout.as_millis() as i32,
-            ..Settings::default()
+            max_record_bytes: defaults.max_record_bytes.min(max_batch_bytes / 2),
+            ..defaults
         };
         let connections = all.connections.load(Ordering::Relaxed);
         let transactions = Transactions::new(settings, epoch as i32, connections);
@@ -134,7 +140,8 @@ impl Machine for TransactionsMachine {
 impl From<levee_transactions::Effects> for Effects<TransactionsMachine> {
     fn from(effects: levee_transactions::Effects) -> Self {
         let levee_transactions::Effects { records, answers, markers } = effects;
-        Self { records, producer: None, answers, deeds: markers }
+        let cuts = (1..records.len()).collect();
+        Self { records, cuts, producer: None, answers, deeds: markers }
     }
 }
 

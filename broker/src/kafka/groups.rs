@@ -57,6 +57,7 @@ pub(super) fn caller(ask: &Ask) -> Caller {
         client_id,
         client_host: format!("/{}", ask.client.peer.ip().to_canonical()),
         fresh_id: levee_kafka::Uuid::from(ask.node().host.random_u128()).to_string(),
+        ..Caller::default()
     }
 }
 

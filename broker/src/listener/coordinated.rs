@@ -3,18 +3,25 @@
 //! Owns: the deadline of every question, and names of partitions in both languages. Does not own:
 //! what is asked.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
 use levee_groups::{Answer, Caller, Request};
 use levee_kafka::{ErrorCode, Uuid};
-use levee_proto::grpc::{PartitionOffset, TopicOffsets};
+use levee_proto::grpc::{ErrorCode as Code, PartitionOffset, TopicOffsets};
+use levee_proto::ids::TopicId;
+use prost::Message;
+use tonic::Response;
 
 use super::refusals::{of_group, of_transaction};
 use crate::coordinator::Coordinators;
 use crate::coordinator::groups::Call;
 use crate::error::{Error, Result};
 use crate::node::Node;
+
+/// Largest answer about groups and transactions.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// See the module.
 #[derive(Clone)]
@@ -27,12 +34,32 @@ pub(super) struct Coordinated {
 pub(super) struct Asker {
     pub(super) client_id: String,
     pub(super) host: String,
+    pub(super) topic_ids: BTreeMap<String, Uuid>,
 }
 
 impl Asker {
     pub(super) fn of<T>(request: &tonic::Request<T>) -> Self {
         let host = request.remote_addr().map(|peer| format!("/{}", peer.ip().to_canonical()));
-        Self { client_id: String::new(), host: host.unwrap_or_default() }
+        Self { host: host.unwrap_or_default(), ..Self::default() }
+    }
+
+    /// With the topics that it means by the names of offsets.
+    pub(super) fn commits(&self, offsets: &[TopicOffsets]) -> Result<Self> {
+        let mut topic_ids = BTreeMap::new();
+        for TopicOffsets { topic, topic_id, .. } in
+            offsets.iter().filter(|t| !t.topic_id.is_empty())
+        {
+            let wrong = |why: &str| {
+                let what = format!("topic_id {topic_id:?} of topic {topic:?} {why}");
+                Error::invalid_argument(what)
+            };
+            let id: TopicId = topic_id.parse().map_err(|_| wrong("is not 32 hex digits"))?;
+            let before = topic_ids.insert(topic.clone(), Uuid::from(id.0));
+            if before.is_some_and(|before| before != Uuid::from(id.0)) {
+                return Err(wrong("is not the one that the same request says before"));
+            }
+        }
+        Ok(Self { topic_ids, ..self.clone() })
     }
 
     pub(super) fn caller(&self, node: &Node, api_version: i16) -> Caller {
@@ -41,6 +68,7 @@ impl Asker {
             client_id: self.client_id.clone(),
             client_host: self.host.clone(),
             fresh_id: Uuid::from(node.host.random_u128()).to_string(),
+            topic_ids: self.topic_ids.clone(),
         }
     }
 }
@@ -93,6 +121,17 @@ impl Coordinated {
         let answered = self.node().host.timeout(limit, answer).await;
         answered.map_err(|_| Error::timed_out(what, limit.as_millis() as u64))
     }
+}
+
+/// An answer, unless it is larger than what a client should have to take.
+pub(super) fn bounded<M: Message>(answer: M, what: &str, remedy: &str) -> Result<Response<M>> {
+    let bytes = answer.encoded_len();
+    if bytes <= ANSWER_BYTES_MAX {
+        return Ok(Response::new(answer));
+    }
+    let max = ANSWER_BYTES_MAX >> 20;
+    let what = format!("{what} would be {bytes} bytes, above {max} MiB for one answer");
+    Err(Error::refused(Code::InvalidArgument, what, remedy))
 }
 
 /// An answer that is none to what was asked.

@@ -25,6 +25,7 @@ use levee_kafka::messages::offset_fetch_request::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics,
 };
 use levee_kafka::messages::offset_fetch_response::OffsetFetchResponseGroup;
+use levee_proto::grpc::ErrorCode as Code;
 use levee_proto::grpc::groups_server::Groups;
 use levee_proto::grpc::{
     CommitOffsetsRequest, CommitOffsetsResponse, DeleteGroupRequest, DeleteGroupResponse,
@@ -32,15 +33,16 @@ use levee_proto::grpc::{
     FetchOffsetsResponse, GroupDescription, GroupListing, ListGroupsRequest, ListGroupsResponse,
     OffsetError, PartitionOffset, SessionRequest, SessionResponse, TopicOffsets,
 };
+use levee_proto::ids::TopicId;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::coordinated::{
-    Asker, Coordinated, check_offsets, failure, indexes, mixed_up, to_commit,
+    Asker, Coordinated, bounded, check_offsets, failure, indexes, mixed_up, to_commit,
 };
 use super::refusals::of_group;
 use crate::coordinator::Coordinators;
 use crate::coordinator::groups::Call;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Versions of Kafka's requests that these calls stand for.
 const COMMIT: i16 = 9;
@@ -116,7 +118,8 @@ impl Groups for GroupsService {
         self.coordinated.node().lease().await?;
         let Answer::OffsetFetch(answer) = answer else { return Err(mixed_up().into()) };
         let found = answer.groups.into_iter().next().ok_or_else(mixed_up)?;
-        Ok(Response::new(fetched(&group, found)?))
+        let remedy = "name the partitions, fewer of them at once";
+        Ok(bounded(fetched(&group, found)?, "the offsets of the group", remedy)?)
     }
 
     async fn delete_offsets(
@@ -168,7 +171,9 @@ impl Groups for GroupsService {
             })
             .collect();
         groups.sort_by(|a, b| a.group.cmp(&b.group));
-        Ok(Response::new(ListGroupsResponse { groups }))
+        let (what, remedy) =
+            ("the groups of this broker", "describe those that you look for by name");
+        Ok(bounded(ListGroupsResponse { groups }, what, remedy)?)
     }
 
     async fn describe_group(
@@ -177,7 +182,9 @@ impl Groups for GroupsService {
     ) -> Result<Response<GroupDescription>, Status> {
         let asker = Asker::of(&request);
         let group = request.into_inner().group;
-        Ok(Response::new(describe::describe(&self.coordinated, &asker, &group).await?))
+        let described = describe::describe(&self.coordinated, &asker, &group).await?;
+        let remedy = "members that subscribe to fewer topics make it smaller";
+        Ok(bounded(described, "what there is to say of the group", remedy)?)
     }
 
     async fn delete_group(
@@ -238,7 +245,8 @@ async fn commit(
         topics,
         ..Default::default()
     };
-    let answer = coordinated.group(asker, by.group, COMMIT, Ask::OffsetCommit(request)).await?;
+    let (asker, ask) = (asker.commits(offsets)?, Ask::OffsetCommit(request));
+    let answer = coordinated.group(&asker, by.group, COMMIT, ask).await?;
     let Answer::OffsetCommit(OffsetCommitResponse { topics, .. }) = answer else {
         return Err(mixed_up());
     };
@@ -256,7 +264,11 @@ pub(super) fn failed_offset(
 ) -> Option<OffsetError> {
     let code = failure(code)?;
     let error = match code {
-        ErrorCode::UnknownTopicOrPartition => crate::error::Error::unknown_topic(topic),
+        ErrorCode::UnknownTopicOrPartition => Error::unknown_topic(topic),
+        ErrorCode::UnknownTopicId => {
+            let what = format!("topic {topic:?} is another one by now: it was made again");
+            Error::refused(Code::UnknownTopic, what, "begin with what there is of the new one")
+        }
         code => of_group(code, group, None),
     };
     Some(OffsetError {
@@ -289,7 +301,8 @@ fn fetched(group: &str, found: OffsetFetchResponseGroup) -> Result<FetchOffsetsR
             }
         }
         if !partitions.is_empty() {
-            answer.offsets.push(TopicOffsets { topic: topic.name, partitions });
+            let topic_id = TopicId(topic.topic_id.into()).to_string();
+            answer.offsets.push(TopicOffsets { topic: topic.name, topic_id, partitions });
         }
     }
     Ok(answer)

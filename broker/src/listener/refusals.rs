@@ -63,6 +63,10 @@ pub(super) fn of_group(code: Kafka, group: &str, said: Option<String>) -> Error 
             let what = format!("metadata of an offset of group {group:?} is above 4 KiB");
             (ErrorCode::InvalidArgument, what, "send less of it")
         }
+        Kafka::InvalidCommitOffsetSize => {
+            let what = format!("the log of group {group:?} has no room for so much in one commit");
+            (ErrorCode::InvalidArgument, what, "commit fewer offsets at once, or less metadata")
+        }
         code => return of_producer(code, &format!("group {group:?}")),
     };
     let retriable = to == ErrorCode::UnstableOffset;

@@ -29,7 +29,7 @@ use levee_transactions::{Answer, Request as Ask};
 use tonic::{Request, Response, Status};
 
 use super::coordinated::{
-    Asker, Coordinated, check_offsets, failure, mixed_up, numbers, to_commit,
+    Asker, Coordinated, bounded, check_offsets, failure, mixed_up, numbers, to_commit,
 };
 use super::groups::failed_offset;
 use super::refusals::{of_group, of_transaction};
@@ -122,6 +122,7 @@ impl Transactions for TransactionsService {
         if request.group.is_empty() {
             return Err(Error::invalid_argument("group is empty; name the group").into());
         }
+        let asker = asker.commits(&request.offsets)?;
         let failed = self.commit(&asker.caller(self.coordinated.node(), COMMIT), request).await?;
         Ok(Response::new(CommitTransactionOffsetsResponse { failed }))
     }
@@ -173,7 +174,9 @@ impl Transactions for TransactionsService {
             }));
         }
         transactions.sort_by(|a, b| a.transactional_id.cmp(&b.transactional_id));
-        Ok(Response::new(ListTransactionsResponse { transactions }))
+        let what = "the transactional ids of this broker";
+        let remedy = "describe those that you look for by name";
+        Ok(bounded(ListTransactionsResponse { transactions }, what, remedy)?)
     }
 
     async fn describe_transaction(

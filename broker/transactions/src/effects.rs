@@ -15,7 +15,8 @@ use crate::transaction::Partitions;
 /// The caller's name for who waits for an answer.
 pub type Token = u64;
 
-/// What the caller does: append `records` to the partition, in this order; when they and all before
+/// What the caller does: append `records` to the partition, in this order and in as many batches as
+/// it likes (each id has one record, and memory follows from wherever the log ends); when they and all before
 /// them are durable, give the answers and write the markers.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -27,8 +28,10 @@ pub struct Effects {
 
 impl Effects {
     pub(crate) fn bytes(&self) -> usize {
+        /// Beside key and value.
+        const OF_RECORD: usize = 32;
         let of = |(key, value): &(Bytes, Option<Bytes>)| {
-            key.len() + value.as_ref().map_or(0, Bytes::len)
+            OF_RECORD + key.len() + value.as_ref().map_or(0, Bytes::len)
         };
         self.records.iter().map(of).sum()
     }

@@ -17,6 +17,9 @@ const RENEWS_FROM: i16 = 3;
 /// The first version that knows PRODUCER_FENCED.
 const FENCED_FROM: i16 = 4;
 
+/// Most that a record takes beside the id and partitions.
+pub(crate) const RECORD_BYTES: usize = 128;
+
 /// Keys of the log have 16 bits for the length of an id.
 const LONGEST_ID: usize = i16::MAX as usize;
 
@@ -53,6 +56,9 @@ impl Transactions {
         let id = request.transactional_id.as_deref().unwrap_or_default();
         let renewed = renewed(request, asked.version)?;
         check_id(id)?;
+        if id.len() + RECORD_BYTES > self.settings.max_record_bytes {
+            return Err(ErrorCode::InvalidRequest.into());
+        }
         let timeout_ms = request.transaction_timeout_ms;
         if timeout_ms <= 0 || timeout_ms > self.settings.max_timeout_ms {
             return Err(ErrorCode::InvalidTransactionTimeout.into());

@@ -35,6 +35,7 @@ pub(crate) fn key(transactional_id: &str) -> Bytes {
     let mut w = Writer::new();
     w.i16(KEY_VERSION);
     TransactionLogKey { transactional_id: transactional_id.into() }.encode(&mut w, KEY_VERSION);
+    debug_assert!(!w.has_cut(), "an id was cut, so that it is another one's");
     w.into_bytes()
 }
 

@@ -209,6 +209,32 @@ fn a_transaction_grows_no_larger_than_a_record() {
     assert_eq!(c.markers[0].partitions.len(), 1);
 }
 
+#[test]
+fn an_id_that_fits_no_record_is_refused() {
+    let settings = Settings { max_record_bytes: 1_000, ..Settings::default() };
+    let mut c = Coordinator::with(settings);
+    assert_eq!(c.init(&"x".repeat(900)), Got::Code(E::InvalidRequest));
+    assert_eq!(c.init(&"x".repeat(800)), Got::Producer(P));
+    assert_eq!(c.log.len(), 1);
+}
+
+#[test]
+fn many_ids_that_nobody_uses_go_in_several_ticks() {
+    let settings = Settings { max_record_bytes: 1_000, ..Settings::default() };
+    let mut c = Coordinator::with(settings);
+    for id in 0..100 {
+        c.init(&id.to_string());
+    }
+    c.now_ms += 8 * 24 * 3_600_000;
+    let (mut ticks, mut logged) = (0, c.log.len());
+    while c.state.deadline().is_some_and(|due_ms| due_ms <= c.now_ms) {
+        c.tick();
+        assert!(c.log.len() - logged <= 30);
+        (ticks, logged) = (ticks + 1, c.log.len());
+    }
+    assert!(ticks > 3 && c.state.records().count() == 0);
+}
+
 fn list(c: &mut Coordinator, version: i16, request: ListTransactionsRequest) -> Vec<String> {
     let answer = c.ask(version, Request::ListTransactions(request));
     let Answer::ListTransactions(answer) = answer else { panic!("{answer:?}") };

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::connection::Client;
 use crate::error::{Error, Result};
-use crate::offsets::{Offsets, TopicPartition};
+use crate::offsets::{Offsets, TopicIds, TopicPartition, to_wire};
 use place::{Committed, Going, Place, Went};
 use session::{OwnedSet, Session, Told};
 
@@ -166,7 +166,8 @@ impl Consumer {
         if offsets.is_empty() {
             return Ok(());
         }
-        self.session.commit(self.membership, offsets.clone(), limit).await?;
+        let wire = to_wire(offsets, &self.topic_ids());
+        self.session.commit(self.membership, wire, limit).await?;
         for (at, offset) in offsets {
             if let Some(reading) = self.reading.get_mut(at) {
                 reading.committed = Some(*offset);
@@ -199,7 +200,13 @@ impl Consumer {
             member_id: self.session.member_id().to_owned(),
             epoch: (told.membership == self.membership).then_some(told.epoch),
             instance_id: self.config.instance_id.clone(),
+            topic_ids: self.topic_ids(),
         }
+    }
+
+    fn topic_ids(&self) -> TopicIds {
+        let each = self.reading.iter();
+        each.map(|(at, reading)| (at.topic.clone(), reading.topic_id.clone())).collect()
     }
 
     /// Commits, where `auto_commit` is set, and leaves the group: others take over at once. A

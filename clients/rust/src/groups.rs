@@ -8,7 +8,7 @@ use levee_proto::grpc::{
 
 use crate::admin::{Admin, within};
 use crate::error::Result;
-use crate::offsets::{Offsets, TopicPartition, all_done, by_topic, from_wire, to_wire};
+use crate::offsets::{Offsets, TopicIds, TopicPartition, all_done, by_topic, from_wire, to_wire};
 
 impl Admin {
     pub async fn list_groups(&self) -> Result<Vec<GroupListing>> {
@@ -58,7 +58,8 @@ impl Admin {
 
     /// Of a group without members: by consumers that share nothing, or to begin elsewhere.
     pub async fn commit_group_offsets(&self, group: &str, offsets: &Offsets) -> Result<()> {
-        let request = CommitOffsetsRequest { group: group.to_owned(), offsets: to_wire(offsets) };
+        let offsets = to_wire(offsets, &TopicIds::new());
+        let request = CommitOffsetsRequest { group: group.to_owned(), offsets };
         let mut groups = self.client.groups();
         let asked = groups.commit_offsets(request);
         all_done(within(self.limit, "committing offsets", asked).await?.failed)

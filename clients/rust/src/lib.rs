@@ -41,7 +41,7 @@ pub use error::{Error, ErrorKind};
 pub use levee_proto::grpc;
 pub use levee_proto::record::codecs::Compression;
 pub use levee_proto::record::records::{DecodedRecord, RecordData};
-pub use offsets::{Offsets, TopicPartition};
+pub use offsets::{Offsets, TopicIds, TopicPartition};
 pub use partitioner::by_key as partition_of_key;
 pub use producer::{Acks, Producer, ProducerConfig, Ticket};
 pub use reader::{Batches, Position, ReadConfig, Reader};

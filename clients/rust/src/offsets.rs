@@ -30,7 +30,11 @@ impl fmt::Display for TopicPartition {
 /// Of each partition the offset to go on from: that of the next record.
 pub type Offsets = BTreeMap<TopicPartition, u64>;
 
-pub(crate) fn to_wire(offsets: &Offsets) -> Vec<TopicOffsets> {
+/// By name the ids of topics, as an assignment told them. Another topic that gets the name later is
+/// not meant.
+pub type TopicIds = BTreeMap<Arc<str>, String>;
+
+pub(crate) fn to_wire(offsets: &Offsets, ids: &TopicIds) -> Vec<TopicOffsets> {
     let mut topics: Vec<TopicOffsets> = Vec::new();
     for (at, offset) in offsets {
         let one = PartitionOffset {
@@ -40,7 +44,11 @@ pub(crate) fn to_wire(offsets: &Offsets) -> Vec<TopicOffsets> {
         };
         match topics.last_mut() {
             Some(last) if *last.topic == *at.topic => last.partitions.push(one),
-            _ => topics.push(TopicOffsets { topic: at.topic.to_string(), partitions: vec![one] }),
+            _ => topics.push(TopicOffsets {
+                topic: at.topic.to_string(),
+                topic_id: ids.get(&at.topic).cloned().unwrap_or_default(),
+                partitions: vec![one],
+            }),
         }
     }
     topics
@@ -94,7 +102,8 @@ mod tests {
         let offsets: Offsets = [("b", 1, 5), ("a", 3, 7), ("a", 0, 1)]
             .map(|(topic, partition, offset)| (TopicPartition::new(topic, partition), offset))
             .into();
-        let wire = to_wire(&offsets);
+        let wire = to_wire(&offsets, &TopicIds::from([("b".into(), "0b".into())]));
+        assert_eq!(wire.iter().map(|topic| &*topic.topic_id).collect::<Vec<_>>(), ["", "0b"]);
         assert_eq!(wire.iter().map(|topic| topic.partitions.len()).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(from_wire(wire), offsets);
         let parts = by_topic(offsets.keys());

@@ -199,7 +199,7 @@ impl Transaction<'_> {
             member_id: member.member_id.clone(),
             member_epoch: member.epoch,
             instance_id: member.instance_id.clone(),
-            offsets: to_wire(offsets),
+            offsets: to_wire(offsets, &member.topic_ids),
         };
         // Also where the answer says no: some of it may be there.
         self.has_offsets = true;

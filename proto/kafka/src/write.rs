@@ -7,6 +7,9 @@ use crate::types::{Records, Uuid};
 /// From here on bytes are shared: less is copied faster than it is written as a piece of its own.
 const SHARED_FROM: usize = 1 << 10;
 
+/// Longest text of a version that is not flexible.
+const TEXT_MAX: usize = i16::MAX as usize;
+
 /// What was written, in pieces.
 #[derive(Debug, Default)]
 pub struct Writer {
@@ -14,6 +17,7 @@ pub struct Writer {
     open: BytesMut,
     /// In `pieces`.
     closed: usize,
+    has_cut: bool,
 }
 
 impl Writer {
@@ -27,6 +31,11 @@ impl Writer {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Was a text cut? What is kept must be what was said.
+    pub fn has_cut(&self) -> bool {
+        self.has_cut
     }
 
     pub fn into_pieces(mut self) -> Vec<Bytes> {
@@ -113,7 +122,10 @@ impl Writer {
     pub fn nullable_string(&mut self, flex: bool, nullable: bool, text: Option<&str>) {
         let text = if nullable { text } else { Some(text.unwrap_or_default()) };
         let text = match text {
-            Some(long) if !flex => Some(&long[..long.floor_char_boundary(i16::MAX as usize)]),
+            Some(long) if !flex && long.len() > TEXT_MAX => {
+                self.has_cut = true;
+                Some(&long[..long.floor_char_boundary(TEXT_MAX)])
+            }
             text => text,
         };
         self.length(flex, true, text.map(str::len));

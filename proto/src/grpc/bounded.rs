@@ -14,8 +14,9 @@ use tonic::{Code, Status};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
 use super::{
-    AppendRequest, CommitOffsetsRequest, CommitTransactionOffsetsRequest, DeleteOffsetsRequest,
-    ErrorCode, ErrorDetail, FetchOffsetsRequest, SessionRequest,
+    AlterTopicRequest, AppendRequest, CommitOffsetsRequest, CommitTransactionOffsetsRequest,
+    CreateTopicRequest, DeleteOffsetsRequest, ErrorCode, ErrorDetail, FetchOffsetsRequest,
+    SessionRequest,
 };
 
 /// Structured records and their headers in one request.
@@ -28,10 +29,38 @@ pub const PLACES_MAX: usize = 20_000;
 /// of it for as long as the batch is among the newest of its partition.
 const COPY_BELOW: usize = 64 << 10;
 
-/// What a message repeats: the numbers of fields to count, of the message itself, then of what these
-/// hold, and so on.
+/// Settings of a topic in one request.
+pub const SETTINGS_MAX: usize = 1_000;
+
+/// A field that repeats, or holds what does.
+struct Field {
+    number: u32,
+    holds: Holds,
+}
+
+enum Holds {
+    /// Nothing that repeats.
+    Nothing,
+    /// Numbers, packed or one by one: each takes a byte on the wire.
+    Numbers,
+    Fields(&'static [Field]),
+}
+
+const fn one(number: u32) -> Field {
+    Field { number, holds: Holds::Nothing }
+}
+
+const fn numbers(number: u32) -> Field {
+    Field { number, holds: Holds::Numbers }
+}
+
+const fn all(number: u32, fields: &'static [Field]) -> Field {
+    Field { number, holds: Holds::Fields(fields) }
+}
+
+/// What a message repeats, and how often it may.
 struct Repeats {
-    fields: &'static [&'static [u32]],
+    fields: &'static [Field],
     max: usize,
     what: &'static str,
     remedy: &'static str,
@@ -39,35 +68,48 @@ struct Repeats {
 
 const OF_APPEND: Repeats = Repeats {
     // Records, and their headers.
-    fields: &[&[5], &[4]],
+    fields: &[all(5, &[one(4)])],
     max: RECORDS_MAX,
     what: "records and headers in one append",
     remedy: "send fewer records at once, or an encoded batch",
 };
 
-const fn of_group(fields: &'static [&'static [u32]]) -> Repeats {
+const fn of_group(fields: &'static [Field]) -> Repeats {
     let (what, remedy) = ("topics and partitions in one request", "name fewer of them at once");
     Repeats { fields, max: PLACES_MAX, what, remedy }
 }
 
-const OF_SESSION: Repeats = of_group(&[
-    // Join, owned, commit.
-    &[1, 3, 4],
-    // What the member has, or its offsets; topics of a join, and what it has.
-    &[1, 4, 10],
-    &[2],
-]);
-const OF_OFFSETS: Repeats = of_group(&[&[2], &[2]]);
-const OF_TRANSACTION: Repeats = of_group(&[&[8], &[2]]);
+const fn of_topic(fields: &'static [Field]) -> Repeats {
+    let (what, remedy) = ("settings in one request", "say each setting once");
+    Repeats { fields, max: SETTINGS_MAX, what, remedy }
+}
 
+/// Of `TopicPartitions` and `TopicOffsets`.
+const PARTITIONS: &[Field] = &[numbers(3)];
+const OFFSETS: &[Field] = &[one(2)];
+const OF_SESSION: Repeats = of_group(&[
+    // Join: topics, and what the member has; owned; commit.
+    all(1, &[one(4), all(10, PARTITIONS)]),
+    all(3, &[all(1, PARTITIONS)]),
+    all(4, &[all(1, OFFSETS)]),
+]);
+const OF_COMMIT: Repeats = of_group(&[all(2, OFFSETS)]);
+const OF_PARTITIONS: Repeats = of_group(&[all(2, PARTITIONS)]);
+const OF_TRANSACTION: Repeats = of_group(&[all(8, OFFSETS)]);
+const OF_CREATE: Repeats = of_topic(&[one(3)]);
+const OF_ALTER: Repeats = of_topic(&[one(2), one(3)]);
+
+/// All messages of clients that repeat something.
 fn repeats_of<U: 'static>() -> Option<&'static Repeats> {
-    let all: [(TypeId, &Repeats); 6] = [
+    let all: [(TypeId, &Repeats); 8] = [
         (TypeId::of::<AppendRequest>(), &OF_APPEND),
         (TypeId::of::<SessionRequest>(), &OF_SESSION),
-        (TypeId::of::<CommitOffsetsRequest>(), &OF_OFFSETS),
-        (TypeId::of::<FetchOffsetsRequest>(), &OF_OFFSETS),
-        (TypeId::of::<DeleteOffsetsRequest>(), &OF_OFFSETS),
+        (TypeId::of::<CommitOffsetsRequest>(), &OF_COMMIT),
+        (TypeId::of::<FetchOffsetsRequest>(), &OF_PARTITIONS),
+        (TypeId::of::<DeleteOffsetsRequest>(), &OF_PARTITIONS),
         (TypeId::of::<CommitTransactionOffsetsRequest>(), &OF_TRANSACTION),
+        (TypeId::of::<CreateTopicRequest>(), &OF_CREATE),
+        (TypeId::of::<AlterTopicRequest>(), &OF_ALTER),
     ];
     all.into_iter().find(|(of, _)| *of == TypeId::of::<U>()).map(|(_, repeats)| repeats)
 }
@@ -133,20 +175,41 @@ impl<U: prost::Message + Default + 'static> Decoder for BoundedDecoder<U> {
 }
 
 impl Repeats {
-    /// Counts up to just above the bound. What cannot be read counts for nothing: some fields are
-    /// texts in one kind of message and messages in another.
-    fn count(&self, mut bytes: &[u8], fields: &[&[u32]], found: &mut usize) {
-        let Some((wanted, inner)) = fields.split_first() else { return };
+    /// Counts up to the bound, and a little above. What cannot be read counts for nothing: the
+    /// decoder reports it.
+    fn count(&self, bytes: &[u8], fields: &[Field], found: &mut usize) {
+        // An error: the message ends here for the decoder too.
+        let _ = self.try_count(bytes, fields, found);
+    }
+
+    fn try_count(
+        &self,
+        mut bytes: &[u8],
+        fields: &[Field],
+        found: &mut usize,
+    ) -> Result<(), DecodeError> {
         while bytes.has_remaining() && *found <= self.max {
-            match field(&mut bytes, wanted) {
-                Ok(None) => {}
-                Ok(Some(held)) => {
-                    *found += 1;
-                    self.count(held, inner, found);
+            let (tag, wire) = decode_key(&mut bytes)?;
+            let wanted = fields.iter().find(|field| field.number == tag).map(|field| &field.holds);
+            match (wanted, wire) {
+                (Some(holds), WireType::LengthDelimited) => {
+                    let held = piece(&mut bytes)?;
+                    // The last byte of each number is below 128.
+                    *found += match holds {
+                        Holds::Numbers => held.iter().filter(|byte| **byte < 0x80).count(),
+                        Holds::Nothing | Holds::Fields(_) => 1,
+                    };
+                    if let Holds::Fields(inner) = holds {
+                        self.count(held, inner, found);
+                    }
                 }
-                Err(_) => return,
+                (wanted, wire) => {
+                    *found += usize::from(matches!(wanted, Some(Holds::Numbers)));
+                    skip_field(wire, tag, &mut bytes, DecodeContext::default())?;
+                }
             }
         }
+        Ok(())
     }
 
     fn too_many(&self) -> Status {
@@ -162,18 +225,12 @@ impl Repeats {
     }
 }
 
-/// Steps over one field; gives its bytes where it is one of those that are asked for.
-fn field<'a>(bytes: &mut &'a [u8], wanted: &[u32]) -> Result<Option<&'a [u8]>, DecodeError> {
-    let (tag, wire) = decode_key(bytes)?;
-    if !wanted.contains(&tag) || wire != WireType::LengthDelimited {
-        skip_field(wire, tag, bytes, DecodeContext::default())?;
-        return Ok(None);
-    }
+fn piece<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
     let len = decode_varint(bytes)?;
     let len = usize::try_from(len).unwrap_or(usize::MAX).min(bytes.len());
-    let (field, rest) = bytes.split_at(len);
+    let (piece, rest) = bytes.split_at(len);
     *bytes = rest;
-    Ok(Some(field))
+    Ok(piece)
 }
 
 #[cfg(test)]
@@ -181,7 +238,9 @@ mod tests {
     use prost::Message;
 
     use super::super::session_request::What;
-    use super::super::{Commit, Header, Join, PartitionOffset, Record, TopicOffsets};
+    use super::super::{
+        Commit, Header, Join, Owned, PartitionOffset, Record, TopicOffsets, TopicPartitions,
+    };
     use super::*;
 
     fn count<M: Message + 'static>(message: &M) -> usize {
@@ -219,6 +278,7 @@ mod tests {
         let places = |partitions| TopicOffsets {
             topic: "t".into(),
             partitions: vec![PartitionOffset::default(); partitions],
+            ..Default::default()
         };
         let offsets = vec![places(3), places(2)];
         let group = "g".to_owned();
@@ -233,5 +293,41 @@ mod tests {
         let join = Join { group, topics, ..Default::default() };
         let join = SessionRequest { what: Some(What::Join(join)) };
         assert_eq!(count(&join), PLACES_MAX + 1);
+    }
+
+    #[test]
+    fn partitions_that_are_named_are_counted_however_they_are_written() {
+        let places = |partitions| TopicPartitions { partitions, ..Default::default() };
+        let partitions = vec![places(vec![0, 127, 128, 70_000]), places(vec![5])];
+        let group = "g".to_owned();
+        let fetch =
+            FetchOffsetsRequest { group, partitions: partitions.clone(), ..Default::default() };
+        assert_eq!(count(&fetch), 7);
+        let delete = DeleteOffsetsRequest { group: "g".into(), partitions: partitions.clone() };
+        assert_eq!(count(&delete), 7);
+        let owned = SessionRequest { what: Some(What::Owned(Owned { owned: partitions.clone() })) };
+        assert_eq!(count(&owned), 8);
+        let join = Join { owned: partitions, topics: vec!["t".into()], ..Default::default() };
+        assert_eq!(count(&SessionRequest { what: Some(What::Join(join)) }), 9);
+        // Field 3 one by one, as numbers of 1 and 2 bytes.
+        let unpacked = [0x12, 5, 0x18, 1, 0x18, 0x80, 1];
+        assert_eq!(
+            FetchOffsetsRequest::decode(&unpacked[..]).unwrap().partitions[0].partitions,
+            [1, 128]
+        );
+        assert_eq!(counted::<FetchOffsetsRequest>(&unpacked), 3);
+        let many = places(vec![0; PLACES_MAX + 1]);
+        let fetch = FetchOffsetsRequest { partitions: vec![many], ..Default::default() };
+        assert!(count(&fetch) > PLACES_MAX);
+    }
+
+    #[test]
+    fn settings_of_topics_are_counted() {
+        let map = || (0..7).map(|at| (at.to_string(), String::new())).collect();
+        let create = CreateTopicRequest { config: map(), ..Default::default() };
+        assert_eq!(count(&create), 7);
+        let remove = vec![String::new(); 3];
+        let alter = AlterTopicRequest { set: map(), remove, ..Default::default() };
+        assert_eq!(count(&alter), 10);
     }
 }

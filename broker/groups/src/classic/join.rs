@@ -4,7 +4,7 @@ use levee_kafka::ErrorCode;
 use levee_kafka::messages::join_group_request::JoinGroupRequest;
 use levee_kafka::messages::join_group_response::{JoinGroupResponse, JoinGroupResponseMember};
 
-use super::member::{Member, protocols, refused};
+use super::member::{Member, refused};
 use super::{ClassicGroup, State};
 use crate::api::{Answer, Caller, Token};
 use crate::groups::Step;
@@ -36,6 +36,9 @@ impl ClassicGroup {
     ) -> Result<(), ErrorCode> {
         if !self.has_place_for(request, step.settings.max_size) {
             self.remove(step, &request.member_id);
+            return Err(ErrorCode::GroupMaxSizeReached);
+        }
+        if !self.has_room_for(request, caller, step.settings.batch_room()) {
             return Err(ErrorCode::GroupMaxSizeReached);
         }
         if !self.can_work_with(request) {
@@ -71,6 +74,15 @@ impl ClassicGroup {
                 self.members.len() < max_size || self.members.contains_key(id)
             }
         }
+    }
+
+    /// Will the group's record be small enough, whatever protocol is chosen?
+    fn has_room_for(&self, request: &JoinGroupRequest, caller: &Caller, room: usize) -> bool {
+        let instance = request.group_instance_id.as_ref().and_then(|i| self.instances.get(i));
+        let before = self.members.get(instance.unwrap_or(&request.member_id));
+        let others = self.bytes() - before.map_or(0, Member::bytes);
+        let kept = before.map_or(0, |member| member.assignment.len());
+        others + kept + Member::bytes_of(caller, request) <= room
     }
 
     /// Is there a protocol that everybody speaks?
@@ -131,7 +143,7 @@ impl ClassicGroup {
         let Some(member) = self.members.get_mut(id) else {
             return Err(ErrorCode::UnknownMemberId);
         };
-        let same = member.protocols == protocols(request);
+        let same = member.says(request);
         let knows = match self.state {
             State::Empty => return Err(ErrorCode::UnknownMemberId),
             State::PreparingRebalance => false,

@@ -9,6 +9,10 @@ use levee_kafka::messages::sync_group_response::SyncGroupResponse;
 use crate::api::{Answer, Caller, Token};
 use crate::groups::Step;
 
+/// Lengths and numbers: of a member, and of one thing that it says.
+const MEMBER_BYTES: usize = 64;
+const FIELD_BYTES: usize = 64;
+
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Member {
     pub(crate) id: String,
@@ -58,7 +62,37 @@ impl Member {
             ms if ms < 0 => request.session_timeout_ms,
             ms => ms,
         };
-        self.protocols = protocols(request);
+        // Copies: a slice would keep all of the frame that it came in.
+        let copied = |metadata: &Bytes| Bytes::copy_from_slice(metadata);
+        let each = request.protocols.iter();
+        self.protocols = each.map(|p| (p.name.clone(), copied(&p.metadata))).collect();
+    }
+
+    /// Does a join say what the one before said?
+    pub(super) fn says(&self, request: &JoinGroupRequest) -> bool {
+        let asked = request.protocols.iter().map(|p| (&p.name, &p.metadata));
+        self.protocols.iter().map(|(name, metadata)| (name, metadata)).eq(asked)
+    }
+
+    /// Most that it takes in the group's record, and in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let names = [&self.id, &self.client_id, &self.client_host].map(String::len);
+        let names =
+            names.into_iter().sum::<usize>() + self.instance.as_ref().map_or(0, String::len);
+        let each = self.protocols.iter();
+        let said: usize = each.map(|(name, said)| FIELD_BYTES + name.len() + said.len()).sum();
+        MEMBER_BYTES + names + said + self.assignment.len()
+    }
+
+    /// As `bytes`, of the member that a join makes.
+    pub(super) fn bytes_of(caller: &Caller, request: &JoinGroupRequest) -> usize {
+        let instance = request.group_instance_id.as_ref().map_or(0, String::len);
+        let id =
+            request.member_id.len() + instance + caller.client_id.len() + caller.fresh_id.len();
+        let names = id + instance + caller.client_id.len() + caller.client_host.len();
+        let each = request.protocols.iter();
+        let said: usize = each.map(|p| FIELD_BYTES + p.name.len() + p.metadata.len()).sum();
+        MEMBER_BYTES + names + said
     }
 
     pub(crate) fn metadata(&self, protocol: &str) -> Option<&Bytes> {
@@ -100,10 +134,6 @@ impl Member {
         let answer = SyncGroupResponse { error_code: code.into(), ..Default::default() };
         self.answer_sync(step, answer);
     }
-}
-
-pub(super) fn protocols(request: &JoinGroupRequest) -> Vec<(String, Bytes)> {
-    request.protocols.iter().map(|p| (p.name.clone(), p.metadata.clone())).collect()
 }
 
 /// A join's answer that says no.

@@ -21,6 +21,7 @@ use levee_kafka::messages::consumer_protocol_subscription::ConsumerProtocolSubsc
 pub(crate) use member::{Member, refused};
 
 use crate::groups::Step;
+use crate::settings::NAME_MAX;
 use crate::timers::What;
 
 /// What members of `consumer` groups say that they are.
@@ -118,6 +119,13 @@ impl ClassicGroup {
     fn go_to(&mut self, state: State, now: i64) {
         self.state = state;
         self.since_ms = Some(now);
+    }
+
+    /// Most that its record takes.
+    fn bytes(&self) -> usize {
+        // Its own name, and the protocol, its type and the leader, each at most as long as names may be.
+        let names = self.id.len() + 4 * NAME_MAX;
+        names + self.members.values().map(Member::bytes).sum::<usize>()
     }
 
     /// The longest that a member asks for.

@@ -40,6 +40,10 @@ impl ClassicGroup {
             State::Empty => return Err(ErrorCode::UnknownMemberId),
             State::PreparingRebalance => return Err(ErrorCode::RebalanceInProgress),
             State::CompletingRebalance => {
+                if self.is_leader(&id) && !self.has_room_to_assign(step, &request.assignments) {
+                    // Kafka's answer where the record is too large.
+                    return Err(ErrorCode::UnknownServerError);
+                }
                 self.synced(step, &id);
                 if let Some(member) = self.members.get_mut(&id) {
                     member.wait_for_sync(step, token);
@@ -65,12 +69,19 @@ impl ClassicGroup {
         }
     }
 
+    fn has_room_to_assign(&self, step: &Step<'_>, given: &[SyncGroupRequestAssignment]) -> bool {
+        let before: usize = self.members.values().map(|member| member.assignment.len()).sum();
+        let given: usize = given.iter().map(|given| given.assignment.len()).sum();
+        self.bytes() - before + given <= step.settings.batch_room()
+    }
+
     /// What the leader decided becomes durable, and everybody who waits is told.
     fn assign(&mut self, step: &mut Step<'_>, assignments: Vec<SyncGroupRequestAssignment>) {
         self.members.values_mut().for_each(|member| member.assignment = Bytes::new());
         for given in assignments {
             if let Some(member) = self.members.get_mut(&given.member_id) {
-                member.assignment = given.assignment;
+                // A copy: a slice would keep all of the frame that it came in.
+                member.assignment = Bytes::copy_from_slice(&given.assignment);
             }
         }
         self.go_to(State::Stable, step.now);

@@ -8,10 +8,19 @@ use levee_kafka::messages::consumer_group_heartbeat_response as response;
 use levee_kafka::messages::consumer_group_heartbeat_response::ConsumerGroupHeartbeatResponse;
 
 use super::member::{Assignment, Member};
+use super::subscribe::Says;
 use super::{AWAY, ConsumerGroup, validate};
 use crate::api::{Caller, Refusal};
 use crate::groups::{Group, Step};
 use crate::timers::What;
+
+/// A heartbeat that may be followed.
+struct Admitted {
+    owned: Option<Assignment>,
+    /// As whom its member was known.
+    before: Option<String>,
+    says: Says,
+}
 
 impl ConsumerGroup {
     pub(crate) fn take_heartbeat(
@@ -29,18 +38,30 @@ impl ConsumerGroup {
         })
     }
 
-    fn heartbeat(
-        &mut self,
-        step: &mut Step<'_>,
+    /// What a heartbeat comes to, before anything of it is written.
+    fn admit(
+        &self,
+        step: &Step<'_>,
         caller: &Caller,
-        request: ConsumerGroupHeartbeatRequest,
-    ) -> Result<ConsumerGroupHeartbeatResponse, Refusal> {
+        request: &ConsumerGroupHeartbeatRequest,
+    ) -> Result<Admitted, Refusal> {
         let owned = request.topic_partitions.as_ref().map(|list| {
             let each = list.iter().map(|t| (t.topic_id, t.partitions.iter().copied().collect()));
             each.collect::<Assignment>()
         });
         let max_size = step.settings.consumer_max_size;
-        let before = self.member_for(&request, owned.as_ref(), max_size)?;
+        let before = self.member_for(request, owned.as_ref(), max_size)?;
+        let says = self.says(step, caller, request, before.as_deref())?;
+        Ok(Admitted { owned, before, says })
+    }
+
+    fn heartbeat(
+        &mut self,
+        step: &mut Step<'_>,
+        request: ConsumerGroupHeartbeatRequest,
+        admitted: Admitted,
+    ) -> Result<ConsumerGroupHeartbeatResponse, Refusal> {
+        let Admitted { owned, before, says } = admitted;
         let id = request.member_id.clone();
         if let Some(before) = before
             && (before != id || self.members.get(&before).is_some_and(|m| m.epoch == AWAY))
@@ -48,7 +69,12 @@ impl ConsumerGroup {
             self.come_back(step, &before, &id);
         }
         let had = self.members.get(&id).map(Member::assignment);
-        self.subscribe(step, caller, &request);
+        let moved = says.moved;
+        self.subscribe(step, &id, says);
+        step.cut();
+        if moved {
+            self.remove_who_reads_too_much(step);
+        }
         if self.epoch > self.target_epoch {
             self.retarget(step);
         }
@@ -88,12 +114,11 @@ fn heartbeat(
         Some(Group::Consumer(group)) if request.member_epoch < 0 => {
             return group.leave(step, &request);
         }
-        Some(Group::Consumer(group)) => return group.heartbeat(step, caller, request),
-        Some(group) if request.member_epoch == 0 && group.is_empty() => {
-            // Nobody is in it: it becomes a consumer group, and keeps its offsets.
-            group.write_end(step);
-            step.timers.cancel_all(&id);
+        Some(Group::Consumer(group)) => {
+            let admitted = group.admit(step, caller, &request)?;
+            return group.heartbeat(step, request, admitted);
         }
+        Some(group) if request.member_epoch == 0 && group.is_empty() => {}
         Some(_) => {
             let message = format!("Group {id} is not a consumer group.");
             return Err(Refusal::new(ErrorCode::GroupIdNotFound, message));
@@ -105,7 +130,14 @@ fn heartbeat(
         }
     }
     let mut group = ConsumerGroup::new(&id);
-    let answer = group.heartbeat(step, caller, request);
+    let admitted = group.admit(step, caller, &request)?;
+    if let Some(before) = groups.get(&id) {
+        // Nobody is in it: it becomes a consumer group, and keeps its offsets.
+        before.write_end(step);
+        step.cut();
+        step.timers.cancel_all(&id);
+    }
+    let answer = group.heartbeat(step, request, admitted);
     groups.insert(id, Group::Consumer(group));
     answer
 }

@@ -5,7 +5,8 @@ use levee_kafka::messages::consumer_group_heartbeat_request::ConsumerGroupHeartb
 use levee_kafka::messages::consumer_group_heartbeat_response::ConsumerGroupHeartbeatResponse;
 use levee_kafka::messages::leave_group_request::MemberIdentity;
 
-use super::member::MemberState;
+use super::member::{Member, MemberState};
+use super::subscribe::target_bytes;
 use super::{AWAY, ConsumerGroup};
 use crate::api::Refusal;
 use crate::groups::Step;
@@ -83,13 +84,40 @@ impl ConsumerGroup {
                 return Err(ErrorCode::FencedInstanceId);
             }
             self.write_removal(step, &id);
+            self.cut_if_large(step);
             Ok(())
         };
         let removed: Vec<_> = members.iter().map(remove).collect();
-        if removed.iter().any(Result::is_ok) {
-            self.bump_without(step);
-        }
+        self.cut_removals(step);
         removed
+    }
+
+    /// Whose topics have more partitions by now than a record holds is out; what it reads is not left
+    /// without a reader in silence: it is told when it joins again.
+    pub(super) fn remove_who_reads_too_much(&mut self, step: &mut Step<'_>) {
+        let room = step.settings.target_room();
+        let too_much = |member: &Member| target_bytes(step, &self.topics_of(member)) > room;
+        let each = self.members.iter().filter(|(_, member)| too_much(member));
+        let gone: Vec<String> = each.map(|(id, _)| id.clone()).collect();
+        for id in gone {
+            self.write_removal(step, &id);
+            self.cut_if_large(step);
+        }
+        self.cut_removals(step);
+    }
+
+    /// Members that are out, and the epoch that says so, are in one batch.
+    fn cut_if_large(&mut self, step: &mut Step<'_>) {
+        if step.uncut_bytes > step.settings.batch_room() / 8 {
+            self.cut_removals(step);
+        }
+    }
+
+    fn cut_removals(&mut self, step: &mut Step<'_>) {
+        if step.uncut_bytes > 0 {
+            self.bump_without(step);
+            step.cut();
+        }
     }
 
     /// The member is out: it left, or was not heard of, or did not give back in time.
@@ -116,10 +144,12 @@ impl ConsumerGroup {
         let group = || self.id.clone();
         for regex in self.regexes.keys() {
             step.write(Record::Regex { group: group(), regex: regex.clone(), value: None });
+            step.cut();
         }
         for member in self.target.keys() {
             let member = member.clone();
             step.write(Record::Target { group: group(), member, value: None });
+            step.cut();
         }
         step.write(Record::TargetEpoch { group: group(), value: None });
         step.write(Record::Epoch { group: group(), value: None });

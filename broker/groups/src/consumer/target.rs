@@ -44,12 +44,15 @@ impl ConsumerGroup {
                 continue;
             }
             self.write_target(step, &id, &assignment);
+            // Until the epoch of the target follows it is made again.
+            step.cut();
         }
         let value = ConsumerGroupTargetAssignmentMetadataValue {
             assignment_epoch: self.epoch,
             assignment_timestamp: step.now,
         };
         self.write(step, Record::TargetEpoch { group: self.id.clone(), value: Some(value) });
+        step.cut();
     }
 
     pub(super) fn write_target(&mut self, step: &mut Step<'_>, id: &str, target: &Assignment) {

@@ -7,6 +7,7 @@ use super::{AWAY, ConsumerGroup, LEFT, Member, MemberState, subscribe};
 use crate::api::Refusal;
 use crate::assign::ASSIGNORS;
 use crate::consumer::member::Assignment;
+use crate::settings::{NAME_MAX, TOPIC_NAME_MAX};
 
 /// From this version on members choose their ids.
 const OWN_ID_FROM: i16 = 1;
@@ -30,6 +31,17 @@ pub(super) fn check(
     }
     if empty(&request.rack_id) {
         return invalid("RackId can't be empty.");
+    }
+    let long = |text: &Option<String>, max| text.as_ref().is_some_and(|text| text.len() > max);
+    let names = request.subscribed_topic_names.iter().flatten();
+    if request.member_id.len() > NAME_MAX || long(&request.rack_id, NAME_MAX) {
+        return invalid("MemberId and RackId have at most 1024 bytes.");
+    }
+    if long(&request.instance_id, TOPIC_NAME_MAX) {
+        return invalid("InstanceId has at most 249 bytes.");
+    }
+    if names.map(String::len).any(|bytes| bytes > TOPIC_NAME_MAX) {
+        return invalid("SubscribedTopicNames have at most 249 bytes each.");
     }
     if request.member_epoch < AWAY {
         return invalid("MemberEpoch is invalid.");

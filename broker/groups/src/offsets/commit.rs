@@ -23,6 +23,9 @@ const EPOCHS_FROM: i16 = 9;
 /// From this version on topics are named by their ids.
 const IDS_FROM: i16 = 10;
 
+/// Most that the record of an offset takes beside its names and its metadata.
+const OFFSET_BYTES: usize = 160;
+
 /// In whose name offsets are committed.
 struct Committer<'a> {
     group: &'a str,
@@ -83,6 +86,63 @@ impl Committer<'_> {
     }
 }
 
+/// What a request may commit, before anything of it is.
+struct Commits<'a> {
+    by: &'a Committer<'a>,
+    may: Result<bool, ErrorCode>,
+    producer: Option<Producer>,
+    ready: Vec<(OffsetCommitKey, OffsetCommitValue)>,
+    /// Most that the records take.
+    bytes: usize,
+}
+
+impl<'a> Commits<'a> {
+    fn new(by: &'a Committer<'a>, groups: &AllGroups, producer: Option<Producer>) -> Self {
+        Self { by, may: by.check(groups), producer, ready: Vec::new(), bytes: 0 }
+    }
+
+    fn add(
+        &mut self,
+        groups: &AllGroups,
+        step: &Step<'_>,
+        commit: Commit<'_>,
+    ) -> Result<(), ErrorCode> {
+        if self.may? {
+            self.by.check_partition(groups, commit.topic_id, commit.partition)?;
+        }
+        let metadata = commit.metadata.unwrap_or_default();
+        if metadata.len() > step.settings.offset_metadata_max_bytes {
+            return Err(ErrorCode::OffsetMetadataTooLarge);
+        }
+        self.bytes += OFFSET_BYTES + self.by.group.len() + commit.topic.len() + metadata.len();
+        if self.bytes > step.settings.batch_room() {
+            // None of them will be committed.
+            return Ok(());
+        }
+        let key = OffsetCommitKey {
+            group: self.by.group.to_owned(),
+            topic: commit.topic.to_owned(),
+            partition: commit.partition,
+        };
+        let mut value = OffsetCommitValue {
+            offset: commit.offset,
+            leader_epoch: commit.leader_epoch,
+            metadata,
+            commit_timestamp: step.now,
+            expire_timestamp: -1,
+            topic_id: commit.topic_id,
+        };
+        if let Some(expires) = commit.expires {
+            // The version of the record that has this time has neither of the others.
+            let (leader_epoch, topic_id) = (-1, Uuid::ZERO);
+            value =
+                OffsetCommitValue { leader_epoch, expire_timestamp: expires, topic_id, ..value };
+        }
+        self.ready.push((key, value));
+        Ok(())
+    }
+}
+
 impl Offsets {
     pub(crate) fn commit(
         &mut self,
@@ -99,15 +159,15 @@ impl Offsets {
             in_transaction: false,
             api_version: caller.api_version,
         };
-        let may = by.check(groups);
-        if let (Ok(_), Some(Group::Classic(group))) = (may, groups.get(by.group)) {
+        let mut commits = Commits::new(&by, groups, None);
+        if let (Ok(_), Some(Group::Classic(group))) = (commits.may, groups.get(by.group)) {
             group.committed(step, by.member, by.generation);
         }
         let expires = Some(request.retention_time_ms).filter(|ms| *ms >= 0);
         let expires = expires.map(|ms| step.now.saturating_add(ms));
         let mut topics = Vec::with_capacity(request.topics.len());
         for asked in request.topics {
-            let known = known_topic(step, caller.api_version, &asked.name, asked.topic_id);
+            let known = known_topic(step, caller, &asked.name, asked.topic_id);
             let mut partitions = Vec::with_capacity(asked.partitions.len());
             for partition in asked.partitions {
                 let partition_index = partition.partition_index;
@@ -121,13 +181,19 @@ impl Offsets {
                         metadata: partition.committed_metadata,
                         expires,
                     };
-                    self.commit_one(groups, step, &by, may, commit, None)
+                    commits.add(groups, step, commit)
                 });
                 let error_code = done.err().unwrap_or(ErrorCode::None).into();
                 partitions.push(OffsetCommitResponsePartition { partition_index, error_code });
             }
             let (name, topic_id) = (asked.name, asked.topic_id);
             topics.push(OffsetCommitResponseTopic { name, topic_id, partitions });
+        }
+        if let Err(code) = self.commit_all(groups, step, commits) {
+            let partitions = topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+            for partition in partitions.filter(|partition| partition.error_code == 0) {
+                partition.error_code = code.into();
+            }
         }
         OffsetCommitResponse { topics, ..Default::default() }
     }
@@ -148,10 +214,10 @@ impl Offsets {
             in_transaction: true,
             api_version: caller.api_version,
         };
-        let may = by.check(groups);
+        let mut commits = Commits::new(&by, groups, Some(producer));
         let mut topics = Vec::with_capacity(request.topics.len());
         for asked in request.topics {
-            let known = known_topic(step, 0, &asked.name, Uuid::ZERO);
+            let known = topic_named(step, caller, &asked.name);
             let mut partitions = Vec::with_capacity(asked.partitions.len());
             for partition in asked.partitions {
                 let partition_index = partition.partition_index;
@@ -165,7 +231,7 @@ impl Offsets {
                         metadata: partition.committed_metadata,
                         expires: None,
                     };
-                    self.commit_one(groups, step, &by, may, commit, Some(producer))
+                    commits.add(groups, step, commit)
                 });
                 // Producers know generations only.
                 let error_code = match done.err().unwrap_or(ErrorCode::None) {
@@ -177,48 +243,35 @@ impl Offsets {
             }
             topics.push(TxnOffsetCommitResponseTopic { name: asked.name, partitions });
         }
+        if let Err(code) = self.commit_all(groups, step, commits) {
+            let partitions = topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+            for partition in partitions.filter(|partition| partition.error_code == 0) {
+                partition.error_code = code.into();
+            }
+        }
         TxnOffsetCommitResponse { topics, ..Default::default() }
     }
 
-    fn commit_one(
+    /// All of them, in one batch, or none.
+    fn commit_all(
         &mut self,
         groups: &mut AllGroups,
         step: &mut Step<'_>,
-        by: &Committer<'_>,
-        may: Result<bool, ErrorCode>,
-        commit: Commit<'_>,
-        producer: Option<Producer>,
+        commits: Commits<'_>,
     ) -> Result<(), ErrorCode> {
-        if may? {
-            by.check_partition(groups, commit.topic_id, commit.partition)?;
+        let Commits { by, producer, ready, bytes, .. } = commits;
+        if bytes > step.settings.batch_room() {
+            return Err(ErrorCode::InvalidCommitOffsetSize);
         }
-        let metadata = commit.metadata.unwrap_or_default();
-        if metadata.len() > step.settings.offset_metadata_max_bytes {
-            return Err(ErrorCode::OffsetMetadataTooLarge);
-        }
-        let key = OffsetCommitKey {
-            group: by.group.to_owned(),
-            topic: commit.topic.to_owned(),
-            partition: commit.partition,
-        };
-        let mut value = OffsetCommitValue {
-            offset: commit.offset,
-            leader_epoch: commit.leader_epoch,
-            metadata,
-            commit_timestamp: step.now,
-            expire_timestamp: -1,
-            topic_id: commit.topic_id,
-        };
-        if let Some(expires) = commit.expires {
-            // The version of the record that has this time has neither of the others.
-            let (leader_epoch, topic_id) = (-1, Uuid::ZERO);
-            value =
-                OffsetCommitValue { leader_epoch, expire_timestamp: expires, topic_id, ..value };
+        if ready.is_empty() {
+            return Ok(());
         }
         let group = || Group::Classic(ClassicGroup::of_offsets(by.group));
         groups.entry(by.group.to_owned()).or_insert_with(group);
-        self.apply(key.clone(), Some(value.clone()), producer.map(|producer| producer.id));
-        step.write(Record::Offset { key, value: Some(value) });
+        for (key, value) in ready {
+            self.apply(key.clone(), Some(value.clone()), producer.map(|producer| producer.id));
+            step.write(Record::Offset { key, value: Some(value) });
+        }
         step.effects.producer = producer;
         Ok(())
     }
@@ -227,16 +280,21 @@ impl Offsets {
 /// Name and id of a topic that there is.
 fn known_topic(
     step: &Step<'_>,
-    api_version: i16,
+    caller: &Caller,
     name: &str,
     id: Uuid,
 ) -> Result<(String, Uuid), ErrorCode> {
-    if api_version >= IDS_FROM {
+    if caller.api_version >= IDS_FROM {
         let name = step.topics.name_of(id).ok_or(ErrorCode::UnknownTopicId)?;
         return Ok((name, id));
     }
-    match step.topics.by_name(name) {
-        Some(topic) => Ok((name.to_owned(), topic.id)),
-        None => Err(ErrorCode::UnknownTopicOrPartition),
+    topic_named(step, caller, name)
+}
+
+fn topic_named(step: &Step<'_>, caller: &Caller, name: &str) -> Result<(String, Uuid), ErrorCode> {
+    let topic = step.topics.by_name(name).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    match caller.topic_ids.get(name) {
+        Some(meant) if *meant != topic.id => Err(ErrorCode::UnknownTopicId),
+        _ => Ok((name.to_owned(), topic.id)),
     }
 }

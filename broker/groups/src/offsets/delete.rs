@@ -83,6 +83,7 @@ impl Offsets {
         }
         if let Some(group) = groups.remove(id) {
             group.write_end(step);
+            step.cut();
         }
         step.timers.cancel_all(id);
     }

@@ -19,25 +19,34 @@ impl Groups {
         let first = effects.records.len();
         let mut next = Bound::Included(from.as_str());
         let (settings, timers) = (&self.settings, &mut self.timers);
-        let mut step = Step { now, settings, topics, timers, effects };
+        let mut step = Step::new(now, settings, topics, timers, effects);
         let mut again_ms = settings.offsets_check_ms;
         while let Some((id, _)) = self.groups.range::<str, _>((next, Bound::Unbounded)).next() {
+            let id = id.clone();
+            let left = RECORDS_AT_ONCE.saturating_sub(step.effects.records.len() - first);
+            self.offsets.expire_group(&mut self.groups, &mut step, &id, left);
             if step.effects.records.len() - first >= RECORDS_AT_ONCE {
-                self.check_from = id.clone();
+                // There may be more of this one.
+                self.check_from = id;
                 again_ms = 1;
                 break;
             }
-            from = id.clone();
+            from = id;
             next = Bound::Excluded(from.as_str());
-            self.offsets.expire_group(&mut self.groups, &mut step, &from);
         }
         self.next_check = Some(now.saturating_add(again_ms));
     }
 }
 
 impl Offsets {
-    fn expire_group(&mut self, groups: &mut AllGroups, step: &mut Step<'_>, id: &str) {
-        for place in self.expired(groups, step, id) {
+    fn expire_group(
+        &mut self,
+        groups: &mut AllGroups,
+        step: &mut Step<'_>,
+        id: &str,
+        at_most: usize,
+    ) {
+        for place in self.expired(groups, step, id, at_most) {
             self.write_end(step, id, place);
         }
         let unused = groups.get(id).is_some_and(|group| group.is_idle());
@@ -46,13 +55,16 @@ impl Offsets {
         }
     }
 
-    fn expired(&self, groups: &AllGroups, step: &Step<'_>, id: &str) -> Vec<Place> {
+    fn expired(&self, groups: &AllGroups, step: &Step<'_>, id: &str, at_most: usize) -> Vec<Place> {
         let (Some(group), Some(offsets)) = (groups.get(id), self.groups.get(id)) else {
             return Vec::new();
         };
         let mut read: BTreeMap<&str, bool> = BTreeMap::new();
         let mut expired = Vec::new();
         for (place, offset) in &offsets.committed {
+            if expired.len() == at_most {
+                break;
+            }
             let value = &offset.value;
             if is_of_gone(step, &place.0, value) && !offsets.is_pending(place) {
                 expired.push(place.clone());

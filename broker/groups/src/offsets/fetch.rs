@@ -99,7 +99,11 @@ impl Offsets {
             None => absent(partition, ErrorCode::UnknownTopicId),
         });
         let partitions = partitions.collect();
-        OffsetFetchResponseTopics { name: asked.name, topic_id: asked.topic_id, partitions }
+        let topic_id = match version >= IDS_FROM {
+            true => asked.topic_id,
+            false => step.topics.by_name(&asked.name).map_or(Uuid::ZERO, |topic| topic.id),
+        };
+        OffsetFetchResponseTopics { name: asked.name, topic_id, partitions }
     }
 
     fn fetch_all(

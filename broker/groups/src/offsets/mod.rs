@@ -123,6 +123,7 @@ impl Offsets {
         let (topic, partition) = place;
         let key = OffsetCommitKey { group: group.to_owned(), topic, partition };
         step.write(Record::Offset { key, value: None });
+        step.cut();
     }
 
     fn find(&self, group: &str, place: &Place) -> Option<&OffsetCommitValue> {

@@ -1,5 +1,6 @@
 //! A coordinator with a log, a clock that tests move, and clients that are tests.
 
+mod bounds;
 mod classic;
 mod classic_rebalance;
 mod classic_static;
@@ -22,6 +23,8 @@ use levee_kafka::messages::join_group_response::JoinGroupResponse;
 use levee_kafka::messages::sync_group_request::{SyncGroupRequest, SyncGroupRequestAssignment};
 use levee_kafka::messages::sync_group_response::SyncGroupResponse;
 use levee_kafka::{ErrorCode, Uuid};
+use levee_proto::record::codecs::Compression;
+use levee_proto::record::records::{BatchBuilder, RecordData};
 
 use crate::groups::Group;
 use crate::{Answer, Caller, Effects, Groups, Producer, Request, Settings, Token, Topic};
@@ -42,6 +45,9 @@ pub(super) struct World {
     pub(super) now: i64,
     pub(super) log: Vec<Entry>,
     pub(super) answers: BTreeMap<Token, Answer>,
+    pub(super) client_id: String,
+    /// What clients mean by names.
+    pub(super) topic_ids: BTreeMap<String, Uuid>,
     tokens: Token,
 }
 
@@ -57,6 +63,8 @@ impl World {
             now: 1_000_000,
             log: Vec::new(),
             answers: BTreeMap::new(),
+            client_id: "c".into(),
+            topic_ids: BTreeMap::new(),
             tokens: 0,
         };
         let effects = world.groups.loaded(world.now, &world.topics);
@@ -75,6 +83,7 @@ impl World {
 
     pub(super) fn take(&mut self, effects: Effects) {
         assert!(effects.producer.is_none() || !effects.records.is_empty());
+        self.check_batches(&effects);
         for (key, value) in effects.records {
             self.log.push(Entry::Record(key, value, effects.producer));
         }
@@ -85,18 +94,38 @@ impl World {
         }
     }
 
+    /// What cannot be cut fits a batch.
+    fn check_batches(&self, effects: &Effects) {
+        let mut from = 0;
+        for to in effects.cuts.iter().copied().chain([effects.records.len()]) {
+            let mut batch = BatchBuilder::new(Compression::None);
+            for (key, value) in &effects.records[from..to] {
+                let (key, value) = (Some(key.clone()), value.clone());
+                batch.push(&RecordData { key, value, ..Default::default() });
+            }
+            let bytes = batch.plain_bytes();
+            assert!(bytes <= self.groups.settings.max_batch_bytes, "a batch of {bytes} bytes");
+            from = to;
+        }
+    }
+
     /// Sends; the answer may come later.
     pub(super) fn send(&mut self, version: i16, request: Request) -> Token {
+        let effects = self.effects(version, request);
+        self.take(effects);
+        self.tokens
+    }
+
+    fn effects(&mut self, version: i16, request: Request) -> Effects {
         self.tokens += 1;
         let caller = Caller {
             api_version: version,
-            client_id: "c".into(),
+            client_id: self.client_id.clone(),
             client_host: "/127.0.0.1".into(),
             fresh_id: format!("{:04}", self.tokens),
+            topic_ids: self.topic_ids.clone(),
         };
-        let effects = self.groups.request(self.now, &self.topics, &caller, self.tokens, request);
-        self.take(effects);
-        self.tokens
+        self.groups.request(self.now, &self.topics, &caller, self.tokens, request)
     }
 
     /// Sends what is answered at once.

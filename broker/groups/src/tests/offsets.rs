@@ -139,6 +139,25 @@ fn topics_are_named_or_have_ids() {
 }
 
 #[test]
+fn an_offset_for_a_topic_that_was_made_again_is_not_the_new_ones() {
+    let mut world = world();
+    let before = world.topics["t"].id;
+    world.topic_ids.insert("t".into(), before);
+    assert_eq!((world.commit(NOBODY, 0, 42), world.offset(0)), (OK, 42));
+    world.topics.remove("t");
+    assert_eq!(world.commit(NOBODY, 0, 43), code(ErrorCode::UnknownTopicOrPartition));
+    let after = world.topic("t", 4);
+    assert_ne!(after, before);
+    let unknown = code(ErrorCode::UnknownTopicId);
+    assert_eq!(world.commit(NOBODY, 0, 43), unknown);
+    assert_eq!(world.txn_commit(7, NOBODY, 0, 43), unknown);
+    assert_eq!(world.offset(0), -1);
+    world.topic_ids.insert("t".into(), after);
+    assert_eq!((world.commit(NOBODY, 0, 1), world.offset(0)), (OK, 1));
+    world.check_replay();
+}
+
+#[test]
 fn up_to_version_7_one_group_is_fetched() {
     let mut world = world();
     world.commit(NOBODY, 1, 42);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use levee_proto::record::records::DecodedRecord;
 
-use crate::offsets::{Offsets, TopicPartition};
+use crate::offsets::{Offsets, TopicIds, TopicPartition};
 
 /// What a consumer has to say.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub struct Membership {
     /// `None` of a member: it has lost what it read.
     pub epoch: Option<u32>,
     pub instance_id: String,
+    /// Of the topics that it read.
+    pub topic_ids: TopicIds,
 }
 
 impl Membership {

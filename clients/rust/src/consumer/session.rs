@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use levee_proto::grpc::TopicOffsets;
 use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use super::ConsumerConfig;
 use crate::connection::Client;
 use crate::error::{Error, Result};
-use crate::offsets::{Offsets, TopicPartition};
+use crate::offsets::TopicPartition;
 use task::Task;
 
 /// Commits that may wait.
@@ -51,7 +52,7 @@ enum Command {
     Commit {
         /// For what was read in it.
         membership: u64,
-        offsets: Offsets,
+        offsets: Vec<TopicOffsets>,
         deadline: Instant,
         reply: oneshot::Sender<Result<()>>,
     },
@@ -128,7 +129,7 @@ impl Session {
     pub(super) async fn commit(
         &self,
         membership: u64,
-        offsets: Offsets,
+        offsets: Vec<TopicOffsets>,
         limit: Duration,
     ) -> Result<()> {
         let (reply, answer) = oneshot::channel();

@@ -17,7 +17,7 @@ use super::{Command, ConsumerConfig, LEAVE_LIMIT, OwnedSet, Presence, Told};
 use crate::backoff::Backoff;
 use crate::connection::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::offsets::{TopicPartition, all_done, by_topic, to_wire};
+use crate::offsets::{TopicPartition, all_done, by_topic};
 use crate::trouble::Trouble;
 
 /// How long the broker may take to begin, and to answer a message: longer than it gives itself.
@@ -291,7 +291,7 @@ impl Task {
             let _ = reply.send(Err(Error::membership_lost(&self.config.group)));
             return Ok(());
         }
-        let what = What::Commit(Commit { offsets: to_wire(&offsets) });
+        let what = What::Commit(Commit { offsets: offsets.clone() });
         match stream.exchange(what).await {
             Ok(answer) => {
                 let _ = reply.send(all_done(answer.failed));
