@@ -28,7 +28,7 @@ impl<K: Ord> Aside<K> {
         self.left_out.insert(key, (now, pause.min(self.longest)));
     }
 
-    /// How many could not be read when they were tried last.
+    /// How many were put aside and not forgotten since.
     pub(crate) fn len(&self) -> usize {
         self.left_out.len()
     }

@@ -75,7 +75,7 @@ const METRICS: &[(Shape, &str, Unit, &str)] = &[
     (Counter, "levee_compaction_jobs_total", Unit::Count, "compactions by key, by outcome"),
     (Counter, "levee_compaction_objects_total", Unit::Count, "objects that were compacted"),
     (Counter, "levee_compaction_bytes_total", Unit::Bytes, "bytes that compaction wrote"),
-    (Gauge, "levee_compaction_left_out", Unit::Count, "partitions and objects that are damaged"),
+    (Gauge, "levee_compaction_left_out", Unit::Count, "partitions and objects, for a while"),
     (Counter, "levee_scrub_objects_total", Unit::Count, "objects that were read again"),
     (Counter, "levee_scrub_bytes_total", Unit::Bytes, "bytes that were read again"),
     (Counter, "levee_scrub_damaged_total", Unit::Count, "damaged objects, by outcome"),

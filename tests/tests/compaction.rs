@@ -628,15 +628,12 @@ fn a_log_whose_objects_interleave_is_compacted_in_bounded_jobs() {
         cluster.start(&machine, &bucket).await;
         create(&cluster, "long", "local", &EAGER).await;
         let load = Keyed { cluster: cluster.clone(), topic: "long", model: Arc::default() };
-        let mut sequence = 0;
         for round in 0..166 {
             // Sixteen small objects become one; those of 40 KiB are large enough.
             let bytes = if (8..158).contains(&round) { 40 << 10 } else { 100 };
             let key = format!("key-{}", round % 20);
             let entries = [(key, Some(format!("{round} {}", "x".repeat(bytes))))];
-            let stamp =
-                ProducerStamp { producer_id: 5, producer_epoch: 0, base_sequence: sequence };
-            sequence += 1;
+            let stamp = ProducerStamp { producer_id: 5, producer_epoch: 0, base_sequence: round };
             let base = load.append_as(Compression::None, stamp, &entries, false).await;
             let [entry] = entries;
             load.model.lock().written.insert(base, (entry, false));

@@ -25,7 +25,8 @@ pub struct Settings {
     pub offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`
     pub offsets_check_ms: i64,
-    /// `max.message.bytes` of the partition: no request leads to a batch that is larger.
+    /// `max.message.bytes` of the partition, as it was when its log was read: no request leads to a
+    /// batch that is larger.
     pub max_batch_bytes: usize,
 }
 

@@ -56,9 +56,11 @@ impl TransactionsMachine {
     ) -> Option<Self> {
         let all = coordinators.upgrade()?;
         let defaults = Settings::default();
+        // Half: what stands around a record in its batch is much less.
+        let max_record_bytes = defaults.max_record_bytes.min(max_batch_bytes / 2);
         let settings = Settings {
             max_timeout_ms: all.node.config.transaction_max_timeout.as_millis() as i32,
-            max_record_bytes: defaults.max_record_bytes.min(max_batch_bytes / 2),
+            max_record_bytes,
             ..defaults
         };
         let connections = all.connections.load(Ordering::Relaxed);

@@ -65,7 +65,8 @@ async fn fetch(ask: &Ask, request: &FetchRequest, session: &mut Session) -> (Fou
     let min_bytes = request.min_bytes.max(0) as usize;
     let isolation = isolation(request.isolation_level);
     let max_bytes = (request.max_bytes.max(0) as usize).min(BYTES_MAX);
-    let mut room = Room { all: &node.answers, max_bytes, is_free: false, held: None, lacks: None };
+    let mut waits_since = None;
+    let mut room = Room::new(&node.answers, max_bytes);
     loop {
         let partitions = partitions(ask, session);
         // Before anything is looked at, so that no change is missed.
@@ -90,10 +91,11 @@ async fn fetch(ask: &Ask, request: &FetchRequest, session: &mut Session) -> (Fou
             // Who waits holds no memory.
             Some(bytes) if found.bytes == 0 && !found.is_urgent => {
                 room.held = None;
-                room.held =
-                    node.host.timeout(ROOM_LIMIT, room.all.wait(bytes)).await.ok().flatten();
+                let since = *waits_since.get_or_insert(node.host.now());
+                let left = ROOM_LIMIT.saturating_sub(node.host.now().since(since));
+                room.held = node.host.timeout(left, room.all.wait(bytes)).await.ok().flatten();
                 if room.held.is_none() {
-                    (room.max_bytes, room.is_free) = (max_bytes.min(SMALL_BYTES), true);
+                    (room.max_bytes, room.goes_without) = (max_bytes.min(SMALL_BYTES), true);
                 }
             }
             _ => {
@@ -109,16 +111,26 @@ struct Room<'a> {
     all: &'a AnswerRoom,
     max_bytes: usize,
     /// It waited long enough: it is small now, and made without.
-    is_free: bool,
+    goes_without: bool,
     held: Option<Taken>,
     /// So many bytes found no room.
     lacks: Option<usize>,
 }
 
-impl Room<'_> {
+impl<'a> Room<'a> {
+    fn new(all: &'a AnswerRoom, max_bytes: usize) -> Self {
+        Self { all, max_bytes, goes_without: false, held: None, lacks: None }
+    }
+
+    /// Makes it room for at least so many bytes in all: what was waited for is kept, as the first
+    /// batch may be larger than what was asked for.
+    fn reserve(&mut self, bytes: usize) -> bool {
+        self.hold(bytes.max(self.held.as_ref().map_or(0, Taken::num_permits)))
+    }
+
     /// Makes it room for so many bytes in all; notes where there is not enough.
     fn hold(&mut self, bytes: usize) -> bool {
-        let has = self.is_free || self.all.hold(bytes, &mut self.held);
+        let has = self.goes_without || self.all.hold(bytes, &mut self.held);
         if !has {
             self.lacks = Some(bytes);
         }
@@ -151,7 +163,7 @@ async fn read_all(
         let Some(wanted) = session.wanted.get_mut(&key) else { continue };
         let data = match place {
             Ok(partition) => {
-                let part = Part { isolation, read: found.bytes };
+                let part = Part { isolation, so_far: found.bytes };
                 let (data, read) = read_one(ask, partition, wanted, part, room).await;
                 found.reads.extend(read);
                 data
@@ -179,7 +191,7 @@ async fn read_all(
 struct Part {
     isolation: Isolation,
     /// Bytes that are in the answer. Where there are none one batch goes in, however large.
-    read: usize,
+    so_far: usize,
 }
 
 /// What there is of one partition now.
@@ -187,7 +199,7 @@ async fn read_one(
     ask: &Ask,
     partition: &Arc<Partition>,
     wanted: &mut Wanted,
-    Part { isolation, read }: Part,
+    Part { isolation, so_far }: Part,
     room: &mut Room<'_>,
 ) -> (PartitionData, Option<Read>) {
     let asked = &wanted.asked;
@@ -200,7 +212,7 @@ async fn read_one(
         return (out_of_range(partition, number), None);
     };
     let max = asked.partition_max_bytes.max(0) as usize;
-    let max = max.min(room.max_bytes.saturating_sub(read));
+    let max = max.min(room.max_bytes.saturating_sub(so_far));
     let ladder = match partition.readable() {
         Ok(ladder) => ladder,
         Err(error) => return (failed(number, code(&error)), None),
@@ -215,12 +227,12 @@ async fn read_one(
         ..Default::default()
     };
     // Nothing fits any more, or nothing is there: no need to look.
-    if (max == 0 && read > 0) || offset == isolation.end(&ladder) {
+    if (max == 0 && so_far > 0) || offset == isolation.end(&ladder) {
         return (data, None);
     }
     let (began, wait) = (ask.node().host.now(), Duration::ZERO);
     let fetch = Fetch { offset, max_bytes: max.max(1), min_bytes: 0, wait, isolation };
-    match read_in(room, read, ask, partition, wanted, &fetch).await {
+    match read_in(room, so_far, ask, partition, wanted, &fetch).await {
         Ok(None) => (data, None),
         Ok(Some(found)) => {
             data.high_watermark = found.high_watermark as i64;
@@ -247,22 +259,22 @@ async fn read_one(
 /// than what is left waits for an answer of its own.
 async fn read_in(
     room: &mut Room<'_>,
-    read: usize,
+    so_far: usize,
     ask: &Ask,
     partition: &Partition,
     wanted: &mut Wanted,
     fetch: &Fetch,
 ) -> Result<Option<Fetched>, Error> {
-    if !room.hold(read + fetch.max_bytes) {
+    if !room.reserve(so_far + fetch.max_bytes) {
         return Ok(None);
     }
     let node = ask.node();
     let ahead = wanted.ahead.get_or_insert_with(|| node.tiers.reader.read_ahead());
     let fetched = node.fetch_now(partition, fetch, Some(ahead)).await;
     let bytes = fetched.as_ref().map_or(0, |(found, _)| found.batches.len());
-    let fits = (read == 0 || bytes <= fetch.max_bytes) && room.hold(read + bytes);
+    let fits = (so_far == 0 || bytes <= fetch.max_bytes) && room.hold(so_far + bytes);
     if !fits {
-        room.hold(read);
+        room.hold(so_far);
     }
     Ok(fits.then_some(fetched?.0))
 }

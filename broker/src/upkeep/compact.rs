@@ -23,6 +23,7 @@ use super::{LONGEST_ASIDE, Regularly};
 use crate::aside::Aside;
 use crate::error::{Error, Result};
 use crate::node::Node;
+use crate::partition::Partition;
 use due::{Due, choose, due_now};
 
 /// Objects of one job: each has its footer and a window in memory.
@@ -55,7 +56,7 @@ impl From<Failed> for Stopped {
         match failed {
             Failed::Later(error) => Self::Later(error),
             Failed::Damaged { error, inputs } => Self::Objects(error, inputs),
-            Failed::Needless => Self::Later(Error::internal("compaction is always needed")),
+            Failed::Needless => Self::Later(Error::internal("a compaction was called needless")),
         }
     }
 }
@@ -75,6 +76,7 @@ async fn compact_all(node: &Arc<Node>, left: &mut Left) -> Result<()> {
     while !node.is_ended() {
         let _alone = node.rewriting.lock().await;
         left.forget_gone(node);
+        left.tell();
         let set = choose(due_now(node, left, &tried).await);
         // Whatever comes of it: others of the set may have found no room for their keys.
         let Some(first) = set.first() else { break };
@@ -92,24 +94,23 @@ async fn compact_all(node: &Arc<Node>, left: &mut Left) -> Result<()> {
             Err(Stopped::Later(error)) => Err(error),
             Err(Stopped::Partition(error, id)) => {
                 tried.insert(id);
-                left.partition(node, &set, &error, id);
-                Ok("damaged")
+                left.leave_partition(node, &set, &error, id);
+                Ok("left out")
             }
             Err(Stopped::Objects(error, ids)) => {
-                left.objects(node, &set, &error, ids);
-                Ok("damaged")
+                left.leave_objects(node, &set, &error, ids);
+                Ok("left out")
             }
         };
         let name = outcome.as_ref().map_or("failed", |name| *name);
         metrics::counter!("levee_compaction_jobs_total", "outcome" => name).increment(1);
-        left.tell();
         outcome?;
     }
     Ok(())
 }
 
 impl Left {
-    fn partition(&mut self, node: &Node, set: &[Due], error: &Error, id: PartitionId) {
+    fn leave_partition(&mut self, node: &Node, set: &[Due], error: &Error, id: PartitionId) {
         let named = set.iter().find(|due| due.partition.id == id);
         let topic = named.map_or("", |due| due.partition.topic.as_str());
         tracing::error!(
@@ -119,7 +120,7 @@ impl Left {
         self.partitions.put(id, node.host.now());
     }
 
-    fn objects(&mut self, node: &Node, set: &[Due], error: &Error, ids: Vec<ObjectId>) {
+    fn leave_objects(&mut self, node: &Node, set: &[Due], error: &Error, ids: Vec<ObjectId>) {
         let waits = |due: &&Due| ids.iter().any(|id| due.objects.contains(id));
         let partitions = set.iter().filter(waits).count();
         tracing::error!(
@@ -130,8 +131,9 @@ impl Left {
     }
 
     fn forget_gone(&mut self, node: &Node) {
+        let compacts = |partition: Arc<Partition>| partition.config().cleanup_policy.compacts();
+        self.partitions.retain(|id| node.partition_by_id(*id).is_some_and(compacts));
         let state = node.view.read();
-        self.partitions.retain(|id| state.partitions.contains_key(id));
         self.objects.retain(|id| state.objects.contains_key(id));
     }
 

@@ -16,8 +16,8 @@ use crate::transaction::Partitions;
 pub type Token = u64;
 
 /// What the caller does: append `records` to the partition, in this order and in as many batches as
-/// it likes (each id has one record, and memory follows from wherever the log ends); when they and all before
-/// them are durable, give the answers and write the markers.
+/// it likes (each id has one record, and memory follows from wherever the log ends); when they and
+/// all before them are durable, give the answers and write the markers.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Key and value; no value is a tombstone.

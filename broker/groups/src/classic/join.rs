@@ -82,7 +82,7 @@ impl ClassicGroup {
         let before = self.members.get(instance.unwrap_or(&request.member_id));
         let others = self.bytes() - before.map_or(0, Member::bytes);
         let kept = before.map_or(0, |member| member.assignment.len());
-        others + kept + Member::bytes_of(caller, request) <= room
+        others + kept + Member::bytes_at_most(caller, request) <= room
     }
 
     /// Is there a protocol that everybody speaks?

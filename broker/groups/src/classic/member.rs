@@ -84,8 +84,9 @@ impl Member {
         MEMBER_BYTES + names + said + self.assignment.len()
     }
 
-    /// As `bytes`, of the member that a join makes.
-    pub(super) fn bytes_of(caller: &Caller, request: &JoinGroupRequest) -> usize {
+    /// As `bytes`, of the member that a join makes. Its id may still be to be made, of the instance or
+    /// the client's name and a fresh id.
+    pub(super) fn bytes_at_most(caller: &Caller, request: &JoinGroupRequest) -> usize {
         let instance = request.group_instance_id.as_ref().map_or(0, String::len);
         let id =
             request.member_id.len() + instance + caller.client_id.len() + caller.fresh_id.len();

@@ -69,7 +69,7 @@ pub(super) struct Says {
 }
 
 impl ConsumerGroup {
-    /// No: it would take more than records have room for. Nothing is written yet.
+    /// What a heartbeat would change; refused where records have no room for it.
     pub(super) fn says(
         &self,
         step: &Step<'_>,
@@ -218,7 +218,8 @@ fn within(bytes: usize, room: usize, what: &str) -> Result<(), Refusal> {
     }
     let message = format!(
         "{what} takes {bytes} bytes or more in the group's log, which has room for {room}: subscribe \
-         to fewer topics, or raise max.message.bytes of its topic."
+         to fewer topics, or raise max.message.bytes of its topic \
+         (it counts when the coordinator reads the log again)."
     );
     Err(Refusal::new(ErrorCode::InvalidRequest, message))
 }

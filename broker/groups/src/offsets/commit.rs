@@ -191,9 +191,7 @@ impl Offsets {
         }
         if let Err(code) = self.commit_all(groups, step, commits) {
             let partitions = topics.iter_mut().flat_map(|topic| &mut topic.partitions);
-            for partition in partitions.filter(|partition| partition.error_code == 0) {
-                partition.error_code = code.into();
-            }
+            refuse_rest(partitions.map(|partition| &mut partition.error_code), code);
         }
         OffsetCommitResponse { topics, ..Default::default() }
     }
@@ -245,9 +243,7 @@ impl Offsets {
         }
         if let Err(code) = self.commit_all(groups, step, commits) {
             let partitions = topics.iter_mut().flat_map(|topic| &mut topic.partitions);
-            for partition in partitions.filter(|partition| partition.error_code == 0) {
-                partition.error_code = code.into();
-            }
+            refuse_rest(partitions.map(|partition| &mut partition.error_code), code);
         }
         TxnOffsetCommitResponse { topics, ..Default::default() }
     }
@@ -275,6 +271,10 @@ impl Offsets {
         step.effects.producer = producer;
         Ok(())
     }
+}
+
+fn refuse_rest<'a>(codes: impl Iterator<Item = &'a mut i16>, code: ErrorCode) {
+    codes.filter(|found| **found == 0).for_each(|found| *found = code.into());
 }
 
 /// Name and id of a topic that there is.

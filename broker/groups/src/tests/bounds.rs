@@ -10,7 +10,8 @@ use levee_kafka::messages::offset_delete_request::{
 use super::consumer_client::{Client, client, heartbeat, settle};
 use super::offsets_client::{By, NOBODY, commit_request};
 use super::{Entry, GROUP, OK, World, code, join};
-use crate::{Answer, Request, Settings};
+use crate::settings::record_bytes;
+use crate::{Answer, Effects, Request, Settings};
 
 const BATCH: usize = 64 << 10;
 const DAY: i64 = 24 * 3_600_000;
@@ -21,6 +22,10 @@ fn world() -> World {
     world
 }
 
+fn bytes_of(effects: &Effects) -> usize {
+    effects.records.iter().map(|(key, value)| record_bytes(key, value.as_deref())).sum()
+}
+
 fn text(bytes: usize) -> &'static str {
     Box::leak("x".repeat(bytes).into_boxed_str())
 }
@@ -29,9 +34,14 @@ fn pattern(pattern: &str) -> Client {
     Client { regex: Some(pattern.into()), topics: None, ..client("", &[]) }
 }
 
-/// Members `m0` and so on, all of whom read `t`.
+/// Members with ids of 60 bytes, all of whom read `t`.
 fn members(world: &mut World, count: usize) -> Vec<Client> {
-    let mut all: Vec<_> = (0..count).map(|at| client(&format!("{at:0>60}"), &["t"])).collect();
+    members_of(world, count, 60)
+}
+
+fn members_of(world: &mut World, count: usize, id_bytes: usize) -> Vec<Client> {
+    let id = |at| format!("{at:0>id_bytes$}");
+    let mut all: Vec<_> = (0..count).map(|at| client(&id(at), &["t"])).collect();
     for member in &mut all {
         assert_eq!(member.join(world).error_code, OK);
         member.follow();
@@ -263,11 +273,13 @@ fn who_would_read_more_than_a_record_holds_is_out() {
 #[test]
 fn a_target_of_many_members_is_several_batches() {
     let mut world = world();
-    let mut all = members(&mut world, 600);
-    world.topic("t", 200);
-    assert_eq!(all[0].beat(&mut world).error_code, OK);
-    world.topic("t", 450);
-    assert_eq!(all[0].beat(&mut world).error_code, OK);
+    let mut all = members_of(&mut world, 300, 500);
+    settle(&mut world, &mut all);
+    world.topic("t", 300);
+    let effects = world.effects(1, Request::ConsumerGroupHeartbeat(all[0].plain()));
+    let bytes = bytes_of(&effects);
+    assert!(bytes > BATCH && effects.cuts.len() > 1, "{bytes} bytes, cut at {:?}", effects.cuts);
+    world.take(effects);
     settle(&mut world, &mut all);
     world.check_replay();
 }
@@ -318,8 +330,7 @@ fn many_sessions_end_at_once() {
     let mut ticks = 0;
     while world.groups.timers.next().is_some_and(|at| at <= world.now) {
         let effects = world.groups.tick(world.now, &world.topics);
-        let bytes: usize = effects.records.iter().map(|(key, _)| key.len()).sum();
-        assert!(bytes <= 2 * BATCH);
+        assert!(bytes_of(&effects) <= BATCH + BATCH / 8);
         world.take(effects);
         ticks += 1;
     }

@@ -19,7 +19,7 @@ pub(super) struct Window {
     pub end: u64,
 }
 
-/// The longest one in front of some offsets; an error says how many objects hold the first of them,
+/// The longest one at the front of some offsets; an error says how many objects hold the first of them,
 /// where they are too many. `ranges`: of the partition, in offset order.
 pub(super) fn window(ranges: &[RangeRef], offsets: Range<u64>) -> Result<Window, usize> {
     let held = |range: &&RangeRef| range.end > offsets.start && range.base < offsets.end;
