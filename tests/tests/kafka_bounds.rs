@@ -43,14 +43,18 @@ async fn a_fetch_without_room_reads_next_to_nothing() {
     // Behind a start everything is in the bucket only.
     assert_eq!(broker.terminate().await, Some(0));
     broker.restart().await;
-    let mut idle = Wire::connect(&broker.kafka).await;
-    idle.send(12, &fetch_all(0)).await;
+    // Eight MiB each.
+    let mut idle = Vec::new();
+    for _ in 0..4 {
+        let mut wire = Wire::connect(&broker.kafka).await;
+        wire.send(12, &fetch_all(0)).await;
+        idle.push(wire);
+    }
     // Counted when the answer is made; it stays where it is, as nobody takes it.
     broker.until_metric("levee_read_bytes_total", |bytes| bytes > 31e6).await;
     broker.until_metric("levee_answer_bytes", |bytes| bytes > 31e6).await;
 
     let before = broker.metric(GET).await;
-    assert!(before > 31e6, "{before} bytes came from the bucket");
     let mut other = Wire::connect(&broker.kafka).await;
     let began = Instant::now();
     let answer = other.ask(12, &fetch_all(20)).await;
@@ -65,6 +69,6 @@ async fn a_fetch_without_room_reads_next_to_nothing() {
     broker.until_metric("levee_answer_bytes", |bytes| bytes == 0.0).await;
     let answer = other.ask(12, &fetch_all(20)).await;
     let records = answer.responses[0].partitions[0].records.as_ref().unwrap().len();
-    assert!(records > 18 * MIB as usize, "{records} bytes");
-    assert!(broker.metric("levee_read_bytes_total").await > 51e6, "reads are counted");
+    assert!(records > 7 * MIB as usize, "{records} bytes");
+    assert!(broker.metric("levee_read_bytes_total").await > 39e6, "reads are counted");
 }

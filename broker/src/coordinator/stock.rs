@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::{self, BoxFuture};
-use levee_runtime::Host;
+use futures::future;
+use levee_runtime::{Host, Task};
 
 use crate::error::Result;
 
@@ -14,8 +13,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct Stock {
-    /// One at a time; it goes on where `next` is dropped.
-    coming: Option<BoxFuture<'static, Option<i64>>>,
+    /// One at a time, as a task: it holds the lock of all producer ids, and a shard that appends
+    /// would not drive it.
+    coming: Option<Task<Option<i64>>>,
 }
 
 impl Stock {
@@ -44,11 +44,11 @@ impl Stock {
                     }
                 }
             };
-            or_wait.boxed()
+            host.spawn("producer-id", or_wait)
         });
         let id = coming.await;
         self.coming = None;
-        id
+        id.flatten()
     }
 }
 
@@ -56,6 +56,7 @@ impl Stock {
 mod tests {
     use std::cell::Cell;
 
+    use futures::FutureExt;
     use tokio::sync::oneshot;
 
     use super::*;

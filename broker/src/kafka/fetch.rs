@@ -24,6 +24,8 @@ use crate::partition::Partition;
 
 /// Most bytes of one answer, and how long a client may wait for it.
 const BYTES_MAX: usize = 64 << 20;
+/// Most of one partition: room for it is taken before it is known how much there is.
+const PART_BYTES_MAX: usize = 8 << 20;
 const WAIT_MAX: Duration = Duration::from_secs(300);
 /// How long an answer waits for room. Then a small one is made without.
 const ROOM_LIMIT: Duration = Duration::from_secs(3);
@@ -211,7 +213,7 @@ async fn read_one(
     let Ok(offset) = u64::try_from(asked.fetch_offset) else {
         return (out_of_range(partition, number), None);
     };
-    let max = asked.partition_max_bytes.max(0) as usize;
+    let max = (asked.partition_max_bytes.max(0) as usize).min(PART_BYTES_MAX);
     let max = max.min(room.max_bytes.saturating_sub(so_far));
     let ladder = match partition.readable() {
         Ok(ladder) => ladder,

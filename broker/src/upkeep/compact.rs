@@ -15,6 +15,7 @@ mod round;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use levee_proto::grpc::ErrorCode;
 use levee_proto::ids::PartitionId;
 use levee_proto::metalog::ObjectId;
 
@@ -72,7 +73,7 @@ pub(super) async fn run(node: Arc<Node>) {
 }
 
 async fn compact_all(node: &Arc<Node>, left: &mut Left) -> Result<()> {
-    let mut tried = BTreeSet::new();
+    let (mut tried, mut failed) = (BTreeSet::new(), None);
     while !node.is_ended() {
         let _alone = node.rewriting.lock().await;
         left.forget_gone(node);
@@ -104,9 +105,13 @@ async fn compact_all(node: &Arc<Node>, left: &mut Left) -> Result<()> {
         };
         let name = outcome.as_ref().map_or("failed", |name| *name);
         metrics::counter!("levee_compaction_jobs_total", "outcome" => name).increment(1);
-        outcome?;
+        // What changed under one partition does not hold up the others.
+        match outcome {
+            Err(error) if error.code == ErrorCode::StoreUnavailable => return Err(error),
+            outcome => failed = failed.or(outcome.err()),
+        }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 impl Left {

@@ -53,6 +53,11 @@ impl Cleaner {
         Self { rules, open: BTreeSet::new(), met: 0, kept: Kept::default() }
     }
 
+    /// A new job begins: what it finds stays for as long as it must from now on.
+    pub fn begin(&mut self, now_ms: i64) {
+        self.rules.now_ms = now_ms;
+    }
+
     /// Offsets below are compacted.
     pub fn to(&self) -> u64 {
         self.rules.to

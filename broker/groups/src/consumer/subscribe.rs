@@ -95,7 +95,11 @@ impl ConsumerGroup {
             let mut used: BTreeSet<&String> =
                 others.filter_map(|(_, member)| member.regex.as_ref()).collect();
             used.extend(&says.member.regex);
-            says.matched = self.matched(step, &used, moved)?;
+            says.matched = match self.matched(step, &used, moved) {
+                // Who brings nothing new is not refused: what is known stays.
+                Err(_) if !changed => BTreeMap::new(),
+                matched => matched?,
+            };
             let regex = says.member.regex.as_ref();
             let known = |regex| self.regexes.get(regex).map(|known| &known.topics);
             let matched = regex.and_then(|regex| says.matched.get(regex).or(known(regex)));

@@ -58,11 +58,11 @@ pub(super) async fn compact(
             bytes: done.bytes + bytes,
         };
         from = step.offsets.end;
-    }
-    // From now on readers meet what was compacted, and nothing keeps room for what was left out.
-    for due in set {
-        if let Some(cleaner) = cleaners.get(&due.partition.id) {
-            due.partition.drop_local(cleaner.to(), true).await;
+        // From now on readers meet what was compacted, and nothing keeps room for what was left out.
+        for due in set {
+            if let Some(cleaner) = cleaners.get(&due.partition.id) {
+                due.partition.drop_local(cleaner.to().min(from), true).await;
+            }
         }
     }
     Ok((done, cleaners.into_keys().collect()))
@@ -213,7 +213,8 @@ impl Round<'_> {
         let windows = Arc::new(self.place(&inputs, &mut tiles).await?);
         let copies = self.copies(step.objects.clone());
         let object_bytes = node.config.tier_object_bytes.min(OBJECT_BYTES);
-        let met_before = met(cleaners);
+        let (met_before, now_ms) = (met(cleaners), node.host.wall_ms());
+        cleaners.values_mut().for_each(|cleaner| cleaner.begin(now_ms));
         let mut written = Vec::new();
         let host = node.host.clone();
         let mut rewriter =
