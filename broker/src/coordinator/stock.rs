@@ -33,13 +33,13 @@ impl Stock {
             future::pending::<()>().await;
         }
         let coming = self.coming.get_or_insert_with(|| {
-            let (host, fetched) = (host.clone(), fetch());
+            let (clock, fetched) = (host.clone(), fetch());
             let or_wait = async move {
                 match fetched.await {
                     Ok(id) => Some(id),
                     Err(error) => {
                         tracing::debug!(%error, "no producer ids now");
-                        host.sleep(AGAIN).await;
+                        clock.sleep(AGAIN).await;
                         None
                     }
                 }
