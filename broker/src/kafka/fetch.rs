@@ -348,3 +348,26 @@ fn response(opened: &Opened, session: &mut Session, found: Found) -> FetchRespon
     }
     FetchResponse { session_id: opened.id, responses, ..Default::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two readers whose next batches are larger than what they ask for, and room for one of them:
+    /// who got it by waiting keeps it over the read, and does not pass it on.
+    #[test]
+    fn what_was_waited_for_is_kept_until_it_is_read() {
+        let all = AnswerRoom::new(100);
+        let mut first = Room::new(&all, 1000);
+        first.held = all.take(80, None);
+        assert!(first.reserve(20) && all.used() == 80);
+        let mut second = Room::new(&all, 1000);
+        assert!(!second.hold(80) && second.lacks == Some(80) && second.held.is_none());
+        // It turned out to be as large as that; then it is written.
+        assert!(first.hold(80) && first.lacks.is_none());
+        drop(first);
+        assert!(second.hold(80) && all.used() == 80);
+        // A smaller one gives the rest back.
+        assert!(second.hold(30) && all.used() == 30);
+    }
+}
